@@ -1,0 +1,65 @@
+"""gunicorn, for every environment alike. Settings: https://docs.gunicorn.org/en/stable/settings.html
+
+WEB_BIND          where requests come in, by default 127.0.0.1:8000
+METRICS_PORT      where /metrics is served, on the loopback address only
+WEB_CONCURRENCY   processes, by default one for each core
+WEB_THREADS       threads in each
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+# Before prometheus_client is imported: each process writes its numbers into this folder, the scrape adds them up.
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="sentiment-metrics-")
+
+from prometheus_client import multiprocess
+
+from sentiment_app.config import ConfigError, Settings
+from sentiment_app.logs import dict_config
+
+try:
+    settings = Settings.from_env()
+except ConfigError as error:
+    raise SystemExit(f"Error: {error}") from None
+
+wsgi_app = "wsgi:app"
+bind = [os.environ.get("WEB_BIND", "127.0.0.1:8000"), f"127.0.0.1:{settings.metrics_port}"]
+workers = int(os.environ.get("WEB_CONCURRENCY", os.cpu_count() or 1))
+worker_class = "gthread"
+# A thread waits for PostgreSQL most of its time; those that wait together share a commit.
+threads = int(os.environ.get("WEB_THREADS", "16"))
+worker_tmp_dir = "/dev/shm"  # noqa: S108  # the heartbeat file; a disk could stall it
+timeout = 30
+graceful_timeout = 30
+keepalive = 75  # longer than Nginx keeps its upstream connections
+max_requests = 1_000_000  # against slow leaks; jitter so that workers do not restart together
+max_requests_jitter = 100_000
+control_socket_disable = True
+logconfig_dict = dict_config(settings.log_level)
+
+
+def on_starting(server):
+    """Begin with no numbers of processes that are gone."""
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.db"):
+        file.unlink()
+
+
+def post_worker_init(worker):
+    """Load the model before the first request comes."""
+    app = worker.wsgi
+    app.extensions["serving"].start(app)
+
+
+def child_exit(server, worker):
+    """Keep a dead process's counts, forget its gauges."""
+    multiprocess.mark_process_dead(worker.pid)
+
+
+def on_exit(server):
+    """Leave no folder of ours behind."""
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)

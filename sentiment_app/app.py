@@ -1,0 +1,127 @@
+"""The composition root: everything is put together here, and nowhere else."""
+
+import limits
+from flask import Flask, Response
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from sentiment_app import cli, docs, errors, extensions, health, logs, metrics
+from sentiment_app.admission import Admission
+from sentiment_app.auth import routes as auth
+from sentiment_app.auth import tokens
+from sentiment_app.config import Settings
+from sentiment_app.guard import Guard
+from sentiment_app.sentiment import releases, service
+from sentiment_app.sentiment import routes as sentiment
+from sentiment_app.sentiment.serving import Serving
+from sentiment_app.sentiment.writer import GroupWriter
+from sentiment_app.users import routes as users
+from sentiment_app.users import sessions
+from sentiment_app.users import service as accounts
+
+API = "/api/v1"
+MAX_BODY_BYTES = 1024 * 1024
+CONNECT_SECONDS = 3
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Build the application.
+
+    Raises:
+        ConfigError: the environment does not hold usable settings.
+    """
+    settings = settings or Settings.from_env()
+    app = Flask("sentiment_app", static_folder=None)
+    app.cli = cli.Commands()
+    app.config.from_mapping(_flask_config(settings))
+    app.json.compact = True  # type: ignore[attr-defined]  # the default provider has it
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["settings"] = settings
+    app.wsgi_app = ProxyFix(  # type: ignore[method-assign]  # as Flask's manual has it
+        app.wsgi_app, x_for=settings.trusted_proxies, x_proto=settings.trusted_proxies, x_host=0
+    )
+    logs.configure(settings.log_level)
+    logs.init_app(app)
+    errors.init_app(app)
+    app.after_request(_security_headers)
+    extensions.init_app(app)
+    _guard(app, settings)
+    _serve_model(app, settings)
+    for feature in (auth, users, sentiment):
+        prefix = API + (feature.blueprint.url_prefix or "")
+        app.register_blueprint(feature.blueprint, url_prefix=prefix)
+    for blueprint in (health.blueprint, docs.blueprint):
+        app.register_blueprint(blueprint)
+    return app
+
+
+def _flask_config(settings: Settings) -> dict[str, object]:
+    redis_url = settings.redis_url
+    timeout = settings.redis_timeout_seconds
+    return {
+        "DEBUG": settings.debug,
+        "TESTING": settings.environment == "testing",
+        "PROPAGATE_EXCEPTIONS": False,
+        "MAX_CONTENT_LENGTH": MAX_BODY_BYTES,
+        "PROVIDE_AUTOMATIC_OPTIONS": False,
+        "SQLALCHEMY_DATABASE_URI": settings.database_url,
+        "SQLALCHEMY_ENGINE_OPTIONS": {
+            "pool_size": settings.database_pool_size,
+            "max_overflow": settings.database_pool_size,
+            "hide_parameters": True,
+            "connect_args": {
+                "connect_timeout": CONNECT_SECONDS,
+                "application_name": "sentiment",
+            },
+        },
+        "JWT_SECRET_KEY": settings.jwt_secret_key,
+        "JWT_ACCESS_TOKEN_EXPIRES": settings.access_token_life,
+        "JWT_REFRESH_TOKEN_EXPIRES": settings.refresh_token_life,
+        "RATELIMIT_STORAGE_URI": redis_url.replace("unix://", "redis+unix://", 1),
+        "RATELIMIT_STORAGE_OPTIONS": {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+        },
+        "RATELIMIT_STRATEGY": "sliding-window-counter",
+        "RATELIMIT_KEY_PREFIX": "sliding-window-counter",
+        "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
+    }
+
+
+def _guard(app: Flask, settings: Settings) -> None:
+    app.extensions["admission"] = admission = Admission(
+        app.extensions["redis"],
+        session_life=settings.access_token_seconds,
+        ended_sessions=sessions.ended_lately,
+        is_live=sessions.is_live,
+    )
+    rates = {
+        "user": limits.parse(settings.user_rate_limit),
+        "scoring": limits.parse(settings.scoring_rate_limit),
+    }
+    Guard(tokens.identify, accounts.is_administrator, admission, rates).init_app(app)
+
+
+def _serve_model(app: Flask, settings: Settings) -> None:
+    app.extensions["writer"] = GroupWriter(
+        extensions.transaction, retry_seconds=settings.database_retry_seconds
+    )
+    app.extensions["serving"] = serving = Serving(
+        active_version=releases.active_version,
+        fetch=releases.fetch,
+        key=settings.model_signing_key,
+        poll_seconds=settings.model_poll_seconds,
+    )
+    health.init_app(app, model=serving.check, model_version=serving.version)
+    gauges = {
+        "queue_jobs": ("Jobs that wait for a worker", extensions.queue_depth),
+        "model_age_seconds": ("Time since the served model was trained", serving.age),
+    }
+    metrics.init_app(app, gauges)
+
+
+def _security_headers(response: Response) -> Response:
+    headers = response.headers
+    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+    headers.setdefault("Cache-Control", "no-store")
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Referrer-Policy"] = "no-referrer"
+    return response

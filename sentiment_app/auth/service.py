@@ -1,0 +1,25 @@
+"""Signing in."""
+
+from sentiment_app.errors import UnauthenticatedError
+from sentiment_app.users import service as users
+from sentiment_app.users import sessions
+from sentiment_app.users.models import Session
+
+
+class BadCredentialsError(UnauthenticatedError):
+    """No such user, or another password; which of the two is not said."""
+
+    kind = "bad-credentials"
+    detail = "The username or the password is wrong."
+
+
+def sign_in(username: str, password: str) -> Session:
+    """Start a session.
+
+    Raises:
+        BadCredentialsError: after the same time for an unknown user as for a wrong password.
+    """
+    user = users.authenticate(username, password)
+    if user is None:
+        raise BadCredentialsError
+    return sessions.start(user.id)

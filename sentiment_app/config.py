@@ -1,0 +1,207 @@
+"""Settings: read once from the environment, typed, frozen, every problem reported at once.
+
+Any setting may be given as `NAME_FILE`, the path of a file that holds the value: that is how
+secrets arrive (systemd's LoadCredential, Docker secrets), so they stand in no environment.
+"""
+
+import os
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import limits
+from environs import EnvValidationError, FileAwareEnv, ValidationError, validate
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+MIN_SECRET_LENGTH = 32
+MIN_SECRET_ALPHABET = 10
+
+
+class ConfigError(Exception):
+    """Settings that cannot be used; the message names every problem, one a line."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("the configuration is not usable:\n  " + "\n  ".join(problems))
+        self.problems = problems
+
+
+def _is_postgresql(url: str) -> None:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValidationError("is not a URL") from None
+    if parsed.drivername not in ("postgresql", "postgresql+psycopg2"):
+        raise ValidationError("must start with postgresql://")
+    if not parsed.database:
+        raise ValidationError("names no database")
+
+
+def _is_redis(url: str) -> None:
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValidationError("must start with redis://, rediss:// or unix://")
+
+
+def _is_strong(secret: str) -> None:
+    if len(secret) < MIN_SECRET_LENGTH or len(set(secret)) < MIN_SECRET_ALPHABET:
+        raise ValidationError(
+            f"is weak: give at least {MIN_SECRET_LENGTH} random characters, "
+            "for instance from: openssl rand -base64 48"
+        )
+
+
+def _is_rate(text: str) -> None:
+    try:
+        limits.parse(text)
+    except ValueError:
+        raise ValidationError("is not a rate, such as: 10 per minute") from None
+
+
+_at_least_one = validate.Range(min=1)
+_above_zero = validate.Range(min=0, min_inclusive=False)
+_REQUIRED: Any = object()
+
+
+def _setting(doc: str, default: Any = _REQUIRED, *, check: Any = None, secret: bool = False) -> Any:
+    return field(metadata={"doc": doc, "default": default, "check": check, "secret": secret})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The whole configuration: the field `name` is read from the variable `NAME`."""
+
+    environment: str = _setting(
+        "development, testing or production: they differ in values, not in code",
+        "production",
+        check=validate.OneOf(["development", "testing", "production"]),
+    )
+    debug: bool = _setting("Flask's debug mode; refused in production", False)
+    log_level: str = _setting(
+        "least level that is logged",
+        "INFO",
+        check=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]),
+    )
+    release: str = _setting("what is deployed (a git revision); shown by /version", "unreleased")
+
+    database_url: str = _setting(
+        "PostgreSQL: postgresql://user:password@host/name", check=_is_postgresql, secret=True
+    )
+    database_pool_size: int = _setting(
+        "connections a web process keeps (it opens as many again under load)",
+        5,
+        check=_at_least_one,
+    )
+    database_retry_seconds: float = _setting(
+        "how long a unit of work is tried again while PostgreSQL is away",
+        10.0,
+        check=validate.Range(min=0),
+    )
+    redis_url: str = _setting(
+        "Redis or Valkey: redis://, rediss:// or unix://", check=_is_redis, secret=True
+    )
+    redis_timeout_seconds: float = _setting(
+        "bound on a Redis call; past it the fallback answers", 0.25, check=_above_zero
+    )
+
+    jwt_secret_key: str = _setting(
+        "signs the tokens; 32 random characters or more", check=_is_strong, secret=True
+    )
+    access_token_seconds: int = _setting("life of an access token", 900, check=_at_least_one)
+    refresh_token_days: int = _setting("life of an unused refresh token", 30, check=_at_least_one)
+    password_memory_kib: int = _setting(
+        "argon2id memory in KiB (RFC 9106, second recommended option)",
+        65536,
+        check=validate.Range(min=32),
+    )
+    password_iterations: int = _setting("argon2id passes", 3, check=_at_least_one)
+
+    auth_rate_limit: str = _setting(
+        "register, login and refresh together, per client address", "20 per minute", check=_is_rate
+    )
+    login_rate_limit: str = _setting(
+        "login per account, from whatever address", "10 per minute", check=_is_rate
+    )
+    user_rate_limit: str = _setting(
+        "signed-in calls other than scoring, per user", "300 per minute", check=_is_rate
+    )
+    scoring_rate_limit: str = _setting(
+        "POST /sentiment/analyze, per user", "6000 per minute", check=_is_rate
+    )
+
+    model_signing_key: str = _setting(
+        "signs the manifests of released models; 32 random characters or more",
+        check=_is_strong,
+        secret=True,
+    )
+    model_poll_seconds: float = _setting(
+        "how often a process asks which model is active; 0: before each use",
+        2.0,
+        check=validate.Range(min=0),
+    )
+    model_dir: Path = _setting("where trained models are kept", Path("models"))
+    data_dir: Path = _setting("cache of downloaded training data", Path("data"))
+
+    trusted_proxies: int = _setting(
+        "reverse proxies in front whose X-Forwarded-For and -Proto are believed",
+        0,
+        check=validate.Range(min=0),
+    )
+    metrics_port: int = _setting(
+        "the internal port on which alone /metrics is served",
+        9464,
+        check=validate.Range(min=1, max=65535),
+    )
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read and check the environment, and `.env` unless it is testing or production.
+
+        Raises:
+            ConfigError: naming every missing, malformed or weak setting.
+        """
+        env = FileAwareEnv(eager=False, strip_whitespace=True)
+        if os.environ.get("ENVIRONMENT", "development") == "development":
+            env.read_env(".env", recurse=False)
+        try:
+            values = {one.name: _read(env, one.name, one.type, one.metadata) for one in fields(cls)}
+            env.seal()
+        except EnvValidationError as error:
+            raise ConfigError(_problems(error)) from None
+        except ValueError as error:  # a NAME_FILE that cannot be read
+            raise ConfigError([str(error)]) from None
+        if values["environment"] == "production" and values["debug"]:
+            raise ConfigError(["DEBUG: must be off in production"])
+        # SQLAlchemy 2.1 takes a bare postgresql:// to mean psycopg 3; ours is psycopg2.
+        values["database_url"] = values["database_url"].replace(
+            "postgresql://", "postgresql+psycopg2://", 1
+        )
+        return cls(**values)
+
+    @property
+    def access_token_life(self) -> timedelta:
+        return timedelta(seconds=self.access_token_seconds)
+
+    @property
+    def refresh_token_life(self) -> timedelta:
+        return timedelta(days=self.refresh_token_days)
+
+    def masked(self) -> dict[str, str]:
+        """Every setting as text for an operator's eyes, secrets hidden."""
+        return {
+            one.name.upper(): "(set)" if one.metadata["secret"] else str(getattr(self, one.name))
+            for one in fields(self)
+        }
+
+
+def _read(env: FileAwareEnv, name: str, kind: Any, metadata: Any) -> Any:
+    parse = getattr(env, "path" if kind is Path else kind.__name__)
+    default = {} if metadata["default"] is _REQUIRED else {"default": metadata["default"]}
+    return parse(name.upper(), validate=metadata["check"], **default)
+
+
+def _problems(error: EnvValidationError) -> list[str]:
+    return [
+        f"{name}: {' '.join(str(message) for message in messages).rstrip('.')}"
+        for name, messages in sorted(error.error_messages.items())
+    ]

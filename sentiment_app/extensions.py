@@ -1,0 +1,157 @@
+"""Extension objects, unbound; `app.create_app` binds them. And the one way to write to the database."""
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+import structlog
+import tenacity
+from flask import Flask, current_app
+from flask_jwt_extended import JWTManager
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import Queue
+from rq.serializers import JSONSerializer
+from sqlalchemy import MetaData
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from sentiment_app.config import Settings
+
+log = structlog.get_logger()
+
+QUEUE = "default"
+UTC = TIMESTAMP(timezone=True)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Base(DeclarativeBase):
+    """Declarative base of every table; constraint names are fixed, so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+db = SQLAlchemy(metadata=Base.metadata, session_options={"expire_on_commit": False})
+migrate = Migrate(db=db, directory=str(Path(__file__).parent.parent / "migrations"))
+jwt = JWTManager()
+limiter = Limiter(get_remote_address)
+
+
+def settings() -> Settings:
+    """The settings of the running application."""
+    return cast(Settings, current_app.extensions["settings"])
+
+
+def redis() -> "Redis[bytes]":
+    """The application's Redis client: bounded by a short timeout, never retrying by itself."""
+    return cast("Redis[bytes]", current_app.extensions["redis"])
+
+
+def queue() -> Queue:
+    """The work queue. Its messages are JSON: a pickled one would run code in the worker."""
+    return Queue(QUEUE, connection=redis(), serializer=JSONSerializer)
+
+
+def queue_depth() -> float | None:
+    """Jobs that wait for a worker; None while Redis is away."""
+    try:
+        return float(queue().count)
+    except RedisError:
+        return None
+
+
+def transaction() -> AbstractContextManager[Session]:
+    """A database transaction of its own, apart from the request's session; commits when it closes."""
+    return cast(AbstractContextManager[Session], db.session.session_factory.begin())
+
+
+def enqueue(job: Callable[..., Any], *ids: str) -> bool:
+    """Hand a job to the workers, naming what it works on by ids alone; False when Redis is away.
+
+    The description is fixed because RQ's default quotes the arguments, and logs them.
+    """
+    try:
+        queue().enqueue_call(job, args=ids, description=job.__name__, result_ttl=0)
+    except RedisError as error:
+        log.warning("job_not_enqueued", job=job.__name__, error=type(error).__name__)
+        return False
+    return True
+
+
+def init_app(app: Flask) -> None:
+    """Bind every extension to the application."""
+    config: Settings = app.extensions["settings"]
+    app.extensions["redis"] = Redis.from_url(
+        config.redis_url,
+        socket_timeout=config.redis_timeout_seconds,
+        socket_connect_timeout=config.redis_timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
+    for extension in (db, migrate, jwt, limiter):
+        extension.init_app(app)
+
+
+def is_disconnect(error: BaseException) -> bool:
+    """Whether a database error says that the server is away, rather than that the work is wrong.
+
+    SQLSTATE class 57P is "operator intervention" (shutting down, starting up); no SQLSTATE at all means
+    that no server answered (PostgreSQL manual, appendix A).
+    """
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "pgcode", None)
+    return error.connection_invalidated or (
+        isinstance(error, OperationalError) and (state is None or state.startswith(("08", "57P")))
+    )
+
+
+def outlive_disconnect(seconds: float) -> tenacity.Retrying:
+    """The retry policy for work that may safely run twice: again, until the database is back."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_disconnect),
+        wait=tenacity.wait_exponential_jitter(initial=0.02, max=0.5, jitter=0.05),
+        stop=tenacity.stop_after_delay(seconds),
+        reraise=True,
+    )
+
+
+def unit_of_work(service: Callable[P, T]) -> Callable[P, T]:
+    """Run a service as one transaction: commit at its end, roll back when it raises.
+
+    A lost connection starts it again for `database_retry_seconds`, and the answer to a commit may be what was
+    lost. So a unit of work must be idempotent: its caller chooses the keys of the rows that it makes.
+    """
+
+    @functools.wraps(service)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return outlive_disconnect(settings().database_retry_seconds)(attempt, *args, **kwargs)
+
+    def attempt(*args: Any, **kwargs: Any) -> T:
+        try:
+            result = service(*args, **kwargs)
+            db.session.commit()
+        except BaseException:
+            db.session.rollback()
+            raise
+        return result
+
+    return run

@@ -1,0 +1,130 @@
+"""Is the process alive, can it serve, what is it: for systemd, load balancers and people."""
+
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from flask import Blueprint, Flask, Response, current_app, request
+from marshmallow import fields
+from redis.exceptions import RedisError
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from sentiment_app import __version__, metrics
+from sentiment_app.errors import RETRY_AFTER_SECONDS, NotFoundError, problem
+from sentiment_app.extensions import db, redis, settings
+from sentiment_app.openapi import operation
+from sentiment_app.schema import Schema
+
+NEEDED = {"database", "migrations", "model"}
+
+# What is wrong, in words without secrets; None when all is well.
+Check = Callable[[], str | None]
+
+blueprint = Blueprint("health", __name__)
+
+
+class LiveSchema(Schema):
+    """The process answers."""
+
+    status = fields.String(required=True, metadata={"enum": ["ok"]})
+
+
+class ReadySchema(Schema):
+    """What the service stands on; "degraded" says that something is away which it can do without."""
+
+    status = fields.String(required=True, metadata={"enum": ["ok", "degraded"]})
+    checks = fields.Dict(fields.String(), fields.String(), required=True)
+
+
+class VersionSchema(Schema):
+    """What runs here."""
+
+    version = fields.String(required=True)
+    release = fields.String(required=True, metadata={"description": "The deployed revision"})
+    model_version = fields.String(required=True, allow_none=True)
+
+
+def init_app(app: Flask, *, model: Check, model_version: Check) -> None:
+    """Give the views what only the composition root knows: how the model is."""
+    head = ScriptDirectory(app.extensions["migrate"].directory).get_current_head()
+    app.extensions["checks"] = {
+        "database": _database,
+        "migrations": partial(_migrations, head),
+        "model": model,
+        "redis": _redis,
+    }
+    app.extensions["model_version"] = model_version
+
+
+@blueprint.get("/livez")
+@operation(access="public", rate=None, returns=LiveSchema())
+def live() -> dict[str, Any]:
+    """Whether this process answers at all."""
+    return {"status": "ok"}
+
+
+@blueprint.get("/readyz")
+@blueprint.get("/health")
+@operation(access="public", rate=None, returns=ReadySchema(), errors=(503,))
+def ready() -> dict[str, Any] | Response:
+    """Whether this process can serve.
+
+    503 names the part that fails: the database, its migrations or the model. Without Redis it serves on, degraded.
+    """
+    found = {name: check() for name, check in current_app.extensions["checks"].items()}
+    checks = {name: wrong or "ok" for name, wrong in found.items()}
+    failing = [name for name, wrong in found.items() if wrong and name in NEEDED]
+    if failing:
+        detail = f"Not ready: {', '.join(failing)}."
+        answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, "not-ready", checks=checks)
+        answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return answer
+    return {"status": "degraded" if any(found.values()) else "ok", "checks": checks}
+
+
+@blueprint.get("/version")
+@operation(access="public", rate=None, returns=VersionSchema())
+def version() -> dict[str, Any]:
+    """What runs here."""
+    return {
+        "version": __version__,
+        "release": settings().release,
+        "model_version": current_app.extensions["model_version"](),
+    }
+
+
+@blueprint.get("/metrics")
+@operation(access="public", rate=None, documented=False)
+def scrape() -> Response:
+    """Metrics for Prometheus; there is no such page but on the internal port."""
+    if request.environ["SERVER_PORT"] != str(settings().metrics_port):
+        raise NotFoundError
+    return metrics.exposition()
+
+
+def _database() -> str | None:
+    try:
+        db.session.execute(select(1))
+    except SQLAlchemyError:
+        return "cannot be reached"
+    return None
+
+
+def _migrations(head: str | None) -> str | None:
+    try:
+        current = MigrationContext.configure(db.session.connection()).get_current_revision()
+    except SQLAlchemyError:
+        return "cannot be read"
+    return None if current == head else f"at {current}, the code needs {head}"
+
+
+def _redis() -> str | None:
+    try:
+        redis().ping()
+    except RedisError:
+        return "cannot be reached; rates are counted in memory"
+    return None

@@ -1,0 +1,85 @@
+"""JSON logs on stderr: one line a request, with its id, user and route; never its text, token or password."""
+
+import logging
+import logging.config
+import re
+import sys
+import time
+from typing import Any
+
+import structlog
+import uuid_utils.compat as uuid
+from flask import Flask, Response, g, request
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+log = structlog.get_logger("access")
+
+_shared: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def dict_config(level: str) -> dict[str, Any]:
+    """Standard library logging (gunicorn, alembic, rq) in the same JSON lines, for `logging.config`."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "json": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "foreign_pre_chain": [*_shared, structlog.stdlib.add_logger_name],
+                "processors": [
+                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    structlog.processors.format_exc_info,
+                    structlog.processors.JSONRenderer(separators=(",", ":")),
+                ],
+            }
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "root": {"handlers": ["stderr"], "level": level},
+        "loggers": {"gunicorn.error": {"level": level, "propagate": True, "handlers": []}},
+    }
+
+
+def configure(level: str) -> None:
+    """Send our own and every library's log lines to stderr as JSON."""
+    logging.config.dictConfig(dict_config(level))
+    structlog.configure(
+        processors=[
+            *_shared,
+            structlog.processors.JSONRenderer(separators=(",", ":")),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def init_app(app: Flask) -> None:
+    """Give each request an id, and a line in the log when it is answered."""
+    app.before_request(_start)
+    app.after_request(_finish)
+
+
+def _start() -> None:
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if REQUEST_ID.fullmatch(given) else str(uuid.uuid7())
+    g.started = time.perf_counter()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    log.info(
+        "request",
+        user_id=g.get("user_id"),
+        method=request.method,
+        route=str(request.url_rule or "unmatched"),
+        status=response.status_code,
+        duration_ms=round((time.perf_counter() - g.started) * 1000, 3),
+    )
+    return response

@@ -1,0 +1,62 @@
+"""Prometheus metrics, right under several processes, served on the internal port only."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+
+from flask import Flask, Response, current_app, g, request
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import REGISTRY, Collector
+
+FAST = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.1)
+
+requests = Counter("http_requests", "Requests answered", ["method", "route", "status"])
+request_seconds = Histogram("http_request_seconds", "Time to answer, seconds", ["route"])
+scoring_seconds = Histogram("scoring_seconds", "Time to score one text, seconds", buckets=FAST)
+scored_rows = Counter("scored_rows", "Texts scored and stored", ["sentiment", "model_version"])
+commit_rows = Histogram(
+    "commit_rows", "Rows that shared one commit", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+)
+limiter_fallbacks = Counter("limiter_fallbacks", "Requests limited in memory, Redis being away")
+
+Gauge = Callable[[], float | None]
+
+
+class _Scraped(Collector):
+    """Gauges read at the moment of the scrape; one that cannot be read is left out."""
+
+    def __init__(self, gauges: dict[str, tuple[str, Gauge]]) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterable[Metric]:
+        for name, (doc, read) in self._gauges.items():
+            value = read()
+            if value is not None:
+                yield GaugeMetricFamily(name, doc, value=value)
+
+
+def init_app(app: Flask, gauges: dict[str, tuple[str, Gauge]]) -> None:
+    """Count each request; `gauges` are read at each scrape."""
+    app.after_request(_count)
+    app.extensions["gauges"] = _Scraped(gauges)
+
+
+def exposition() -> Response:
+    """The metrics of all processes in Prometheus' text format."""
+    registry = CollectorRegistry()
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        MultiProcessCollector(registry)
+    else:
+        registry.register(REGISTRY)
+    registry.register(current_app.extensions["gauges"])
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _count(response: Response) -> Response:
+    route = str(request.url_rule or "unmatched")
+    requests.labels(request.method, route, str(response.status_code)).inc()
+    request_seconds.labels(route).observe(time.perf_counter() - g.started)
+    return response

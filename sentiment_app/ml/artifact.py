@@ -1,0 +1,152 @@
+"""A trained model on disk: the serving form, the pipeline it came from, and the manifest that vouches for both.
+
+    <model_dir>/<version>/serving.npz       what production loads: arrays only, no pickle
+                          pipeline.joblib   the fitted scikit-learn pipeline, for training and audit
+                          manifest.json     digests, recipe, data, metrics, golden texts with their scores
+
+A joblib file runs code when it is loaded. So nothing is loaded before its sha256 was found in the manifest, and
+what is released carries an HMAC-SHA256 (RFC 2104) of the manifest made with the service's own key.
+"""
+
+import hashlib
+import hmac
+import io
+import json
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+from sentiment_app.ml.runtime import Scorer
+
+SERVING, PIPELINE, MANIFEST = "serving.npz", "pipeline.joblib", "manifest.json"
+LIBRARIES = ("numpy", "scipy", "scikit-learn", "joblib")
+
+# Scored when a model is built, and again wherever it is loaded: the same file must give the same answers.
+GOLDEN_TEXTS = (
+    "I love this, it works perfectly.",
+    "What a waste of money, it broke after a day.",
+    "The parcel arrives on Tuesday.",
+    "Not good at all :(",
+    "not bad, not bad at all!",
+    "Das ist ein Satz auf Deutsch.",
+    "",
+)
+GOLDEN_TOLERANCE = 1e-6
+
+
+class ModelError(Exception):
+    """A model that is not what it claims to be, and so is not used."""
+
+
+class Golden(TypedDict):
+    """A text and the scores that the model gave it when it was built."""
+
+    text: str
+    scores: list[float]
+
+
+class Manifest(TypedDict):
+    """What is known of a model."""
+
+    version: str
+    created_at: str
+    recipe: str
+    parameters: dict[str, Any]
+    data: list[dict[str, Any]]
+    metrics: dict[str, Any]
+    duration_seconds: float
+    code_version: str
+    libraries: dict[str, str]
+    files: dict[str, str]
+    golden: list[Golden]
+
+
+class Artifact(NamedTuple):
+    """A model as bytes: the manifest exactly as it was signed, and the serving form."""
+
+    manifest: bytes
+    serving: bytes
+    signature: str = ""
+
+
+def digest(content: bytes) -> str:
+    """sha256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sign(manifest: bytes, key: str) -> str:
+    """The HMAC-SHA256 of a manifest, in hexadecimal."""
+    return hmac.new(key.encode(), manifest, hashlib.sha256).hexdigest()
+
+
+def open_artifact(artifact: Artifact, key: str) -> tuple[Manifest, Scorer]:
+    """Check an artifact and load it: signature, digest, then the golden texts.
+
+    Raises:
+        ModelError: naming the check that failed. Nothing of the file was interpreted before its digest was right.
+    """
+    if not hmac.compare_digest(sign(artifact.manifest, key), artifact.signature):
+        raise ModelError("the manifest's signature is not ours")
+    manifest: Manifest = json.loads(artifact.manifest)
+    if manifest["files"].get(SERVING) != digest(artifact.serving):
+        raise ModelError(f"{SERVING} does not have the digest in its manifest")
+    scorer = Scorer.load(io.BytesIO(artifact.serving))
+    _check_golden(scorer, manifest["golden"])
+    return manifest, scorer
+
+
+def read(directory: Path) -> Artifact:
+    """The artifact in a version's directory, unsigned.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        return Artifact((directory / MANIFEST).read_bytes(), (directory / SERVING).read_bytes())
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no model in {directory}: {error.filename} is missing") from None
+
+
+def describe(
+    files: dict[str, bytes], scorer: Scorer, code_version: str, **known: Any
+) -> tuple[Manifest, bytes]:
+    """The manifest of a new model, and its canonical bytes. The version names the day and the content."""
+    now = datetime.now(UTC)
+    manifest = Manifest(
+        version=f"{now:%Y%m%d}-{digest(files[SERVING])[:8]}",
+        created_at=now.isoformat(timespec="seconds"),
+        code_version=code_version,
+        libraries={
+            "python": platform.python_version(),
+            **{name: library_version(name) for name in LIBRARIES},
+        },
+        files={name: digest(content) for name, content in sorted(files.items())},
+        golden=[Golden(text=text, scores=list(scorer.score(text))) for text in GOLDEN_TEXTS],
+        **known,
+    )
+    return manifest, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode()
+
+
+def write(model_dir: Path, version: str, files: dict[str, bytes]) -> Path:
+    """Store a version's files; the directory appears whole or not at all."""
+    final, partial = model_dir / version, model_dir / f".{version}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (partial / name).write_bytes(content)
+    if final.exists():  # the same content, trained again on the same day
+        for name in files:
+            (partial / name).replace(final / name)
+        partial.rmdir()
+    else:
+        partial.rename(final)
+    return final
+
+
+def _check_golden(scorer: Scorer, golden: Sequence[Golden]) -> None:
+    for one in golden:
+        scores = scorer.score(one["text"])
+        if any(abs(a - b) > GOLDEN_TOLERANCE for a, b in zip(scores, one["scores"], strict=True)):
+            raise ModelError("the golden texts score otherwise than when the model was built")

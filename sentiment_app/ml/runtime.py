@@ -1,0 +1,179 @@
+"""Serve a trained model with numpy alone: one table row per vocabulary entry, no matrices.
+
+A text's log-odds are `bias + sum of its features' weights / norm`, where the norm is the root of
+the sum of the same features' squared idf. So a row holds the squared idf and one weight per head,
+and scoring is: look up the rows, add them, three divisions. Temperatures are folded in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sentiment_app.ml.text import bigrams, terms, tokenize
+
+if TYPE_CHECKING:
+    from sentiment_app.ml.training import Head, SentimentPipeline
+
+Floats = npt.NDArray[np.float64]
+
+_UNKNOWN: Final = 0
+"""Row of features outside the vocabulary: all zero."""
+
+
+LABELS: Final = ("negative", "neutral", "positive")
+
+
+class Scores(NamedTuple):
+    """Probability of each class."""
+
+    negative: float
+    neutral: float
+    positive: float
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return LABELS[self.index(max(self))]
+
+
+class Contribution(NamedTuple):
+    """What one token adds to the polarity log-odds; the span is in the text as given."""
+
+    start: int
+    end: int
+    surface: str
+    term: str
+    contribution: float
+
+
+class Explanation(NamedTuple):
+    """Polarity log-odds (positive against negative): the bias plus all contributions."""
+
+    bias: float
+    contributions: list[Contribution]
+
+
+def _sigmoid(x: float) -> float:
+    if x >= 0:
+        return 1.0 / (1.0 + math.exp(-x))
+    return math.exp(x) / (1.0 + math.exp(x)) if x > -700 else 0.0
+
+
+class Scorer:
+    """The serving form of a trained pipeline.
+
+    Args:
+        vocabulary: the features, in the order of the rows of `table` after the first.
+        table: squared idf, short polarity, long polarity and neutrality weight of each feature.
+        biases: of the three heads, in the same order.
+        blend: lengths in terms between which the share of the long head grows, and its limit.
+    """
+
+    def __init__(
+        self, vocabulary: Sequence[str], table: Floats, biases: Floats, blend: Sequence[float]
+    ) -> None:
+        self._rows = {feature: row for row, feature in enumerate(vocabulary, _UNKNOWN + 1)}
+        self._table = table
+        self._biases = biases
+        self._short, self._long, self._neutral = biases.tolist()
+        self._first, self._last, self._most = blend
+
+    def log_odds(self, text: str) -> tuple[float, float]:
+        """Log-odds of positive against negative, and of neutral against polar."""
+        words = terms(text)
+        rows = self._lookup(dict.fromkeys(words + bigrams(words)))
+        squares, short, long, neutral = np.add.reduce(self._table.take(rows, axis=0)).tolist()
+        norm = math.sqrt(squares) or 1.0
+        share = self._share(len(words))
+        polarity = (1 - share) * (self._short + short / norm) + share * (self._long + long / norm)
+        return polarity, self._neutral + neutral / norm
+
+    def score(self, text: str) -> Scores:
+        """Scores of negative, neutral and positive."""
+        polarity, neutrality = self.log_odds(text)
+        polar, positive = _sigmoid(-neutrality), _sigmoid(polarity)
+        negative = _sigmoid(-polarity)
+        return Scores(polar * negative, _sigmoid(neutrality), polar * positive)
+
+    def score_many(self, texts: Iterable[str]) -> list[Scores]:
+        """Scores for each text."""
+        return [self.score(text) for text in texts]
+
+    def explain(self, text: str) -> Explanation:
+        """Split the polarity log-odds over the tokens; a pair's weight is shared by its two."""
+        tokens = tokenize(text)
+        words = [token.term for token in tokens]
+        features = words + bigrams(words)
+        rows = self._lookup(features)
+        found = self._table.take(rows, axis=0)
+        repeats = Counter(features)
+        # A feature counts once however often it occurs, so its occurrences share its weight.
+        found /= np.array([repeats[feature] for feature in features] or [1])[: len(found), None]
+        norm = math.sqrt(found[:, 0].sum()) or 1.0
+        share = self._share(len(words))
+        weights = ((1 - share) * found[:, 1] + share * found[:, 2]) / norm
+        each = weights[: len(words)]
+        each[:-1] += weights[len(words) :] / 2
+        each[1:] += weights[len(words) :] / 2
+        parts = [
+            Contribution(token.start, token.end, text[token.start : token.end], token.term, value)
+            for token, value in zip(tokens, each.tolist(), strict=True)
+        ]
+        return Explanation((1 - share) * self._short + share * self._long, parts)
+
+    def coverage(self, text: str) -> float:
+        """Share of the terms of a text that the model knows; 0 for a text without terms."""
+        words = terms(text)
+        return sum(word in self._rows for word in words) / len(words) if words else 0.0
+
+    def _lookup(self, features: Iterable[str]) -> list[int]:
+        return list(map(self._rows.get, features, repeat(_UNKNOWN)))
+
+    def _share(self, length: int) -> float:
+        grown = (length - self._first) / (self._last - self._first)
+        return self._most * min(1.0, max(0.0, grown))
+
+    def save(self, file: BinaryIO) -> None:
+        """Write the model in numpy's .npz format."""
+        blob = "\n".join(self._rows).encode("utf-8", "surrogatepass")
+        with path.open("wb") as file:
+            np.savez(
+                file,
+                vocabulary=np.frombuffer(blob, dtype=np.uint8),
+                table=self._table,
+                biases=self._biases,
+                blend=np.array([self._first, self._last, self._most]),
+            )
+
+    @classmethod
+    def load(cls, file: BinaryIO) -> Scorer:
+        """Read a model written by `save`."""
+        with np.load(file, allow_pickle=False) as arrays:
+            vocabulary = arrays["vocabulary"].tobytes().decode("utf-8", "surrogatepass").split("\n")
+            return cls(vocabulary, arrays["table"], arrays["biases"], arrays["blend"].tolist())
+
+
+def compile_pipeline(pipeline: SentimentPipeline) -> Scorer:
+    """Fold a fitted pipeline into a table: exact, up to the order of floating-point additions."""
+    parameters = pipeline.parameters
+    idf: Any = pipeline.idf_
+    heads: list[tuple[Head, float]] = [
+        (pipeline.polarity_, parameters.polarity_temperature),
+        (pipeline.polarity_long_, parameters.polarity_long_temperature),
+        (pipeline.neutrality_, parameters.neutrality_temperature),
+    ]
+    columns, biases = [idf**2], []
+    for head, temperature in heads:
+        weights, bias = head.feature_weights()
+        columns.append(weights / temperature)
+        biases.append(bias / temperature)
+    table = np.vstack([np.zeros(len(columns)), np.stack(columns, axis=1)])
+    vocabulary = pipeline.vectorizer_.get_feature_names_out().tolist()
+    return Scorer(vocabulary, table, np.array(biases), parameters.blend)

@@ -1,0 +1,197 @@
+"""Turn raw text into normalised terms, optionally with their spans in the original text.
+
+Both paths (`terms` for scoring, `tokenize` for explanations) share one regular expression and
+one memo of normal forms, so they agree by construction. Pure standard library, linear time:
+every unbounded quantifier is possessive.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Final, NamedTuple
+
+from sentiment_app.ml.wordlists import DOUBLE_LETTERS, IDENTITY, LIGHT, NEGATORS, SPELLINGS
+
+
+class Token(NamedTuple):
+    """A term and the half-open span of the original text it came from."""
+
+    term: str
+    start: int
+    end: int
+
+
+NEGATED: Final = "not_"
+_SCOPE: Final = 3
+_MAX_TERM: Final = 32
+_MEMO_SIZE: Final = 50_000
+# Two "no term" values: a clause break ends the scope of a negation, a skipped token does not.
+_BREAK: Final = ""
+_SKIP: Final = None
+
+_SCANNER: Final = re.compile(
+    r"""
+      [Hh][Tt][Tt][Pp][Ss]?+://\S++ | [Ww][Ww][Ww]\.\S++      # link
+    | [xX]D++\b                                               # laughing
+    | [0-9]++(?:[./,:][0-9]++)++                              # 7/10, 3.5, 12:30
+    | [^\W_]++(?:['’][^\W_]++)*+                              # word, contraction
+    | @\w++                                                   # user
+    | </?3                                                    # heart, broken heart
+    | </?[A-Za-z][^<>]{0,64}>                                 # markup
+    | [:;=]['’]?+[-o^]?+[)(\]\[DPp/\\|}{@3*]                  # emoticon
+    | [)(\]\[][-o^]?+['’]?+[:;=](?![)(\]\[DPp/\\|}{@3*])      # emoticon, mirrored
+    | [!?]++                                                  # emphasis
+    | [.,;:()\n…—]                                            # clause break
+    | [←-⟿⤀-⯿〰〽\U0001f000-\U0001f3fa\U0001f400-\U0001faff]  # symbol, emoji
+    """,
+    re.VERBOSE,
+)
+_ENTITY: Final = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,31}|#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6});")
+_ELONGATED: Final = re.compile(r"(\w)\1{2,}+")
+_MOUTHS: Final = {mouth: "<smile>" for mouth in ")]DPp}3*"} | {
+    mouth: "<frown>" for mouth in r"([/\|{@"
+}
+_MIRRORED: Final = {"(": "<smile>", "[": "<smile>", ")": "<frown>", "]": "<frown>"}
+
+
+def _emoticon(surface: str) -> str | None:
+    if surface in ("<3", "</3"):
+        return "<heart>" if surface == "<3" else "<heartbreak>"
+    if surface[0] in ":;=" and len(surface) > 1:
+        return _MOUTHS[surface[-1]]
+    if surface[0] in "()[]" and len(surface) > 1:
+        return _MIRRORED[surface[0]]
+    return None
+
+
+def _word(surface: str) -> str | None:
+    """Normal form of a word or number; identity terms leave no trace at all (fairness)."""
+    folded = unicodedata.normalize("NFKC", surface[: 4 * _MAX_TERM]).lower().replace("’", "'")
+    if folded[:1].isdigit():
+        short_or_rating = len(folded) <= 2 or "/" in folded
+        return folded[:_MAX_TERM] if short_or_rating and folded.isascii() else "<number>"
+    if _ELONGATED.search(folded):
+        doubled = _ELONGATED.sub(r"\1\1", folded)
+        folded = doubled if doubled in DOUBLE_LETTERS else _ELONGATED.sub(r"\1", folded)
+    folded = folded.removesuffix("'s")
+    if folded in IDENTITY:
+        return _SKIP
+    # Some compatibility forms expand to several words; a term never holds white space.
+    return "".join(SPELLINGS.get(folded, folded).split())[:_MAX_TERM] or _SKIP
+
+
+def _symbol(surface: str) -> str | None:
+    first = surface[0]
+    if first == "@":
+        return "<user>"
+    if first in "!?":
+        run = "!" if "?" not in surface else "?" if "!" not in surface else "?!"
+        return run * 2 if len(surface) > 2 and len(run) == 1 else run
+    if surface in ".,;:()\n…—":
+        return _BREAK
+    if first == "<":
+        return _SKIP
+    # Signs that only mark the gender of the emoji before them.
+    return _SKIP if surface in "♀♂" else surface
+
+
+def _normalise(surface: str) -> str | None:
+    if surface[0].isalnum():
+        lowered = surface[:8].lower()
+        if lowered.startswith(("http://", "https://", "www.")):
+            return "<url>"
+        return "<smile>" if lowered.startswith("xd") and surface[1] == "D" else _word(surface)
+    return _emoticon(surface) or _symbol(surface)
+
+
+class _Memo(dict[str, str | None]):
+    """Normal forms by surface. Bounded: it is emptied when full, so hostile text cannot grow it."""
+
+    def __missing__(self, surface: str) -> str | None:
+        term = _normalise(surface)
+        if len(surface) <= _MAX_TERM:
+            if len(self) >= _MEMO_SIZE:
+                self.clear()
+            self[surface] = term
+        return term
+
+
+_memo: Final = _Memo()
+
+
+def _negate(normal: Iterable[str | None]) -> Iterator[str | None]:
+    """Prefix the words in the scope of a negation; "!", "but" and clause breaks end it.
+
+    Light words ("the", "is", "very") are no target of a negation and do not use up its scope.
+    """
+    left = 0
+    for term in normal:
+        if not term:
+            left = left if term is _SKIP else 0
+        elif term in NEGATORS:
+            left = _SCOPE
+        elif term == "but" or term[0] in "!?":
+            left = 0
+        elif left and term[0].isalnum() and term not in LIGHT:
+            left -= 1
+            term = NEGATED + term
+        yield term
+
+
+def _normal_forms(surfaces: list[str]) -> list[str | None]:
+    normal = list(map(_memo.__getitem__, surfaces))
+    return normal if NEGATORS.isdisjoint(normal) else list(_negate(normal))
+
+
+def _unescape(text: str) -> str:
+    return _ENTITY.sub(lambda match: html.unescape(match[0]), text) if "&" in text else text
+
+
+def terms(text: str) -> list[str]:
+    """The terms of a text, in order."""
+    return [term for term in _normal_forms(_SCANNER.findall(_unescape(text))) if term]
+
+
+def tokenize(text: str) -> list[Token]:
+    """The terms of a text with their spans in the text as given."""
+    matches = list(_SCANNER.finditer(_unescape(text)))
+    starts, ends = _origins(text)
+    normal = _normal_forms([match[0] for match in matches])
+    return [
+        Token(term, *_span(match, starts, ends))
+        for term, match in zip(normal, matches, strict=True)
+        if term
+    ]
+
+
+def _span(match: re.Match[str], starts: list[int], ends: list[int]) -> tuple[int, int]:
+    start, end = match.span()
+    return (starts[start], ends[end - 1]) if starts else (start, end)
+
+
+def _origins(text: str) -> tuple[list[int], list[int]]:
+    """Where each unescaped character starts and ends in the text; empty if nothing changes."""
+    if "&" not in text or not _ENTITY.search(text):
+        return [], []
+    starts: list[int] = []
+    ends: list[int] = []
+    position = 0
+    for match in _ENTITY.finditer(text):
+        starts.extend(range(position, match.start()))
+        ends.extend(range(position + 1, match.start() + 1))
+        position = match.end()
+        width = len(html.unescape(match[0]))
+        starts.extend([match.start()] * width)
+        ends.extend([position] * width)
+    starts.extend(range(position, len(text)))
+    ends.extend(range(position + 1, len(text) + 1))
+    return starts, ends
+
+
+def bigrams(words: list[str]) -> list[str]:
+    """Each pair of neighbouring terms, as one string."""
+    return [f"{left} {right}" for left, right in zip(words, islice(words, 1, None))]

@@ -1,0 +1,256 @@
+"""The training recipe: a scikit-learn estimator for three-class sentiment.
+
+Three linear heads share one vocabulary of terms and pairs of terms and one tf-idf norm:
+
+* `polarity` (positive against negative) for short texts, helped by lexicon features;
+* `polarity_long`, trained on film reviews, which takes over as a text gets longer;
+* `neutrality` (neutral against polar).
+
+Every head is a naive-Bayes-scaled logistic regression (NBSVM, Wang & Manning 2012). The blend is
+made on the log-odds, so each term contributes additively to the polarity of a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from sentiment_app.ml.datasets import NEGATIVE, NEUTRAL, POSITIVE, Row
+from sentiment_app.ml.templates import SOURCE as TEMPLATES
+from sentiment_app.ml.templates import sentences
+from sentiment_app.ml.text import NEGATED, bigrams, terms
+
+Floats = npt.NDArray[np.float64]
+Progress = Callable[[str], None]
+
+_GENERAL: Final = ("products", "chatter", "news")
+
+_LEXICON_SCALE: Final = 3.0
+"""Large enough that the penalty hardly holds back the few lexicon weights."""
+
+
+@dataclass(frozen=True)
+class HeadParameters:
+    """How one head is fitted."""
+
+    cost: float
+    ratio_power: float
+    """Exponent of the naive Bayes ratio: 0 is plain tf-idf, 1 is NBSVM."""
+    lexicon: bool = True
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """All choices of the recipe. The temperatures were fitted on held-out texts."""
+
+    min_count: int = 4
+    polarity: HeadParameters = HeadParameters(3.0, 0.5)
+    polarity_long: HeadParameters = HeadParameters(20.0, 1.0, lexicon=False)
+    neutrality: HeadParameters = HeadParameters(1.0, 0.5)
+    neutral_weight: float = 1.2
+    """Weight of the neutral texts in the neutrality head."""
+    neutral_share: float = 0.5
+    """Weight of a neutral text on either side of the polarity head, which centres it."""
+    template_weight: float = 1.0
+    general_weight: float = 2.0
+    """Weight of the small sources without a single topic in the polarity head."""
+    snippet_weight: float = 0.0
+    """Weight of film snippets, as polar texts, in the neutrality head."""
+    blend: tuple[float, float, float] = (50.0, 150.0, 0.7)
+    """The long head has no say up to the first number of terms, and its full share (the third
+    number) from the second."""
+    polarity_temperature: float = 0.55
+    polarity_long_temperature: float = 0.75
+    neutrality_temperature: float = 0.82
+    review_stride: int = 1
+    """Train on every n-th film review only."""
+
+
+DEFAULT: Final = Parameters()
+FAST: Final = Parameters(min_count=5, review_stride=6)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Labelled texts and the valence lexicon."""
+
+    rows: Sequence[Row]
+    lexicon: dict[str, float] = field(repr=False)
+
+
+def features(text: str) -> list[str]:
+    """Terms and pairs of neighbouring terms."""
+    words = terms(text)
+    return words + bigrams(words)
+
+
+def lexicon_columns(vocabulary: Sequence[str], lexicon: dict[str, float]) -> Floats:
+    """Valence of each feature as four columns: positive, negative, and the same when negated."""
+    columns = np.zeros((len(vocabulary), 4))
+    for row, term in enumerate(vocabulary):
+        negated = term.startswith(NEGATED)
+        valence = lexicon.get(term.removeprefix(NEGATED), 0.0)
+        if valence:
+            columns[row, 2 * negated + (valence < 0)] = _LEXICON_SCALE * abs(valence)
+    return columns
+
+
+class Head:
+    """A logistic regression over scaled tf-idf and lexicon features."""
+
+    def __init__(self, parameters: HeadParameters, idf: Floats, lexicon: Floats) -> None:
+        self.parameters = parameters
+        self.idf = idf
+        self.lexicon = lexicon if parameters.lexicon else lexicon[:, :0]
+
+    def fit(self, counts: sparse.csr_matrix, truth: npt.NDArray[np.bool_], weights: Floats) -> Head:
+        """Fit on rows of binary counts divided by their tf-idf norm."""
+        present = counts.sign()
+        for_, against = (1 + present.T @ (weights * side) for side in (truth, ~truth))
+        ratio = np.abs(np.log(for_ / for_.sum() / (against / against.sum())))
+        # A sign would not matter to a symmetric penalty; the ratio only says how far to trust.
+        self.scale_ = self.idf * ratio**self.parameters.ratio_power
+        self.model_ = LogisticRegression(
+            C=self.parameters.cost, solver="liblinear", tol=1e-3, random_state=0
+        )
+        self.model_.fit(self._design(counts), truth, sample_weight=weights)
+        return self
+
+    def log_odds(self, counts: sparse.csr_matrix) -> Floats:
+        """The decision function."""
+        return np.asarray(self.model_.decision_function(self._design(counts)))
+
+    def feature_weights(self) -> tuple[Floats, float]:
+        """Weight of each vocabulary entry, lexicon included, and the intercept."""
+        coefficients = self.model_.coef_[0]
+        size = len(self.scale_)
+        weights = self.scale_ * coefficients[:size] + self.lexicon @ coefficients[size:]
+        return np.asarray(weights), float(self.model_.intercept_[0])
+
+    def _design(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        scaled = counts @ sparse.diags(self.scale_)
+        return sparse.hstack([scaled, sparse.csr_matrix(counts @ self.lexicon)], format="csr")
+
+
+class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Raw texts in, probabilities of negative, neutral and positive out."""
+
+    def __init__(
+        self, parameters: Parameters = DEFAULT, lexicon: dict[str, float] | None = None
+    ) -> None:
+        self.parameters = parameters
+        self.lexicon = lexicon
+
+    def fit(
+        self, texts: Sequence[str], labels: npt.ArrayLike, sources: Sequence[str] | None = None
+    ) -> SentimentPipeline:
+        """Fit the three heads; `sources` balances the classes within each source."""
+        self.classes_ = np.array([NEGATIVE, NEUTRAL, POSITIVE])
+        truth, origin = np.asarray(labels), np.asarray(sources or [""] * len(texts))
+        self.vectorizer_ = CountVectorizer(
+            analyzer=features, binary=True, min_df=self.parameters.min_count, dtype=np.float64
+        )
+        counts = self.vectorizer_.fit_transform(texts)
+        occurrences = np.asarray(counts.sum(axis=0)).ravel()
+        self.idf_ = np.log((1 + len(texts)) / (1 + occurrences)) + 1
+        scaled = self._scale(counts)
+        vocabulary = self.vectorizer_.get_feature_names_out()
+        self.columns_ = lexicon_columns(vocabulary, self.lexicon or {})
+        self.polarity_ = self._fit_polarity(scaled, truth, origin)
+        self.polarity_long_ = self._fit_polarity_long(scaled, truth, origin)
+        self.neutrality_ = self._fit_neutrality(scaled, truth, origin)
+        return self
+
+    def _scale(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        norms = np.sqrt(counts @ self.idf_**2)
+        return sparse.diags(1 / np.where(norms, norms, 1.0)) @ counts
+
+    def _head(self, parameters: HeadParameters) -> Head:
+        return Head(parameters, self.idf_, self.columns_)
+
+    def _fit_polarity(self, x: sparse.csr_matrix, truth: Any, origin: Any) -> Head:
+        """Polar texts at a weight that balances each source, neutral texts on both sides."""
+        weights = _balance(truth, origin)
+        weights[origin == TEMPLATES] *= self.parameters.template_weight
+        weights[np.isin(origin, _GENERAL)] *= self.parameters.general_weight
+        weights[truth == NEUTRAL] *= self.parameters.neutral_share
+        polar, neutral = np.flatnonzero(truth != NEUTRAL), np.flatnonzero(truth == NEUTRAL)
+        rows = np.concatenate([polar, neutral, neutral])
+        sides = [truth[polar] == POSITIVE, np.zeros(len(neutral), bool), np.ones(len(neutral), bool)]
+        head = self._head(self.parameters.polarity)
+        return head.fit(x[rows], np.concatenate(sides), weights[rows])
+
+    def _fit_polarity_long(self, x: sparse.csr_matrix, truth: Any, origin: Any) -> Head:
+        rows = np.flatnonzero((origin == "reviews") | ~np.any(origin == "reviews"))
+        rows = rows[truth[rows] != NEUTRAL]
+        head = self._head(self.parameters.polarity_long)
+        return head.fit(x[rows], truth[rows] == POSITIVE, np.ones(len(rows)))
+
+    def _fit_neutrality(self, x: sparse.csr_matrix, truth: Any, origin: Any) -> Head:
+        rows = np.flatnonzero((origin != "reviews") & ((origin != "snippets") | (self.parameters.snippet_weight > 0)))
+        neutral = truth[rows] == NEUTRAL
+        weights = np.where(neutral, self.parameters.neutral_weight, 1.0)
+        weights[origin[rows] == TEMPLATES] *= self.parameters.template_weight
+        weights[origin[rows] == "snippets"] *= self.parameters.snippet_weight
+        return self._head(self.parameters.neutrality).fit(x[rows], neutral, weights)
+
+    def log_odds(self, texts: Sequence[str]) -> tuple[Floats, Floats]:
+        """Calibrated log-odds of positive against negative, and of neutral against polar."""
+        parameters = self.parameters
+        counts = self.vectorizer_.transform(texts)
+        scaled = self._scale(counts)
+        first, last, most = parameters.blend
+        lengths = np.array([len(terms(text)) for text in texts])
+        share = most * np.clip((lengths - first) / (last - first), 0.0, 1.0)
+        short = self.polarity_.log_odds(scaled) / parameters.polarity_temperature
+        long = self.polarity_long_.log_odds(scaled) / parameters.polarity_long_temperature
+        neutrality = self.neutrality_.log_odds(scaled) / parameters.neutrality_temperature
+        return (1 - share) * short + share * long, neutrality
+
+    def predict_proba(self, texts: Sequence[str]) -> Floats:
+        """Probability of each class, in the order negative, neutral, positive."""
+        polarity, neutrality = self.log_odds(texts)
+        polar = expit(-neutrality)
+        return np.stack(
+            [polar * expit(-polarity), expit(neutrality), polar * expit(polarity)], axis=1
+        )
+
+    def predict(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The most probable class."""
+        return np.asarray(self.classes_[self.predict_proba(texts).argmax(axis=1)])
+
+
+def _balance(truth: npt.NDArray[np.int64], origin: npt.NDArray[np.str_]) -> Floats:
+    """Weights that make positive and negative weigh the same within each source."""
+    weights = np.ones(len(truth))
+    for source in np.unique(origin):
+        sides = [(origin == source) & (truth == label) for label in (NEGATIVE, POSITIVE)]
+        total = sum(side.sum() for side in sides)
+        for side in sides:
+            if side.any():
+                weights[side] = total / 2 / side.sum()
+    return weights
+
+
+def train(
+    data: TrainingData, parameters: Parameters = DEFAULT, progress: Progress = lambda _: None
+) -> SentimentPipeline:
+    """Fit the pipeline on the data plus our own template sentences."""
+    films = (row for row in data.rows if row.source == "reviews")
+    reviews = set(list(films)[:: parameters.review_stride])
+    rows = [row for row in data.rows if row.source != "reviews" or row in reviews]
+    rows += sentences(data.lexicon)
+    progress(f"training on {len(rows)} texts")
+    texts, labels, sources = zip(*rows, strict=True)
+    pipeline = SentimentPipeline(parameters, data.lexicon).fit(texts, labels, sources)
+    progress(f"{len(pipeline.idf_)} features")
+    return pipeline

@@ -1,0 +1,237 @@
+"""The decorator that enforces what it documents, and the OpenAPI 3.1 document made from it."""
+
+import functools
+import inspect
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Literal, TypeVar, cast
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import Flask, Response, current_app, jsonify, request
+from werkzeug.routing import Rule
+
+from sentiment_app import __version__
+from sentiment_app.errors import MalformedError, UnsupportedMediaTypeError
+from sentiment_app.extensions import limiter, settings
+from sentiment_app.schema import ProblemSchema, Schema, load
+
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What a view demands, takes and gives.
+
+    Args:
+        access: who may call it. A view that declares nothing at all is for signed-in users.
+        rate: which rate counts the call; None for the public pages that Nginx alone limits.
+        body, form, query: schemas of what comes in; `form` is the same body sent by an HTML form.
+        status, returns, media_type: the successful answer.
+        errors: statuses beside those that follow from the rest.
+        headers: response headers worth documenting.
+        documented: whether it stands in the document.
+    """
+
+    access: Literal["public", "user", "administrator"] = "user"
+    rate: Literal["user", "scoring", "auth"] | None = "user"
+    body: Schema | None = None
+    form: Schema | None = None
+    query: Schema | None = None
+    status: int = 200
+    returns: Schema | None = None
+    media_type: str = JSON
+    errors: tuple[int, ...] = ()
+    headers: tuple[str, ...] = ()
+    documented: bool = True
+
+
+def operation(**declared: Any) -> Callable[[View], View]:
+    """Declare a view with the fields of Operation, which are enforced and documented.
+
+    The view gets `body` and `query` as keywords, and returns what `returns` dumps, or a pair of that and headers,
+    or a Response as it is. The first line of its docstring is the summary.
+    """
+    declaration = Operation(**declared)
+
+    def decorate(view: View) -> View:
+        @functools.wraps(view)
+        def enforced(**arguments: Any) -> Response:
+            if declaration.query:
+                arguments["query"] = load(declaration.query, request.args.to_dict(), "query")
+            if declaration.body:
+                arguments["body"] = _load_body(declaration.body, declaration.form)
+            return _answer(view(**arguments), declaration)
+
+        if declaration.rate == "auth":
+            enforced = limiter.shared_limit(lambda: settings().auth_rate_limit, "auth")(enforced)
+        enforced.operation = declaration  # type: ignore[attr-defined]  # a view is a bare function to Flask
+        return cast(View, enforced)
+
+    return decorate
+
+
+def declaration_of(view: Any) -> Operation:
+    """What a view declared; a view that declared nothing gets the strict defaults."""
+    return getattr(view, "operation", Operation())
+
+
+def _load_body(body: Schema, form: Schema | None) -> dict[str, Any]:
+    if request.is_json:
+        try:
+            return load(body, json.loads(request.get_data()), "body")
+        except (ValueError, RecursionError):
+            raise MalformedError("The body is not JSON.") from None
+    if form and request.mimetype == FORM:
+        return load(form, request.form.to_dict(), "body")
+    wanted = f"{JSON} or {FORM}" if form else JSON
+    raise UnsupportedMediaTypeError(f"Send the body as Content-Type {wanted}.")
+
+
+def _answer(result: Any, declaration: Operation) -> Response:
+    if isinstance(result, Response):
+        return result
+    result, headers = result if isinstance(result, tuple) else (result, {})
+    body = jsonify(declaration.returns.dump(result)) if declaration.returns else Response()
+    body.status_code = declaration.status
+    body.headers.update(headers)
+    return body
+
+
+# ---- the document -------------------------------------------------------------------------------------------------
+
+
+def document(app: Flask) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of every view that is declared and not hidden."""
+    spec = APISpec(
+        title="Sentiment",
+        version=__version__,
+        openapi_version="3.1.0",
+        info={"description": inspect.cleandoc(DESCRIPTION), "license": {"name": "MIT"}},
+        plugins=[MarshmallowPlugin(schema_name_resolver=_schema_name)],
+    )
+    spec.components.schema("Problem", schema=ProblemSchema)
+    for name, text in HEADERS.items():
+        spec.components.header(name, {"description": text, "schema": {"type": "string"}})
+    spec.components.security_scheme(
+        "password",
+        {
+            "type": "oauth2",
+            "description": "Sign in with username and password; leave client_id and client_secret empty.",
+            "flows": {"password": {"tokenUrl": "/api/v1/auth/login", "scopes": {}}},
+        },
+    )
+    spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        view = app.view_functions[rule.endpoint]
+        if declaration_of(view).documented:
+            spec.path(path=_path(rule), operations=_operations(rule, view), parameters=_parameters(rule))
+    return spec.to_dict()
+
+
+DESCRIPTION = """
+    Scores text: negative, neutral or positive, with the model that this service trained and serves.
+
+    Register, sign in with **Authorize**, then try `POST /api/v1/sentiment/analyze`. Errors are
+    `application/problem+json` (RFC 9457); quote their `request_id` to the operator.
+    """
+
+HEADERS = {
+    "X-Request-ID": "Names the request in the log; sent back, or made if none was sent",
+    "RateLimit": "What is left of the rate and when it resets (draft-ietf-httpapi-ratelimit-headers-10)",
+    "RateLimit-Policy": "The rate itself (draft-ietf-httpapi-ratelimit-headers-10)",
+    "Retry-After": "Seconds to wait before another try",
+    "WWW-Authenticate": "How to authenticate (RFC 6750)",
+    "Location": "Where the new resource is",
+}
+
+ERROR_HEADERS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+
+
+def _schema_name(schema: Any) -> str:
+    cls = schema if isinstance(schema, type) else type(schema)
+    return cls.__name__.removesuffix("Schema")
+
+
+def _path(rule: Rule) -> str:
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+
+
+def _parameters(rule: Rule) -> list[dict[str, Any]]:
+    kinds = {"UUIDConverter": {"type": "string", "format": "uuid"}}
+    return [
+        {
+            "in": "path",
+            "name": name,
+            "required": True,
+            "schema": kinds.get(type(converter).__name__, {"type": "string"}),
+        }
+        for name, converter in rule._converters.items()
+    ]
+
+
+def _operations(rule: Rule, view: Any) -> dict[str, Any]:
+    methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+    return {method.lower(): _describe(rule, view, view.operation) for method in methods}
+
+
+def _describe(rule: Rule, view: Any, declared: Operation) -> dict[str, Any]:
+    summary, _, description = inspect.cleandoc(view.__doc__ or "").partition("\n")
+    described: dict[str, Any] = {
+        "operationId": rule.endpoint.replace(".", "_"),
+        "tags": [rule.endpoint.partition(".")[0]],
+        "summary": summary.rstrip("."),
+        "description": " ".join(description.split()),
+        "responses": _responses(rule, declared),
+        "security": [] if declared.access == "public" else [{"password": []}, {"bearer": []}],
+    }
+    if declared.query:
+        described["parameters"] = [{"in": "query", "schema": declared.query}]
+    if declared.body:
+        kinds = {JSON: declared.body, FORM: declared.form}
+        content = {kind: {"schema": schema} for kind, schema in kinds.items() if schema}
+        described["requestBody"] = {"required": True, "content": content}
+    return described
+
+
+def _responses(rule: Rule, declared: Operation) -> dict[str, Any]:
+    always = ("X-Request-ID", *(("RateLimit", "RateLimit-Policy") if declared.rate else ()))
+    content = {declared.media_type: {"schema": declared.returns or {}}}
+    success = _response(declared.status, (*always, *declared.headers))
+    if declared.status != HTTPStatus.NO_CONTENT:
+        success["content"] = content
+    failures = {
+        status: {
+            **_response(status, (*always, *ERROR_HEADERS.get(status, ()))),
+            "content": {"application/problem+json": {"schema": "Problem"}},
+        }
+        for status in _failures(rule, declared)
+    }
+    return {str(declared.status): success, **{str(status): one for status, one in failures.items()}}
+
+
+def _response(status: int, headers: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": {name: name for name in headers},
+    }
+
+
+def _failures(rule: Rule, declared: Operation) -> list[int]:
+    follows = {
+        401: declared.access != "public",
+        403: declared.access == "administrator",
+        404: bool(rule.arguments),
+        400: bool(declared.body),
+        413: bool(declared.body),
+        415: bool(declared.body),
+        422: bool(declared.body or declared.query),
+        429: bool(declared.rate),
+        503: bool(declared.rate),
+    }
+    return sorted({status for status, holds in follows.items() if holds} | set(declared.errors))

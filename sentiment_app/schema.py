@@ -1,0 +1,127 @@
+"""What all schemas share: strictness, strings that can be stored, and errors that point at the field."""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+from uuid import UUID
+
+import marshmallow
+from marshmallow import RAISE, ValidationError, fields, validate
+
+from sentiment_app.errors import InvalidError
+
+MAX_PAGE = 100
+
+
+class Schema(marshmallow.Schema):
+    """Base of every schema: a field it does not know is refused, never ignored."""
+
+    class Meta:
+        unknown = RAISE
+
+
+class Text(fields.String):
+    """A string that UTF-8 and PostgreSQL can hold: no NUL, no lone surrogate."""
+
+    default_error_messages: ClassVar = {"unstorable": "Must not hold NUL or lone surrogates."}
+
+    def __init__(self, **options: Any) -> None:
+        options["metadata"] = {"pattern": r"^[^\u0000]*$", **options.get("metadata", {})}
+        super().__init__(**options)
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        text: str = super()._deserialize(value, *args, **kwargs)
+        if "\0" in text:
+            raise self.make_error("unstorable")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise self.make_error("unstorable") from None
+        return text
+
+
+class Cursor(fields.Field[UUID]):
+    """Where a page ends: the last row's id, opaque to callers, who hand it back for the next page."""
+
+    default_error_messages: ClassVar = {"invalid": "Not a cursor that this service gave out."}
+
+    def _serialize(self, value: UUID | None, *args: Any, **kwargs: Any) -> str | None:
+        return value and base64.urlsafe_b64encode(value.bytes).decode().rstrip("=")
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> UUID:
+        try:
+            return UUID(bytes=base64.urlsafe_b64decode(str(value) + "=="))
+        except (ValueError, binascii.Error):
+            raise self.make_error("invalid") from None
+
+
+class PageQuerySchema(Schema):
+    """Which page of a list."""
+
+    limit = fields.Integer(
+        load_default=20,
+        validate=validate.Range(1, MAX_PAGE),
+        metadata={"description": "Rows in a page"},
+    )
+    cursor = Cursor(
+        load_default=None,
+        metadata={
+            "type": "string",
+            "pattern": "^[A-Za-z0-9_-]{22}$",
+            "description": "next_cursor of the page before",
+        },
+    )
+
+
+class ProblemErrorSchema(Schema):
+    """One thing that is wrong with the request."""
+
+    location = fields.String(data_key="in", required=True, metadata={"enum": ["body", "query"]})
+    pointer = fields.String(required=True, metadata={"description": "JSON pointer (RFC 6901)"})
+    detail = fields.String(required=True)
+
+
+class ProblemSchema(Schema):
+    """A problem document (RFC 9457)."""
+
+    type = fields.String(required=True, metadata={"format": "uri-reference"})
+    title = fields.String(required=True)
+    status = fields.Integer(required=True)
+    detail = fields.String(required=True)
+    instance = fields.String(required=True, metadata={"format": "uri-reference"})
+    request_id = fields.String(required=True)
+    errors = fields.List(fields.Nested(ProblemErrorSchema))
+    checks = fields.Dict(fields.String(), fields.String(), metadata={"description": "Of /readyz"})
+
+
+def load(schema: Schema, data: Any, location: str) -> dict[str, Any]:
+    """Load `data` from the request's "body" or "query".
+
+    Raises:
+        InvalidError: with a JSON pointer to each field that is wrong.
+    """
+    try:
+        loaded: dict[str, Any] = schema.load(data)
+    except ValidationError as error:
+        raise InvalidError(errors=list(_pointers(error.messages, location))) from None
+    return loaded
+
+
+def paged(fetch: Callable[..., Sequence[Any]], query: dict[str, Any]) -> dict[str, Any]:
+    """A page of what `fetch(limit, cursor, **filters)` gives, and the cursor of the next one if there is any."""
+    filters = dict(query)
+    limit = filters.pop("limit")
+    rows = fetch(limit + 1, filters.pop("cursor"), **filters)
+    more = len(rows) > limit
+    return {"items": rows[:limit], "next_cursor": rows[limit - 1].id if more else None}
+
+
+def _pointers(messages: Any, location: str, path: str = "") -> Iterator[dict[str, str]]:
+    if isinstance(messages, dict):
+        for name, inner in messages.items():
+            step = "" if name == "_schema" else "/" + str(name).replace("~", "~0").replace("/", "~1")
+            yield from _pointers(inner, location, path + step)
+    else:
+        for message in messages if isinstance(messages, list) else [messages]:
+            yield {"in": location, "pointer": path, "detail": str(message)}

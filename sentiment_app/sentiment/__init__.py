@@ -1,0 +1,1 @@
+"""Scoring text, and the history of what was scored."""

@@ -1,0 +1,103 @@
+"""What scoring looks like from outside."""
+
+import unicodedata
+from typing import Any
+
+from marshmallow import fields, validate
+
+from sentiment_app.ml.runtime import LABELS
+from sentiment_app.schema import Cursor, PageQuerySchema, Schema, Text
+
+MAX_CHARACTERS = 20_000
+
+
+class NormalText(Text):
+    """Text of 1 to 20 000 characters, counted after Unicode normalisation form C."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(validate=validate.Length(1, MAX_CHARACTERS), **options)
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        return unicodedata.normalize("NFC", super()._deserialize(value, *args, **kwargs))
+
+
+class AnalyzeSchema(Schema):
+    """A text to score."""
+
+    text = NormalText(required=True, metadata={"examples": ["The service was quick and friendly."]})
+    explain = fields.Boolean(
+        load_default=False,
+        truthy={True},
+        falsy={False},
+        metadata={"description": "Also tell what each term added"},
+    )
+
+
+class ScoresSchema(Schema):
+    """The probability of each label; they sum to 1."""
+
+    negative = fields.Float(required=True)
+    neutral = fields.Float(required=True)
+    positive = fields.Float(required=True)
+
+
+class RequestSchema(Schema):
+    """A scored text in the history."""
+
+    id = fields.UUID(required=True)
+    created_at = fields.AwareDateTime(required=True, format="iso")
+    text = fields.String(required=True)
+    sentiment = fields.String(required=True, metadata={"enum": list(LABELS)})
+    confidence = fields.Float(required=True, metadata={"description": "Probability of the sentiment"})
+    scores = fields.Nested(ScoresSchema, required=True)
+    model_version = fields.String(required=True)
+    processing_time = fields.Float(required=True, metadata={"description": "Seconds spent on scoring"})
+
+
+class RequestPageSchema(Schema):
+    """A page of the history."""
+
+    items = fields.List(fields.Nested(RequestSchema), required=True)
+    next_cursor = Cursor(required=True, allow_none=True, metadata={"type": ["string", "null"]})
+
+
+class HistoryQuerySchema(PageQuerySchema):
+    """Which part of the history."""
+
+    sentiment = fields.String(load_default=None, validate=validate.OneOf(LABELS))
+    since = fields.AwareDateTime(
+        load_default=None,
+        format="iso",
+        metadata={"description": "From this instant on (RFC 3339, with its offset)"},
+    )
+    until = fields.AwareDateTime(
+        load_default=None, format="iso", metadata={"description": "Before this instant"}
+    )
+
+
+class ContributionSchema(Schema):
+    """What one term of the text adds."""
+
+    term = fields.String(required=True)
+    start = fields.Integer(required=True, metadata={"description": "First character in the text"})
+    end = fields.Integer(required=True, metadata={"description": "The character after its last"})
+    contribution = fields.Float(required=True, metadata={"description": "To the log-odds of positive"})
+
+
+class ExplanationSchema(Schema):
+    """Why: bias + sum of contributions = ln(scores.positive / scores.negative), exactly."""
+
+    bias = fields.Float(required=True)
+    contributions = fields.List(fields.Nested(ContributionSchema), required=True)
+
+
+class AnalysisSchema(Schema):
+    """The answer for one text."""
+
+    id = fields.UUID(required=True, metadata={"description": "Of the stored answer, in the history"})
+    sentiment = fields.String(required=True, metadata={"enum": list(LABELS)})
+    confidence = fields.Float(required=True, metadata={"description": "Probability of the sentiment"})
+    scores = fields.Nested(ScoresSchema, required=True)
+    model_version = fields.String(required=True)
+    processing_time = fields.Float(required=True, metadata={"description": "Seconds spent on scoring"})
+    explanation = fields.Nested(ExplanationSchema)

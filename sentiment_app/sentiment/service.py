@@ -1,0 +1,146 @@
+"""Scoring a text and keeping the answer; the history of answers."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import cast
+from uuid import UUID
+
+import uuid_utils.compat as uuid
+from flask import current_app
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
+
+from sentiment_app import metrics
+from sentiment_app.errors import InvalidTokenError, NotFoundError
+from sentiment_app.extensions import db, unit_of_work
+from sentiment_app.ml.runtime import Explanation, Scores
+from sentiment_app.sentiment.models import SentimentRequest
+from sentiment_app.sentiment.serving import serving
+from sentiment_app.sentiment.writer import GroupWriter, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """The answer for one text."""
+
+    id: UUID
+    sentiment: str
+    confidence: float
+    scores: Scores
+    model_version: str
+    processing_time: float
+    explanation: Explanation | None = None
+
+
+def analyze(user_id: UUID, text: str, *, explain: bool = False) -> Analysis:
+    """Score a text and store the answer: when this returns, it is committed.
+
+    Raises:
+        NoModelError: no model is active.
+        InvalidTokenError: the user is gone.
+    """
+    served = serving().current()
+    started = time.perf_counter()
+    scores = served.scorer.score(text)
+    explanation = served.scorer.explain(text) if explain else None
+    seconds = time.perf_counter() - started
+    analysis = Analysis(
+        id=uuid.uuid7(),
+        sentiment=scores.label,
+        confidence=max(scores),
+        scores=scores,
+        model_version=served.version,
+        processing_time=seconds,
+        explanation=explanation,
+    )
+    _store(user_id, text, analysis)
+    metrics.scoring_seconds.observe(seconds)
+    metrics.scored_rows.labels(analysis.sentiment, analysis.model_version).inc()
+    return analysis
+
+
+def _store(user_id: UUID, text: str, analysis: Analysis) -> None:
+    row = Row(
+        analysis.id,
+        user_id,
+        datetime.fromtimestamp(analysis.id.time / 1000, UTC),
+        text,
+        analysis.sentiment,
+        *analysis.scores,
+        analysis.model_version,
+        analysis.processing_time,
+    )
+    try:
+        writer().write(row)
+    except IntegrityError:  # the foreign key: the account was deleted under a living token
+        raise InvalidTokenError from None
+
+
+@unit_of_work
+def history(
+    user_id: UUID,
+    limit: int,
+    before: UUID | None,
+    *,
+    sentiment: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Sequence[SentimentRequest]:
+    """A user's scored texts, newest first, `limit` at most, beginning after a cursor.
+
+    The bounds in time are bounds on the id, which begins with the milliseconds (RFC 9562, section 5.7).
+    """
+    rows = select(SentimentRequest).where(SentimentRequest.user_id == user_id)
+    if before:
+        rows = rows.where(SentimentRequest.id < before)
+    if sentiment:
+        rows = rows.where(SentimentRequest.sentiment == sentiment)
+    if since:
+        rows = rows.where(SentimentRequest.id >= _first_id_at(since))
+    if until:
+        rows = rows.where(SentimentRequest.id < _first_id_at(until))
+    return db.session.scalars(rows.order_by(SentimentRequest.id.desc()).limit(limit)).all()
+
+
+@unit_of_work
+def get(user_id: UUID, request_id: UUID) -> SentimentRequest:
+    """One of a user's scored texts.
+
+    Raises:
+        NotFoundError: there is none of that id, or it is somebody else's.
+    """
+    found = db.session.scalar(select(SentimentRequest).where(*_own(user_id, request_id)))
+    if found is None:
+        raise NotFoundError
+    return found
+
+
+def forget(user_id: UUID, request_id: UUID) -> None:
+    """Delete one of a user's scored texts.
+
+    Raises:
+        NotFoundError: there is none of that id, or it is somebody else's.
+    """
+    get(user_id, request_id)
+    _delete(user_id, request_id)
+
+
+@unit_of_work
+def _delete(user_id: UUID, request_id: UUID) -> None:
+    db.session.execute(delete(SentimentRequest).where(*_own(user_id, request_id)))
+
+
+def _own(user_id: UUID, request_id: UUID) -> tuple[object, ...]:
+    return SentimentRequest.id == request_id, SentimentRequest.user_id == user_id
+
+
+def _first_id_at(instant: datetime) -> UUID:
+    milliseconds = max(0, int(instant.timestamp() * 1000))
+    return UUID(int=milliseconds << 80)
+
+
+def writer() -> GroupWriter:
+    """The running application's writer."""
+    return cast(GroupWriter, current_app.extensions["writer"])

@@ -1,0 +1,137 @@
+"""Group commit: the rows of all requests in flight share one statement and one commit.
+
+At high concurrency a commit for each row is what a request costs most. Here the first request that comes becomes the
+writer of what has gathered; those that come while it writes gather behind it, and one of them writes next. There is
+no thread to start or to lose, and a lone request waits for nobody.
+"""
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from operator import attrgetter
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DataError, IntegrityError
+
+from sentiment_app import metrics
+from sentiment_app.errors import UnavailableError
+from sentiment_app.extensions import outlive_disconnect
+from sentiment_app.sentiment.models import SentimentRequest
+
+# Beyond the time that the writer itself goes on trying.
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of sentiment_requests. Its id makes the insert idempotent: it may run again after a lost answer."""
+
+    id: UUID
+    user_id: UUID
+    created_at: datetime
+    text: str
+    sentiment: str
+    negative: float
+    neutral: float
+    positive: float
+    model_version: str
+    processing_time: float
+
+
+COLUMNS = tuple(one.name for one in fields(Row))
+DIALECT = postgresql.dialect()
+VALUES = attrgetter(*COLUMNS)
+
+
+def _insert_statement() -> str:
+    columns = SentimentRequest.__table__.columns
+    arrays = (f"CAST(:{name} AS {columns[name].type.compile(DIALECT)}[])" for name in COLUMNS)
+    return f"""
+        INSERT INTO {SentimentRequest.__tablename__} ({", ".join(COLUMNS)})
+        SELECT * FROM unnest({", ".join(arrays)}) ON CONFLICT (id) DO NOTHING
+    """  # noqa: S608  # every name in it is ours
+
+
+INSERT = text(_insert_statement())
+
+
+@dataclass(slots=True)
+class _Waiting:
+    row: Row
+    called: threading.Event = field(default_factory=threading.Event)
+    is_written: bool = False
+    error: Exception | None = None
+
+
+class GroupWriter:
+    """Writes rows; `write` returns once its row is committed.
+
+    Args:
+        transaction: opens a database transaction that commits when it closes.
+        retry_seconds: how long a group outlives a database that is away.
+    """
+
+    def __init__(self, transaction: Callable[[], AbstractContextManager[Any]], retry_seconds: float) -> None:
+        self._transaction = transaction
+        self._retry_seconds = retry_seconds
+        self._lock = threading.Lock()
+        self._gathered: list[_Waiting] = []
+        self._is_writing = False
+
+    def write(self, row: Row) -> None:
+        """Commit a row, along with whatever others have gathered.
+
+        Raises:
+            UnavailableError: its writer did not come back in time.
+            sqlalchemy.exc.DBAPIError: the database refused this row, or stayed away.
+        """
+        mine = _Waiting(row)
+        with self._lock:
+            self._gathered.append(mine)
+            is_follower, self._is_writing = self._is_writing, True
+        if is_follower:
+            if not mine.called.wait(self._retry_seconds + GRACE_SECONDS):
+                raise UnavailableError
+        if not mine.is_written:
+            self._write_gathered()
+        if mine.error:
+            raise mine.error
+
+    def _write_gathered(self) -> None:
+        with self._lock:
+            group, self._gathered = self._gathered, []
+        try:
+            self._store(group)
+        finally:
+            with self._lock:
+                next_writer = self._gathered[0] if self._gathered else None
+                self._is_writing = next_writer is not None
+            if next_writer:
+                next_writer.called.set()
+            for one in group:
+                one.is_written = True
+                one.called.set()
+
+    def _store(self, group: list[_Waiting]) -> None:
+        try:
+            outlive_disconnect(self._retry_seconds)(self._insert, [one.row for one in group])
+            metrics.commit_rows.observe(len(group))
+        except (IntegrityError, DataError) as error:
+            if len(group) == 1:
+                group[0].error = error
+            else:  # one of them is not acceptable: the others shall not suffer for it
+                for one in group:
+                    self._store([one])
+        except Exception as error:
+            for one in group:
+                one.error = error
+
+    def _insert(self, rows: list[Row]) -> None:
+        values = zip(*map(VALUES, rows), strict=True)
+        with self._transaction() as session:
+            session.execute(INSERT, {name: list(column) for name, column in zip(COLUMNS, values, strict=True)})

@@ -1,0 +1,51 @@
+"""Tables of accounts and their sessions."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from sentiment_app.extensions import UTC, Base
+
+
+
+
+class User(Base):
+    """An account. Its name and address are taken whatever their case."""
+
+    __tablename__ = "users"
+    __table_args__ = (
+        Index("uq_users_username", text("lower(username)"), unique=True),
+        Index("uq_users_email", text("lower(email)"), unique=True),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    username: Mapped[str]
+    email: Mapped[str]
+    password_hash: Mapped[str]
+    is_active: Mapped[bool] = mapped_column(server_default="true")
+    is_superuser: Mapped[bool] = mapped_column(server_default="false")
+    created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now(), onupdate=func.now())
+
+
+class Session(Base):
+    """One sign-in, and the family of refresh tokens that descends from it (RFC 9700, section 4.14.2).
+
+    Only the newest token of a family, `refresh_jti`, may be used; an older one ends the session.
+    """
+
+    __tablename__ = "sessions"
+    __table_args__ = (
+        CheckConstraint("(ended_at IS NULL) = (end_reason IS NULL)", name="ended_with_reason"),
+        Index("ix_sessions_ended_at", "ended_at", postgresql_where="ended_at IS NOT NULL"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    refresh_jti: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(UTC)
+    ended_at: Mapped[datetime | None] = mapped_column(UTC)
+    end_reason: Mapped[str | None]

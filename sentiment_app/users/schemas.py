@@ -1,0 +1,99 @@
+"""What accounts look like from outside."""
+
+from typing import Any
+
+from marshmallow import ValidationError, fields, validate, validates_schema
+
+from sentiment_app.schema import Cursor, Schema, Text
+from sentiment_app.users.passwords import MAX_LENGTH, MIN_LENGTH
+
+EMAIL = r"^[A-Za-z0-9._%+-]{1,64}@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$"
+USERNAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{2,31}$"
+
+
+def username(**options: Any) -> Text:
+    """3 to 32 letters, digits, dots, dashes and underscores."""
+    return Text(
+        validate=validate.Regexp(USERNAME, error="3 to 32 of: letters, digits, dot, dash, underscore."),
+        metadata={"pattern": USERNAME, "examples": ["ada"]},
+        **options,
+    )
+
+
+def email(**options: Any) -> Text:
+    """An address of the common form (a subset of RFC 5321)."""
+    return Text(
+        validate=[
+            validate.Regexp(EMAIL, error="Not an email address."),
+            validate.Length(max=254),
+        ],
+        metadata={"pattern": EMAIL, "examples": ["ada@example.org"]},
+        **options,
+    )
+
+
+def password(**options: Any) -> Text:
+    """8 to 128 characters, of any kind."""
+    return Text(
+        validate=validate.Length(MIN_LENGTH, MAX_LENGTH),
+        metadata={"format": "password", "examples": ["correct horse battery staple"]},
+        load_only=True,
+        **options,
+    )
+
+
+class RegisterSchema(Schema):
+    """A new account."""
+
+    username = username(required=True)
+    email = email(required=True)
+    password = password(required=True)
+
+
+class PasswordSchema(Schema):
+    """A new password."""
+
+    password = password(required=True)
+
+
+class UserSchema(Schema):
+    """An account."""
+
+    id = fields.UUID(required=True)
+    username = fields.String(required=True)
+    email = fields.String(required=True)
+    is_active = fields.Boolean(required=True)
+    is_superuser = fields.Boolean(required=True)
+    created_at = fields.AwareDateTime(required=True, format="iso")
+    updated_at = fields.AwareDateTime(required=True, format="iso")
+
+
+class UserPageSchema(Schema):
+    """A page of accounts."""
+
+    items = fields.List(fields.Nested(UserSchema), required=True)
+    next_cursor = Cursor(required=True, allow_none=True, metadata={"type": ["string", "null"]})
+
+
+class ProfileChangeSchema(Schema):
+    """What one may change of one's own account."""
+
+    username = username()
+    email = email()
+    password = password()
+    current_password = Text(
+        load_only=True,
+        validate=validate.Length(1, MAX_LENGTH),
+        metadata={"format": "password", "description": "Needed to change the password"},
+    )
+
+    @validates_schema
+    def _password_needs_the_current_one(self, data: dict[str, Any], **_: Any) -> None:
+        if "password" in data and "current_password" not in data:
+            raise ValidationError("Needed to change the password.", "current_password")
+
+
+class UserChangeSchema(Schema):
+    """What an administrator may change of an account."""
+
+    is_active = fields.Boolean(required=True, truthy={True}, falsy={False})

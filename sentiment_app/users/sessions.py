@@ -1,0 +1,130 @@
+"""Sessions: started by a sign-in, kept alive by refresh tokens that are each used once, ended for a reason."""
+
+import enum
+from datetime import UTC, datetime
+from typing import Any, cast
+from uuid import UUID
+
+import uuid_utils.compat as uuid
+from sqlalchemy import ColumnElement, CursorResult, Select, delete, func, select, update
+
+from sentiment_app.admission import admission
+from sentiment_app.errors import InvalidTokenError
+from sentiment_app.extensions import db, settings, unit_of_work
+from sentiment_app.users.models import Session, User
+
+
+class Reason(enum.StrEnum):
+    """Why a session ended."""
+
+    LOGOUT = "logout"
+    REUSE = "refresh token used twice"
+    DEACTIVATED = "account deactivated"
+    PASSWORD = "password changed"  # noqa: S105  # a reason, not a password
+
+
+class AccountClosedError(InvalidTokenError):
+    """The account was deactivated while its owner signed in."""
+
+
+def start(user_id: UUID) -> Session:
+    """Start a session of an active user.
+
+    Raises:
+        AccountClosedError: the user is not active, or gone.
+    """
+    return _start(uuid.uuid7(), uuid.uuid4(), user_id)
+
+
+@unit_of_work
+def _start(session_id: UUID, jti: UUID, user_id: UUID) -> Session:
+    user = db.session.get(User, user_id, with_for_update={"read": True})
+    if user is None or not user.is_active:
+        raise AccountClosedError
+    return db.session.merge(
+        Session(id=session_id, user_id=user_id, refresh_jti=jti, expires_at=_new_expiry())
+    )
+
+
+def refresh(session_id: UUID, presented_jti: UUID) -> Session:
+    """Exchange a session's refresh token for its next one.
+
+    Raises:
+        InvalidTokenError: the session is over; or the token was used before, which ends the session now.
+    """
+    session = _rotate(session_id, presented_jti, uuid.uuid4())
+    if session.ended_at:
+        admission().end([session.id])
+        raise InvalidTokenError
+    return session
+
+
+@unit_of_work
+def _rotate(session_id: UUID, presented_jti: UUID, next_jti: UUID) -> Session:
+    session = db.session.get(Session, session_id, with_for_update=True)
+    if session is None or session.expires_at <= datetime.now(UTC):
+        raise InvalidTokenError
+    if session.ended_at is None and session.refresh_jti == presented_jti:
+        session.refresh_jti, session.expires_at = next_jti, _new_expiry()
+    elif session.ended_at is None and session.refresh_jti != next_jti:
+        # It is next_jti when this runs again because the answer to the first commit was lost.
+        session.ended_at, session.end_reason = datetime.now(UTC), Reason.REUSE
+    return session
+
+
+def end(session_id: UUID, reason: Reason) -> None:
+    """End one session."""
+    _end(session_id, reason)
+    admission().end([session_id])
+
+
+@unit_of_work
+def _end(session_id: UUID, reason: Reason) -> None:
+    _mark_ended(reason, Session.id == session_id)
+
+
+def mark_all_ended(user_id: UUID, reason: Reason, *, keep: UUID | None = None) -> list[UUID]:
+    """End a user's sessions, but one to keep, within the caller's unit of work.
+
+    Returns the sessions to hand to `admission().end` once that is committed.
+    """
+    others = [Session.id != keep] if keep else []
+    _mark_ended(reason, Session.user_id == user_id, *others)
+    # Asked anew, not taken from the update: a unit of work that runs again finds them ended already.
+    return list(db.session.scalars(_ended_lately().where(Session.user_id == user_id)))
+
+
+@unit_of_work
+def ended_lately() -> list[UUID]:
+    """Sessions that ended so lately that an access token of theirs may still be alive."""
+    return list(db.session.scalars(_ended_lately()))
+
+
+@unit_of_work
+def is_live(session_id: UUID) -> bool:
+    """Whether a session has not ended."""
+    live = select(Session.id).where(Session.id == session_id, Session.ended_at.is_(None))
+    return db.session.scalar(live) is not None
+
+
+@unit_of_work
+def forget_expired(user_id: UUID) -> int:
+    """Delete a user's sessions that no token can revive; returns how many."""
+    expired = delete(Session).where(Session.user_id == user_id, Session.expires_at < func.now())
+    return cast(CursorResult[Any], db.session.execute(expired)).rowcount
+
+
+def _mark_ended(reason: Reason, *which: ColumnElement[bool]) -> None:
+    db.session.execute(
+        update(Session)
+        .where(Session.ended_at.is_(None), *which)
+        .values(ended_at=func.now(), end_reason=reason)
+    )
+
+
+def _ended_lately() -> Select[tuple[UUID]]:
+    return select(Session.id).where(Session.ended_at > func.now() - settings().access_token_life)
+
+
+def _new_expiry() -> datetime:
+    return datetime.now(UTC) + settings().refresh_token_life

@@ -1,0 +1,40 @@
+"""The worker: `python -m sentiment_app.worker` runs queued jobs, each in an application context of its own."""
+
+import logging
+
+from flask import Flask
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.executions import Execution
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from sentiment_app.app import create_app
+from sentiment_app.extensions import QUEUE
+
+# A worker blocks on Redis until there is work: its client has no such short timeout as a request's.
+DEQUEUE_SECONDS = 15
+
+
+class Worker(SimpleWorker):
+    """Runs jobs in this process, with the application built once: no fork and no import for each job."""
+
+    app: Flask
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        with self.app.app_context():
+            return super().perform_job(job, queue, execution)
+
+
+def main() -> None:
+    """Work until SIGTERM or Ctrl-C, which let the job in hand finish."""
+    app = create_app()
+    connection: Redis[bytes] = Redis.from_url(app.extensions["settings"].redis_url)
+    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    worker = Worker([queue], connection=connection, serializer=JSONSerializer, log_job_description=False)
+    worker.app = app
+    worker.work(logging_level=logging.WARNING)
+
+
+if __name__ == "__main__":
+    main()
