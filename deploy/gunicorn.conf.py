@@ -15,6 +15,7 @@ from pathlib import Path
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="sentiment-metrics-")
 
+from gunicorn.glogging import Logger
 from prometheus_client import multiprocess
 
 from sentiment_app.config import ConfigError, Settings
@@ -24,6 +25,14 @@ try:
     settings = Settings.from_env()
 except ConfigError as error:
     raise SystemExit(f"Error: {error}") from None
+
+
+class QuietLogger(Logger):
+    """No access log of gunicorn's: the application logs each request, and knows more of it."""
+
+    def access(self, resp, req, environ, request_time):
+        """Do nothing, at no cost."""
+
 
 wsgi_app = "wsgi:app"
 bind = [os.environ.get("WEB_BIND", "127.0.0.1:8000"), f"127.0.0.1:{settings.metrics_port}"]
@@ -39,6 +48,7 @@ max_requests = 1_000_000  # against slow leaks; jitter so that workers do not re
 max_requests_jitter = 100_000
 control_socket_disable = True
 logconfig_dict = dict_config(settings.log_level)
+logger_class = QuietLogger
 
 
 def on_starting(server):

@@ -72,6 +72,7 @@ def _flask_config(settings: Settings) -> dict[str, object]:
                 "application_name": "sentiment",
             },
         },
+        "JWT_TOKEN_LOCATION": ["headers"],
         "JWT_SECRET_KEY": settings.jwt_secret_key,
         "JWT_ACCESS_TOKEN_EXPIRES": settings.access_token_life,
         "JWT_REFRESH_TOKEN_EXPIRES": settings.refresh_token_life,

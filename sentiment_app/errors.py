@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 import structlog
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, current_app, g, jsonify, request
 from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt.exceptions import PyJWTError
 from sqlalchemy.exc import SQLAlchemyError
@@ -124,7 +124,9 @@ def problem(status: int, detail: str, kind: str | None = None, **members: Any) -
         "request_id": g.request_id,
         **{name: value for name, value in members.items() if value is not None},
     }
-    return Response(current_app.json.dumps(body), status, mimetype="application/problem+json")
+    answer = jsonify(body)
+    answer.status_code, answer.mimetype = status, "application/problem+json"
+    return answer
 
 
 def _app_error(error: AppError) -> Response:

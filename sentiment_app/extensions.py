@@ -124,11 +124,12 @@ def is_disconnect(error: BaseException) -> bool:
     )
 
 
+@functools.cache
 def outlive_disconnect(seconds: float) -> tenacity.Retrying:
     """The retry policy for work that may safely run twice: again, until the database is back."""
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_disconnect),
-        wait=tenacity.wait_exponential_jitter(initial=0.02, max=0.5, jitter=0.05),
+        wait=tenacity.wait_exponential_jitter(multiplier=0.02, max=0.5, jitter=0.05),
         stop=tenacity.stop_after_delay(seconds),
         reraise=True,
     )

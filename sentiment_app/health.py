@@ -5,12 +5,11 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import Blueprint, Flask, Response, current_app, request
 from marshmallow import fields
 from redis.exceptions import RedisError
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app import __version__, metrics
@@ -116,7 +115,7 @@ def _database() -> str | None:
 
 def _migrations(head: str | None) -> str | None:
     try:
-        current = MigrationContext.configure(db.session.connection()).get_current_revision()
+        current = db.session.scalar(text("SELECT version_num FROM alembic_version"))
     except SQLAlchemyError:
         return "cannot be read"
     return None if current == head else f"at {current}, the code needs {head}"

@@ -40,7 +40,10 @@ def dict_config(level: str) -> dict[str, Any]:
         },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
         "root": {"handlers": ["stderr"], "level": level},
-        "loggers": {"gunicorn.error": {"level": level, "propagate": True, "handlers": []}},
+        "loggers": {
+            "gunicorn.error": {"level": level, "propagate": True, "handlers": []},
+            "alembic.runtime.plugins": {"level": "WARNING"},
+        },
     }
 
 

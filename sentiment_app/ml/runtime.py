@@ -143,14 +143,13 @@ class Scorer:
     def save(self, file: BinaryIO) -> None:
         """Write the model in numpy's .npz format."""
         blob = "\n".join(self._rows).encode("utf-8", "surrogatepass")
-        with path.open("wb") as file:
-            np.savez(
-                file,
-                vocabulary=np.frombuffer(blob, dtype=np.uint8),
-                table=self._table,
-                biases=self._biases,
-                blend=np.array([self._first, self._last, self._most]),
-            )
+        np.savez(
+            file,
+            vocabulary=np.frombuffer(blob, dtype=np.uint8),
+            table=self._table,
+            biases=self._biases,
+            blend=np.array([self._first, self._last, self._most]),
+        )
 
     @classmethod
     def load(cls, file: BinaryIO) -> Scorer:

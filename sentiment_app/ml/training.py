@@ -32,7 +32,7 @@ from sentiment_app.ml.text import NEGATED, bigrams, terms
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 
-_GENERAL: Final = ("products", "chatter", "news")
+_GENERAL: Final = ("snippets", "products", "chatter", "news")
 
 _LEXICON_SCALE: Final = 3.0
 """Large enough that the penalty hardly holds back the few lexicon weights."""
@@ -56,14 +56,14 @@ class Parameters:
     polarity: HeadParameters = HeadParameters(3.0, 0.5)
     polarity_long: HeadParameters = HeadParameters(20.0, 1.0, lexicon=False)
     neutrality: HeadParameters = HeadParameters(1.0, 0.5)
-    neutral_weight: float = 1.2
+    neutral_weight: float = 1.3
     """Weight of the neutral texts in the neutrality head."""
     neutral_share: float = 0.5
     """Weight of a neutral text on either side of the polarity head, which centres it."""
     template_weight: float = 1.0
     general_weight: float = 2.0
     """Weight of the small sources without a single topic in the polarity head."""
-    snippet_weight: float = 0.0
+    snippet_weight: float = 0.1
     """Weight of film snippets, as polar texts, in the neutrality head."""
     blend: tuple[float, float, float] = (50.0, 150.0, 0.7)
     """The long head has no say up to the first number of terms, and its full share (the third
@@ -248,7 +248,7 @@ def train(
     films = (row for row in data.rows if row.source == "reviews")
     reviews = set(list(films)[:: parameters.review_stride])
     rows = [row for row in data.rows if row.source != "reviews" or row in reviews]
-    rows += sentences(data.lexicon)
+    rows += sentences()
     progress(f"training on {len(rows)} texts")
     texts, labels, sources = zip(*rows, strict=True)
     pipeline = SentimentPipeline(parameters, data.lexicon).fit(texts, labels, sources)

@@ -2,9 +2,8 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import cast
+from typing import NotRequired, TypedDict, cast
 from uuid import UUID
 
 import uuid_utils.compat as uuid
@@ -21,8 +20,7 @@ from sentiment_app.sentiment.serving import serving
 from sentiment_app.sentiment.writer import GroupWriter, Row
 
 
-@dataclass(frozen=True, slots=True)
-class Analysis:
+class Analysis(TypedDict):
     """The answer for one text."""
 
     id: UUID
@@ -31,7 +29,7 @@ class Analysis:
     scores: Scores
     model_version: str
     processing_time: float
-    explanation: Explanation | None = None
+    explanation: NotRequired[Explanation]
 
 
 def analyze(user_id: UUID, text: str, *, explain: bool = False) -> Analysis:
@@ -44,33 +42,32 @@ def analyze(user_id: UUID, text: str, *, explain: bool = False) -> Analysis:
     served = serving().current()
     started = time.perf_counter()
     scores = served.scorer.score(text)
-    explanation = served.scorer.explain(text) if explain else None
-    seconds = time.perf_counter() - started
     analysis = Analysis(
         id=uuid.uuid7(),
         sentiment=scores.label,
         confidence=max(scores),
         scores=scores,
         model_version=served.version,
-        processing_time=seconds,
-        explanation=explanation,
+        processing_time=time.perf_counter() - started,
     )
+    if explain:
+        analysis["explanation"] = served.scorer.explain(text)
     _store(user_id, text, analysis)
-    metrics.scoring_seconds.observe(seconds)
-    metrics.scored_rows.labels(analysis.sentiment, analysis.model_version).inc()
+    metrics.scoring_seconds.observe(analysis["processing_time"])
+    metrics.scored_rows.labels(analysis["sentiment"], analysis["model_version"]).inc()
     return analysis
 
 
 def _store(user_id: UUID, text: str, analysis: Analysis) -> None:
     row = Row(
-        analysis.id,
-        user_id,
-        datetime.fromtimestamp(analysis.id.time / 1000, UTC),
-        text,
-        analysis.sentiment,
-        *analysis.scores,
-        analysis.model_version,
-        analysis.processing_time,
+        id=analysis["id"],
+        user_id=user_id,
+        created_at=_made_at(analysis["id"]),
+        text=text,
+        sentiment=analysis["sentiment"],
+        **analysis["scores"]._asdict(),
+        model_version=analysis["model_version"],
+        processing_time=analysis["processing_time"],
     )
     try:
         writer().write(row)
@@ -134,6 +131,10 @@ def _delete(user_id: UUID, request_id: UUID) -> None:
 
 def _own(user_id: UUID, request_id: UUID) -> tuple[object, ...]:
     return SentimentRequest.id == request_id, SentimentRequest.user_id == user_id
+
+
+def _made_at(id_: UUID) -> datetime:
+    return datetime.fromtimestamp((id_.int >> 80) / 1000, UTC)
 
 
 def _first_id_at(instant: datetime) -> UUID:

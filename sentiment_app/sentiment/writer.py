@@ -8,7 +8,7 @@ no thread to start or to lose, and a lone request waits for nobody.
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -60,12 +60,23 @@ def _insert_statement() -> str:
 INSERT = text(_insert_statement())
 
 
-@dataclass(slots=True)
 class _Waiting:
-    row: Row
-    called: threading.Event = field(default_factory=threading.Event)
-    is_written: bool = False
-    error: Exception | None = None
+    """A row and the request that waits for it, until it is called: its row is written, or it is to write."""
+
+    __slots__ = ("_gate", "error", "is_written", "row")
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.is_written = False
+        self.error: Exception | None = None
+        self._gate = threading.Lock()  # an Event does the same at five times the cost
+        self._gate.acquire()
+
+    def wait(self, seconds: float) -> bool:
+        return self._gate.acquire(timeout=seconds)
+
+    def call(self) -> None:
+        self._gate.release()
 
 
 class GroupWriter:
@@ -95,14 +106,14 @@ class GroupWriter:
             self._gathered.append(mine)
             is_follower, self._is_writing = self._is_writing, True
         if is_follower:
-            if not mine.called.wait(self._retry_seconds + GRACE_SECONDS):
+            if not mine.wait(self._retry_seconds + GRACE_SECONDS):
                 raise UnavailableError
         if not mine.is_written:
-            self._write_gathered()
+            self._write_gathered(mine)
         if mine.error:
             raise mine.error
 
-    def _write_gathered(self) -> None:
+    def _write_gathered(self, mine: _Waiting) -> None:
         with self._lock:
             group, self._gathered = self._gathered, []
         try:
@@ -112,10 +123,11 @@ class GroupWriter:
                 next_writer = self._gathered[0] if self._gathered else None
                 self._is_writing = next_writer is not None
             if next_writer:
-                next_writer.called.set()
+                next_writer.call()
             for one in group:
                 one.is_written = True
-                one.called.set()
+                if one is not mine:
+                    one.call()
 
     def _store(self, group: list[_Waiting]) -> None:
         try:

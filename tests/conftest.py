@@ -1,0 +1,168 @@
+"""Real PostgreSQL and Valkey, the schema made by the migrations, and a savepoint around each test."""
+
+import io
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import flask_migrate
+import pytest
+from servers import Servers
+
+from sentiment_app.app import create_app
+from sentiment_app.config import Settings
+from sentiment_app.extensions import db
+from sentiment_app.ml import artifact, templates, training
+from sentiment_app.ml.runtime import compile_pipeline
+from sentiment_app.sentiment import releases
+from sentiment_app.users import service as users
+
+PASSWORD = "correct horse battery staple"
+
+
+@pytest.fixture(scope="session")
+def server_urls():
+    """URLs of PostgreSQL and Redis: given, or of servers that live as long as the tests."""
+    given = os.environ.get("TEST_DATABASE_URL"), os.environ.get("TEST_REDIS_URL")
+    if all(given):
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="sentiment-test-") as directory:
+        Path(directory).chmod(0o755)
+        servers = Servers(Path(directory))
+        servers.start()
+        yield given[0] or servers.database_url, given[1] or servers.redis_url
+        servers.stop()
+
+
+@pytest.fixture(scope="session")
+def settings(server_urls, tmp_path_factory):
+    values = {
+        "ENVIRONMENT": "testing",
+        "DATABASE_URL": server_urls[0],
+        "REDIS_URL": server_urls[1],
+        "JWT_SECRET_KEY": "a key that signs the tokens of tests only",
+        "MODEL_SIGNING_KEY": "a key that signs the models of tests only",
+        "MODEL_POLL_SECONDS": "0",
+        "MODEL_DIR": str(tmp_path_factory.mktemp("models")),
+        "PASSWORD_MEMORY_KIB": "64",
+        "PASSWORD_ITERATIONS": "1",
+        "AUTH_RATE_LIMIT": "10000 per minute",
+        "LOGIN_RATE_LIMIT": "10000 per minute",
+        "USER_RATE_LIMIT": "10000 per minute",
+        "LOG_LEVEL": "WARNING",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        return Settings.from_env()
+
+
+@pytest.fixture(scope="session")
+def pipeline():
+    """A pipeline fitted on our own template sentences: small, quick, and good enough to tell good from bad."""
+    return training.train(training.TrainingData([], {}), replace(training.FAST, min_count=1))
+
+
+@pytest.fixture(scope="session")
+def model(pipeline):
+    """That pipeline as an artifact, and its version."""
+    scorer = compile_pipeline(pipeline)
+    content = io.BytesIO()
+    scorer.save(content)
+    files = {artifact.SERVING: content.getvalue()}
+    known = {"recipe": "templates", "parameters": {}, "data": [], "metrics": {}, "duration_seconds": 0.0}
+    manifest, raw = artifact.describe(files, scorer, "tests", **known)
+    return artifact.Artifact(raw, files[artifact.SERVING]), manifest["version"]
+
+
+@pytest.fixture(scope="session")
+def base_app(settings, model):
+    """The application on a migrated database that has one active model."""
+    app = create_app(settings)
+    with app.app_context():
+        flask_migrate.upgrade()
+        releases.release(model[0], by="tests")
+        releases.activate(model[1], by="tests")
+    with app.app_context():
+        db.session.configure(join_transaction_mode="create_savepoint")
+    yield app
+    with app.app_context():
+        flask_migrate.downgrade(revision="base")
+
+
+@pytest.fixture
+def make_app(base_app, settings):
+    """Makes an application with other settings, inside the test's transaction, which is rolled back."""
+    with base_app.app_context():
+        engine = db.engine
+    connection = engine.connect()
+    transaction = connection.begin()
+
+    def make(**changes):
+        app = create_app(replace(settings, **changes)) if changes else base_app
+        with app.app_context():
+            db.engines[None] = connection
+            app.extensions["redis"].flushdb()
+        return app
+
+    yield make
+    with base_app.app_context():
+        db.engines[None] = engine
+    transaction.rollback()
+    connection.close()
+
+
+@pytest.fixture
+def app(make_app):
+    app = make_app()
+    with app.app_context():
+        yield app
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def make_user(app):
+    """Makes an account of a given name."""
+
+    def make(username="ada", **options):
+        return users.register(username, f"{username}@example.org", PASSWORD, **options)
+
+    return make
+
+
+@pytest.fixture
+def sign_in(client):
+    """Signs a user in, and returns the header that says so."""
+
+    def sign_in(user, client=client):
+        answer = client.post("/api/v1/auth/login", json={"username": user.username, "password": PASSWORD})
+        assert answer.status_code == 200, answer.json
+        return {"Authorization": f"Bearer {answer.json['access_token']}"}
+
+    return sign_in
+
+
+@pytest.fixture
+def ada(make_user):
+    return make_user("ada")
+
+
+@pytest.fixture
+def as_ada(ada, sign_in):
+    return sign_in(ada)
+
+
+@pytest.fixture
+def admin(make_user):
+    return make_user("root", is_superuser=True)
+
+
+@pytest.fixture
+def as_admin(admin, sign_in):
+    return sign_in(admin)
