@@ -73,6 +73,7 @@ def _flask_config(settings: Settings) -> dict[str, object]:
             },
         },
         "JWT_TOKEN_LOCATION": ["headers"],
+        "JWT_COOKIE_CSRF_PROTECT": False,
         "JWT_SECRET_KEY": settings.jwt_secret_key,
         "JWT_ACCESS_TOKEN_EXPIRES": settings.access_token_life,
         "JWT_REFRESH_TOKEN_EXPIRES": settings.refresh_token_life,

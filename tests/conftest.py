@@ -10,6 +10,7 @@ import flask_migrate
 import pytest
 from servers import Servers
 
+from sentiment_app import logs
 from sentiment_app.app import create_app
 from sentiment_app.config import Settings
 from sentiment_app.extensions import db
@@ -112,6 +113,7 @@ def make_app(base_app, settings):
         db.engines[None] = engine
     transaction.rollback()
     connection.close()
+    logs.configure(settings.log_level)  # a test that captured stderr had it closed
 
 
 @pytest.fixture

@@ -84,6 +84,6 @@ def _claims(token: str, kind: str) -> dict[str, Any]:
         claims: dict[str, Any] = decode_token(token)
     except (JWTExtendedException, PyJWTError):
         raise InvalidTokenError from None
-    if claims["type"] != kind:
+    if claims["type"] != kind or "sid" not in claims:
         raise InvalidTokenError
     return claims

@@ -7,14 +7,19 @@ from marshmallow import ValidationError, fields, validate, validates_schema
 from sentiment_app.schema import Cursor, Schema, Text
 from sentiment_app.users.passwords import MAX_LENGTH, MIN_LENGTH
 
+# For JSON Schema, in whose dialect $ is the very end; in Python's it may stand before a last line break.
 EMAIL = r"^[A-Za-z0-9._%+-]{1,64}@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$"
 USERNAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{2,31}$"
+
+
+def _matches(pattern: str, error: str) -> validate.Regexp:
+    return validate.Regexp(pattern.removesuffix("$") + r"\Z", error=error)
 
 
 def username(**options: Any) -> Text:
     """3 to 32 letters, digits, dots, dashes and underscores."""
     return Text(
-        validate=validate.Regexp(USERNAME, error="3 to 32 of: letters, digits, dot, dash, underscore."),
+        validate=_matches(USERNAME, "3 to 32 of: letters, digits, dot, dash, underscore."),
         metadata={"pattern": USERNAME, "examples": ["ada"]},
         **options,
     )
@@ -24,7 +29,7 @@ def email(**options: Any) -> Text:
     """An address of the common form (a subset of RFC 5321)."""
     return Text(
         validate=[
-            validate.Regexp(EMAIL, error="Not an email address."),
+            _matches(EMAIL, "Not an email address."),
             validate.Length(max=254),
         ],
         metadata={"pattern": EMAIL, "examples": ["ada@example.org"]},

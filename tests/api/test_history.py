@@ -1,0 +1,92 @@
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+URL = "/api/v1/sentiment/history"
+
+
+@pytest.fixture
+def analyze(client):
+    def analyze(headers, *texts):
+        answers = [client.post("/api/v1/sentiment/analyze", json={"text": text}, headers=headers) for text in texts]
+        return [answer.json for answer in answers]
+
+    return analyze
+
+
+def texts(page):
+    return [one["text"] for one in page["items"]]
+
+
+def test_the_history_is_newest_first(client, as_ada, analyze):
+    analyze(as_ada, "one", "two", "three")
+    page = client.get(URL, headers=as_ada).json
+    assert (texts(page), page["next_cursor"]) == (["three", "two", "one"], None)
+
+
+def test_a_row_says_what_the_answer_said(client, as_ada, analyze):
+    (made,) = analyze(as_ada, "one")
+    row = client.get(f"{URL}/{made['id']}", headers=as_ada).json
+    assert {name: row[name] for name in made} == made
+    assert abs(datetime.fromisoformat(row["created_at"]) - datetime.now(UTC)) < timedelta(seconds=5)
+
+
+def test_pages_hold_under_inserts(client, as_ada, analyze):
+    analyze(as_ada, *"abcdef")
+    first = client.get(f"{URL}?limit=2", headers=as_ada).json
+    analyze(as_ada, "late")
+    second = client.get(f"{URL}?limit=2&cursor={first['next_cursor']}", headers=as_ada).json
+    third = client.get(f"{URL}?limit=2&cursor={second['next_cursor']}", headers=as_ada).json
+    assert texts(first) + texts(second) + texts(third) == list("fedcba")
+    assert third["next_cursor"] is None
+
+
+def test_filter_by_sentiment(client, as_ada, analyze):
+    made = analyze(as_ada, "I love it, great", "I hate it, terrible", "wonderful, I love it")
+    wanted = [one["id"] for one in reversed(made) if one["sentiment"] == "positive"]
+    page = client.get(f"{URL}?sentiment=positive", headers=as_ada).json
+    assert [one["id"] for one in page["items"]] == wanted
+    assert 0 < len(wanted) < 3
+
+
+def test_filter_by_date(client, as_ada, analyze):
+    analyze(as_ada, "now")
+    hour = timedelta(hours=1)
+    before, after = ((datetime.now(UTC) + shift).isoformat() for shift in (-hour, hour))
+    found = {}
+    for name, query in {
+        "since before": {"since": before},
+        "since after": {"since": after},
+        "until before": {"until": before},
+        "until after": {"until": after},
+    }.items():
+        found[name] = texts(client.get(URL, query_string=query, headers=as_ada).json)
+    assert found == {"since before": ["now"], "since after": [], "until before": [], "until after": ["now"]}
+
+
+@pytest.mark.parametrize("query", ["sentiment=happy", "since=yesterday", "since=2026-01-01T00:00:00", "until=0"])
+def test_a_bad_filter_is_pointed_at(client, as_ada, query):
+    answer = client.get(f"{URL}?{query}", headers=as_ada)
+    assert answer.status_code == 422
+    assert answer.json["errors"][0]["pointer"] == "/" + query.partition("=")[0]
+
+
+def test_somebody_elses_row_is_not_found(client, make_user, sign_in, as_ada, analyze):
+    (made,) = analyze(as_ada, "mine")
+    as_bob = sign_in(make_user("bob"))
+    assert texts(client.get(URL, headers=as_bob).json) == []
+    assert client.get(f"{URL}/{made['id']}", headers=as_bob).status_code == 404
+    assert client.delete(f"{URL}/{made['id']}", headers=as_bob).status_code == 404
+    assert client.get(f"{URL}/{made['id']}", headers=as_ada).status_code == 200
+
+
+def test_a_deleted_row_is_gone(client, as_ada, analyze):
+    (made,) = analyze(as_ada, "mine")
+    assert client.delete(f"{URL}/{made['id']}", headers=as_ada).status_code == 204
+    assert client.get(f"{URL}/{made['id']}", headers=as_ada).status_code == 404
+    assert client.delete(f"{URL}/{made['id']}", headers=as_ada).status_code == 404
+
+
+def test_an_unknown_row_is_not_found(client, as_ada):
+    assert client.get(f"{URL}/{uuid.uuid4()}", headers=as_ada).status_code == 404

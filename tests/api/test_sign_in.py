@@ -1,0 +1,136 @@
+import time
+from datetime import timedelta
+
+import jwt
+import pytest
+from flask_jwt_extended import create_access_token
+
+from sentiment_app.extensions import db
+from sentiment_app.users import service as users
+from sentiment_app.users.models import Session
+
+PASSWORD = "correct horse battery staple"
+LOGIN, REFRESH, LOGOUT, WHO = "/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/logout", "/api/v1/protected/test"
+
+
+@pytest.fixture
+def tokens(client, ada):
+    return client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).json
+
+
+def bearer(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_the_answer_is_that_of_an_oauth2_token_endpoint(tokens):
+    assert set(tokens) == {"access_token", "refresh_token", "token_type", "expires_in"}
+    assert (tokens["token_type"], tokens["expires_in"]) == ("bearer", 900)
+
+
+def test_a_form_as_oauth2_clients_send_it_signs_in(client, ada):
+    form = {"grant_type": "password", "username": "Ada", "password": PASSWORD, "scope": "", "client_id": ""}
+    assert client.post(LOGIN, data=form).status_code == 200
+
+
+def test_the_token_says_whose_it_is(client, ada, tokens):
+    answer = client.get(WHO, headers=bearer(tokens["access_token"]))
+    assert answer.status_code == 200
+    assert (answer.json["user_id"], answer.json["username"]) == (str(ada.id), "ada")
+
+
+@pytest.mark.parametrize(("name", "password"), [("ada", "wrong password"), ("nobody", PASSWORD)])
+def test_unknown_user_and_wrong_password_get_one_answer(client, ada, name, password):
+    answer = client.post(LOGIN, json={"username": name, "password": password})
+    assert answer.status_code == 401
+    assert answer.json["detail"] == "The username or the password is wrong."
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_unknown_user_and_wrong_password_take_the_same_time(make_app, make_user):
+    app = make_app(password_memory_kib=16384, password_iterations=4)
+    with app.app_context():
+        users.register("slow", "slow@example.org", PASSWORD)
+
+    def best(name):
+        times = []
+        for _ in range(7):
+            started = time.perf_counter()
+            app.test_client().post(LOGIN, json={"username": name, "password": "wrong password"})
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    best("warm-up")
+    known, unknown = best("slow"), best("nobody")
+    assert known / unknown == pytest.approx(1, abs=0.35)
+
+
+def test_a_deactivated_user_cannot_sign_in(client, ada):
+    users.set_active(ada.id, False)
+    assert client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 401
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Token x"])
+def test_without_a_token_a_challenge_comes(client, header):
+    answer = client.get(WHO, headers={"Authorization": header} if header is not None else {})
+    assert (answer.status_code, answer.mimetype) == (401, "application/problem+json")
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="sentiment"'
+
+
+def forgeries(app, user, tokens):
+    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
+    yield "rubbish"
+    yield tokens["refresh_token"]
+    yield tokens["access_token"][:-3] + "abc"
+    yield jwt.encode(claims, "some other key that is long enough to use", algorithm="HS256")
+    yield jwt.encode(claims, None, algorithm="none")
+    yield create_access_token(str(user.id), expires_delta=timedelta(seconds=-1), additional_claims={"sid": claims["sid"]})
+    yield create_access_token(str(user.id))
+
+
+def test_a_token_that_is_not_valid_is_refused(app, client, ada, tokens):
+    for token in forgeries(app, ada, tokens):
+        answer = client.get(WHO, headers=bearer(token))
+        assert answer.status_code == 401, token
+        assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+
+
+def test_a_refresh_token_gives_new_tokens_once(client, tokens):
+    renewed = client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]})
+    assert renewed.status_code == 200
+    assert client.get(WHO, headers=bearer(renewed.json["access_token"])).status_code == 200
+
+
+def test_a_refresh_token_used_twice_ends_the_whole_session(client, tokens):
+    renewed = client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).json
+    assert client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).status_code == 401
+    assert client.post(REFRESH, json={"refresh_token": renewed["refresh_token"]}).status_code == 401
+    assert client.get(WHO, headers=bearer(renewed["access_token"])).status_code == 401
+    assert db.session.query(Session).one().end_reason == "refresh token used twice"
+
+
+@pytest.mark.parametrize("token", ["rubbish", "a.b.c"])
+def test_a_false_refresh_token_is_refused(client, token):
+    assert client.post(REFRESH, json={"refresh_token": token}).status_code == 401
+
+
+def test_an_access_token_does_not_refresh(client, tokens):
+    assert client.post(REFRESH, json={"refresh_token": tokens["access_token"]}).status_code == 401
+
+
+def test_logout_ends_access_and_refresh(client, tokens):
+    assert client.post(LOGOUT, headers=bearer(tokens["access_token"])).status_code == 204
+    assert client.get(WHO, headers=bearer(tokens["access_token"])).status_code == 401
+    assert client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).status_code == 401
+
+
+def test_logout_leaves_other_sessions(client, tokens):
+    other = client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).json
+    client.post(LOGOUT, headers=bearer(tokens["access_token"]))
+    assert client.get(WHO, headers=bearer(other["access_token"])).status_code == 200
+
+
+def test_a_password_hashed_with_old_parameters_is_hashed_anew(make_app, ada):
+    app = make_app(password_iterations=2)
+    with app.app_context():
+        assert app.test_client().post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200
+        assert "t=2" in users.get(ada.id).password_hash
