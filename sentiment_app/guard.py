@@ -95,10 +95,11 @@ def _tell_rate(response: Response) -> Response:
 def _standing() -> tuple[str, limits.RateLimitItem, int, int] | None:
     if "admitted" in g:
         return g.admitted[1:]
-    current = limiter.current_limit
-    if current is None:
+    if not limiter.current_limits:
         return None
     try:
-        return "auth", current.limit, current.remaining, max(0, current.reset_at - int(time.time()))
+        tightest = min(limiter.current_limits, key=lambda one: one.remaining)
+        reset = max(0, tightest.reset_at - int(time.time()))
     except RedisError:  # it went between the check and this; the answer matters more
         return None
+    return "auth", tightest.limit, tightest.remaining, reset

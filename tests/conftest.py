@@ -100,12 +100,12 @@ def make_app(base_app, settings):
         engine = db.engine
     connection = engine.connect()
     transaction = connection.begin()
+    base_app.extensions["redis"].flushdb()
 
     def make(**changes):
         app = create_app(replace(settings, **changes)) if changes else base_app
         with app.app_context():
             db.engines[None] = connection
-            app.extensions["redis"].flushdb()
         return app
 
     yield make

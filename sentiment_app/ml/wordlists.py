@@ -10,8 +10,7 @@ _CONTRACTED: Final = (
 ).split()
 
 NEGATORS: Final = frozenset(
-    "not no never nor neither nothing nobody none nowhere without hardly barely scarcely cannot"
-    .split()
+    "not no never nor neither nothing nobody none nowhere without hardly barely scarcely".split()
 ) | frozenset(f"{stem}'t" for stem in _CONTRACTED)
 
 LIGHT: Final = frozenset(

@@ -1,0 +1,84 @@
+"""Anyone's own labelled texts: CSV or NDJSON with `text` and `label`, plain or gzip-compressed."""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from sentiment_app.ml.artifact import ModelError
+from sentiment_app.ml.datasets import Row
+from sentiment_app.ml.runtime import LABELS
+
+SOURCE = "file"
+
+
+class DataFileError(ModelError):
+    """A file that cannot be used, and the line that says so."""
+
+
+def read_file(path: Path, names: Mapping[str, int] | None = None) -> list[Row]:
+    """Read a file of labelled texts.
+
+    Args:
+        path: `.csv` with a header line, or `.ndjson`/`.jsonl` with an object a line; `.gz` may follow.
+        names: what the file calls each label, by its place in LABELS; otherwise the names of LABELS.
+
+    Raises:
+        DataFileError: naming the line that has no text or an unknown label.
+    """
+    known = names or {name: place for place, name in enumerate(LABELS)}
+    try:
+        with _open(path) as file:
+            rows = [_row(path, line, record, known) for line, record in _records(path, file)]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise DataFileError(f"{path} cannot be read: {error}") from None
+    if not rows:
+        raise DataFileError(f"{path} holds no texts")
+    return rows
+
+
+def parse_names(text: str) -> dict[str, int]:
+    """Label names as given on a command line: "0=negative,4=positive", or "bad,neutral,good" in that order.
+
+    Raises:
+        DataFileError: it is neither.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if all("=" in part for part in parts):
+        pairs = [part.split("=", 1) for part in parts]
+        if all(label in LABELS for _, label in pairs):
+            return {name: LABELS.index(label) for name, label in pairs}
+    elif len(parts) == len(LABELS):
+        return {name: place for place, name in enumerate(parts)}
+    raise DataFileError(f"{text!r} does not name labels; write for instance 0=negative,1=neutral,2=positive")
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _records(path: Path, file: IO[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if kind == ".csv":
+        reader = csv.DictReader(file)
+        for record in reader:
+            yield reader.line_num, record
+    elif kind in (".ndjson", ".jsonl"):
+        for line, content in enumerate(file, 1):
+            if content.strip():
+                yield line, json.loads(content)
+    else:
+        raise DataFileError(f"{path} is of no known kind; it must end in .csv, .ndjson or .jsonl")
+
+
+def _row(path: Path, line: int, record: dict[str, Any], names: Mapping[str, int]) -> Row:
+    text, label = record.get("text"), record.get("label")
+    if not isinstance(text, str) or label is None:
+        raise DataFileError(f"{path}, line {line}: needs a text and a label")
+    if str(label) not in names:
+        raise DataFileError(f"{path}, line {line}: the label {label!r} is none of {', '.join(names)}")
+    return Row(text, names[str(label)], SOURCE)

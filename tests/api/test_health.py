@@ -1,0 +1,82 @@
+import pytest
+from sqlalchemy import text, update
+
+from sentiment_app.extensions import db
+from sentiment_app.sentiment.models import ModelRelease
+
+
+@pytest.fixture(params=["/readyz", "/health"])
+def url(request):
+    return request.param
+
+
+def test_the_process_lives(client):
+    assert client.get("/livez").json == {"status": "ok"}
+
+
+def test_all_is_well(client, url):
+    answer = client.get(url)
+    assert answer.status_code == 200
+    assert answer.json == {
+        "status": "ok",
+        "checks": {"database": "ok", "migrations": "ok", "model": "ok", "redis": "ok"},
+    }
+
+
+def test_without_redis_it_is_degraded(make_app, url):
+    answer = make_app(redis_url="unix:///nowhere").test_client().get(url)
+    assert (answer.status_code, answer.json["status"]) == (200, "degraded")
+    assert answer.json["checks"]["redis"] != "ok"
+
+
+def test_migrations_behind_the_code_are_named(client, url):
+    db.session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    answer = client.get(url)
+    assert (answer.status_code, answer.mimetype) == (503, "application/problem+json")
+    assert "at 0001" in answer.json["checks"]["migrations"]
+    assert answer.headers["Retry-After"]
+
+
+def test_without_a_model_it_is_not_ready_and_scores_nothing(make_app, url, as_ada):
+    client = make_app(release="fresh").test_client()
+    db.session.execute(update(ModelRelease).values(state="retired"))
+    answer = client.get(url)
+    assert (answer.status_code, answer.json["checks"]["model"]) == (503, "none is active")
+    scored = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
+    assert (scored.status_code, scored.json["type"]) == (503, "urn:sentiment-app:problem:no-model")
+
+
+def test_without_postgresql_it_is_not_ready_and_tells_no_secret(settings, url):
+    from dataclasses import replace
+
+    from sentiment_app.app import create_app
+
+    away = "postgresql+psycopg2://someone:hunter2secret@/gone?host=/nowhere"
+    client = create_app(replace(settings, database_url=away, database_retry_seconds=0.1)).test_client()
+    answer = client.get(url)
+    assert (answer.status_code, answer.json["checks"]["database"]) == (503, "cannot be reached")
+    assert "hunter2secret" not in answer.text
+    assert client.get("/livez").status_code == 200
+
+
+def test_the_version_is_told(client, model):
+    answer = client.get("/version").json
+    assert answer["model_version"] == model[1]
+    assert answer["version"].count(".") == 2
+
+
+def test_metrics_are_served_on_the_internal_port_only(client, as_ada, model):
+    client.post("/api/v1/sentiment/analyze", json={"text": "a secret text"}, headers=as_ada)
+    assert client.get("/metrics").status_code == 404
+    answer = client.get("/metrics", base_url="http://127.0.0.1:9464")
+    assert answer.status_code == 200
+    assert f'scored_rows_total{{model_version="{model[1]}"' in answer.text
+    assert 'route="/api/v1/sentiment/analyze",status="200"' in answer.text
+    for name in ("queue_jobs", "model_age_seconds", "commit_rows_bucket", "limiter_fallbacks_total"):
+        assert name in answer.text
+    assert "a secret text" not in answer.text
+
+
+def test_an_unknown_path_is_no_label(client):
+    client.get("/some/secret/path")
+    assert "/some/secret/path" not in client.get("/metrics", base_url="http://127.0.0.1:9464").text
