@@ -104,7 +104,7 @@ def _guard(app: Flask, settings: Settings) -> None:
 
 def _serve_model(app: Flask, settings: Settings) -> None:
     app.extensions["writer"] = GroupWriter(
-        extensions.transaction, retry_seconds=settings.database_retry_seconds
+        extensions.autocommit, retry_seconds=settings.database_retry_seconds
     )
     app.extensions["serving"] = serving = Serving(
         active_version=releases.active_version,

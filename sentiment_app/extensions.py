@@ -20,10 +20,10 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
-from sqlalchemy import MetaData
+from sqlalchemy import Connection, MetaData
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase
 
 from sentiment_app.config import Settings
 
@@ -79,9 +79,9 @@ def queue_depth() -> float | None:
         return None
 
 
-def transaction() -> AbstractContextManager[Session]:
-    """A database transaction of its own, apart from the request's session; commits when it closes."""
-    return cast(AbstractContextManager[Session], db.session.session_factory.begin())
+def autocommit() -> AbstractContextManager[Connection]:
+    """A connection apart from the request's session, on which each statement is a transaction: one round trip."""
+    return db.engine.execution_options(isolation_level="AUTOCOMMIT").connect()
 
 
 def enqueue(job: Callable[..., Any], *ids: str) -> bool:
@@ -106,6 +106,8 @@ def init_app(app: Flask) -> None:
         socket_connect_timeout=config.redis_timeout_seconds,
         retry=Retry(NoBackoff(), 0),
     )
+    # Its hooks on every request serve limits for all routes; ours are on views, which check for themselves.
+    app.extensions["limiter"] = {limiter}
     for extension in (db, migrate, jwt, limiter):
         extension.init_app(app)
 

@@ -3,6 +3,7 @@
 import io
 import os
 import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sentiment_app.extensions import db
 from sentiment_app.ml import artifact, templates, training
 from sentiment_app.ml.runtime import compile_pipeline
 from sentiment_app.sentiment import releases
+from sentiment_app.sentiment.writer import GroupWriter
 from sentiment_app.users import service as users
 
 PASSWORD = "correct horse battery staple"
@@ -102,10 +104,16 @@ def make_app(base_app, settings):
     transaction = connection.begin()
     base_app.extensions["redis"].flushdb()
 
+    @contextmanager
+    def savepoint():
+        with connection.begin_nested():
+            yield connection
+
     def make(**changes):
         app = create_app(replace(settings, **changes)) if changes else base_app
         with app.app_context():
             db.engines[None] = connection
+        app.extensions["writer"] = GroupWriter(savepoint, retry_seconds=0.1)
         return app
 
     yield make

@@ -60,8 +60,8 @@ def analyze(user_id: UUID, text: str, *, explain: bool = False) -> Analysis:
 
 def _store(user_id: UUID, text: str, analysis: Analysis) -> None:
     row = Row(
-        id=analysis["id"],
-        user_id=user_id,
+        id=str(analysis["id"]),
+        user_id=str(user_id),
         created_at=_made_at(analysis["id"]),
         text=text,
         sentiment=analysis["sentiment"],

@@ -11,10 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
-from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, IntegrityError
 
@@ -31,8 +29,8 @@ GRACE_SECONDS = 5.0
 class Row:
     """A row of sentiment_requests. Its id makes the insert idempotent: it may run again after a lost answer."""
 
-    id: UUID
-    user_id: UUID
+    id: str
+    user_id: str
     created_at: datetime
     text: str
     sentiment: str
@@ -50,14 +48,14 @@ VALUES = attrgetter(*COLUMNS)
 
 def _insert_statement() -> str:
     columns = SentimentRequest.__table__.columns
-    arrays = (f"CAST(:{name} AS {columns[name].type.compile(DIALECT)}[])" for name in COLUMNS)
+    arrays = (f"%s::{columns[name].type.compile(DIALECT)}[]" for name in COLUMNS)
     return f"""
         INSERT INTO {SentimentRequest.__tablename__} ({", ".join(COLUMNS)})
         SELECT * FROM unnest({", ".join(arrays)}) ON CONFLICT (id) DO NOTHING
     """  # noqa: S608  # every name in it is ours
 
 
-INSERT = text(_insert_statement())
+INSERT = _insert_statement()
 
 
 class _Waiting:
@@ -83,12 +81,12 @@ class GroupWriter:
     """Writes rows; `write` returns once its row is committed.
 
     Args:
-        transaction: opens a database transaction that commits when it closes.
+        connect: gives a database connection on which each statement is a transaction.
         retry_seconds: how long a group outlives a database that is away.
     """
 
-    def __init__(self, transaction: Callable[[], AbstractContextManager[Any]], retry_seconds: float) -> None:
-        self._transaction = transaction
+    def __init__(self, connect: Callable[[], AbstractContextManager[Connection]], retry_seconds: float) -> None:
+        self._connect = connect
         self._retry_seconds = retry_seconds
         self._lock = threading.Lock()
         self._gathered: list[_Waiting] = []
@@ -144,6 +142,6 @@ class GroupWriter:
                 one.error = error
 
     def _insert(self, rows: list[Row]) -> None:
-        values = zip(*map(VALUES, rows), strict=True)
-        with self._transaction() as session:
-            session.execute(INSERT, {name: list(column) for name, column in zip(COLUMNS, values, strict=True)})
+        columns = tuple(map(list, zip(*map(VALUES, rows), strict=True)))
+        with self._connect() as connection:
+            connection.exec_driver_sql(INSERT, columns)
