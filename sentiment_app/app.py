@@ -35,9 +35,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json.compact = True  # type: ignore[attr-defined]  # the default provider has it
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["settings"] = settings
-    app.wsgi_app = ProxyFix(  # type: ignore[method-assign]  # as Flask's manual has it
-        app.wsgi_app, x_for=settings.trusted_proxies, x_proto=settings.trusted_proxies, x_host=0
-    )
+    if hops := settings.trusted_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]  # as Flask says
     logs.configure(settings.log_level)
     logs.init_app(app)
     errors.init_app(app)
@@ -67,10 +66,16 @@ def _flask_config(settings: Settings) -> dict[str, object]:
             "pool_size": settings.database_pool_size,
             "max_overflow": settings.database_pool_size,
             "hide_parameters": True,
-            "connect_args": {
-                "connect_timeout": CONNECT_SECONDS,
-                "application_name": "sentiment",
-            },
+            "connect_args": {"connect_timeout": CONNECT_SECONDS, "application_name": "sentiment"},
+        },
+        # The group writer's: it writes one group at a time.
+        "SQLALCHEMY_BINDS": {
+            extensions.AUTOCOMMIT: {
+                "url": settings.database_url,
+                "isolation_level": "AUTOCOMMIT",
+                "pool_size": 1,
+                "max_overflow": 1,
+            }
         },
         "JWT_TOKEN_LOCATION": ["headers"],
         "JWT_COOKIE_CSRF_PROTECT": False,

@@ -30,6 +30,7 @@ from sentiment_app.config import Settings
 log = structlog.get_logger()
 
 QUEUE = "default"
+AUTOCOMMIT = "autocommit"
 UTC = TIMESTAMP(timezone=True)
 
 P = ParamSpec("P")
@@ -81,7 +82,7 @@ def queue_depth() -> float | None:
 
 def autocommit() -> AbstractContextManager[Connection]:
     """A connection apart from the request's session, on which each statement is a transaction: one round trip."""
-    return db.engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+    return db.engines[AUTOCOMMIT].connect()
 
 
 def enqueue(job: Callable[..., Any], *ids: str) -> bool:
