@@ -1,4 +1,4 @@
-"""gunicorn, for every environment alike. Settings: https://docs.gunicorn.org/en/stable/settings.html
+"""The settings of gunicorn, for every environment alike.
 
 WEB_BIND          where requests come in, by default 127.0.0.1:8000
 METRICS_PORT      where /metrics is served, on the loopback address only

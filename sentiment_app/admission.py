@@ -75,7 +75,7 @@ class Admission:
 
     def __init__(
         self,
-        client: "Redis[bytes]",
+        client: Redis,
         *,
         session_life: int,
         ended_sessions: Callable[[], Iterable[UUID]],

@@ -10,17 +10,18 @@ from sentiment_app.auth import routes as auth
 from sentiment_app.auth import tokens
 from sentiment_app.config import Settings
 from sentiment_app.guard import Guard
-from sentiment_app.sentiment import releases, service
+from sentiment_app.sentiment import releases
 from sentiment_app.sentiment import routes as sentiment
 from sentiment_app.sentiment.serving import Serving
 from sentiment_app.sentiment.writer import GroupWriter
 from sentiment_app.users import routes as users
-from sentiment_app.users import sessions
 from sentiment_app.users import service as accounts
+from sentiment_app.users import sessions
 
 API = "/api/v1"
 MAX_BODY_BYTES = 1024 * 1024
 CONNECT_SECONDS = 3
+
 
 def create_app(settings: Settings | None = None) -> Flask:
     """Build the application.
@@ -108,9 +109,7 @@ def _guard(app: Flask, settings: Settings) -> None:
 
 
 def _serve_model(app: Flask, settings: Settings) -> None:
-    app.extensions["writer"] = GroupWriter(
-        extensions.autocommit, retry_seconds=settings.database_retry_seconds
-    )
+    app.extensions["writer"] = GroupWriter(extensions.autocommit, retry_seconds=settings.database_retry_seconds)
     app.extensions["serving"] = serving = Serving(
         active_version=releases.active_version,
         fetch=releases.fetch,

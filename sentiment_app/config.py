@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import limits
 from environs import EnvValidationError, FileAwareEnv, ValidationError, validate
@@ -46,8 +46,7 @@ def _is_redis(url: str) -> None:
 def _is_strong(secret: str) -> None:
     if len(secret) < MIN_SECRET_LENGTH or len(set(secret)) < MIN_SECRET_ALPHABET:
         raise ValidationError(
-            f"is weak: give at least {MIN_SECRET_LENGTH} random characters, "
-            "for instance from: openssl rand -base64 48"
+            f"is weak: give at least {MIN_SECRET_LENGTH} random characters, for instance from: openssl rand -base64 48"
         )
 
 
@@ -84,9 +83,7 @@ class Settings:
     )
     release: str = _setting("what is deployed (a git revision); shown by /version", "unreleased")
 
-    database_url: str = _setting(
-        "PostgreSQL: postgresql://user:password@host/name", check=_is_postgresql, secret=True
-    )
+    database_url: str = _setting("PostgreSQL: postgresql://user:password@host/name", check=_is_postgresql, secret=True)
     database_pool_size: int = _setting(
         "connections a web process keeps (it opens as many again under load)",
         5,
@@ -97,16 +94,12 @@ class Settings:
         10.0,
         check=validate.Range(min=0),
     )
-    redis_url: str = _setting(
-        "Redis or Valkey: redis://, rediss:// or unix://", check=_is_redis, secret=True
-    )
+    redis_url: str = _setting("Redis or Valkey: redis://, rediss:// or unix://", check=_is_redis, secret=True)
     redis_timeout_seconds: float = _setting(
         "bound on a Redis call; past it the fallback answers", 0.25, check=_above_zero
     )
 
-    jwt_secret_key: str = _setting(
-        "signs the tokens; 32 random characters or more", check=_is_strong, secret=True
-    )
+    jwt_secret_key: str = _setting("signs the tokens; 32 random characters or more", check=_is_strong, secret=True)
     access_token_seconds: int = _setting("life of an access token", 900, check=_at_least_one)
     refresh_token_days: int = _setting("life of an unused refresh token", 30, check=_at_least_one)
     password_memory_kib: int = _setting(
@@ -119,15 +112,9 @@ class Settings:
     auth_rate_limit: str = _setting(
         "register, login and refresh together, per client address", "20 per minute", check=_is_rate
     )
-    login_rate_limit: str = _setting(
-        "login per account, from whatever address", "10 per minute", check=_is_rate
-    )
-    user_rate_limit: str = _setting(
-        "signed-in calls other than scoring, per user", "300 per minute", check=_is_rate
-    )
-    scoring_rate_limit: str = _setting(
-        "POST /sentiment/analyze, per user", "6000 per minute", check=_is_rate
-    )
+    login_rate_limit: str = _setting("login per account, from whatever address", "10 per minute", check=_is_rate)
+    user_rate_limit: str = _setting("signed-in calls other than scoring, per user", "300 per minute", check=_is_rate)
+    scoring_rate_limit: str = _setting("POST /sentiment/analyze, per user", "6000 per minute", check=_is_rate)
 
     model_signing_key: str = _setting(
         "signs the manifests of released models; 32 random characters or more",
@@ -173,9 +160,7 @@ class Settings:
         if values["environment"] == "production" and values["debug"]:
             raise ConfigError(["DEBUG: must be off in production"])
         # SQLAlchemy 2.1 takes a bare postgresql:// to mean psycopg 3; ours is psycopg2.
-        values["database_url"] = values["database_url"].replace(
-            "postgresql://", "postgresql+psycopg2://", 1
-        )
+        values["database_url"] = values["database_url"].replace("postgresql://", "postgresql+psycopg2://", 1)
         return cls(**values)
 
     @property
@@ -203,5 +188,5 @@ def _read(env: FileAwareEnv, name: str, kind: Any, metadata: Any) -> Any:
 def _problems(error: EnvValidationError) -> list[str]:
     return [
         f"{name}: {' '.join(str(message) for message in messages).rstrip('.')}"
-        for name, messages in sorted(error.error_messages.items())
+        for name, messages in sorted(cast("dict[str, list[str]]", error.error_messages).items())
     ]

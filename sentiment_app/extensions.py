@@ -62,9 +62,9 @@ def settings() -> Settings:
     return cast(Settings, current_app.extensions["settings"])
 
 
-def redis() -> "Redis[bytes]":
+def redis() -> Redis:
     """The application's Redis client: bounded by a short timeout, never retrying by itself."""
-    return cast("Redis[bytes]", current_app.extensions["redis"])
+    return cast(Redis, current_app.extensions["redis"])
 
 
 def queue() -> Queue:

@@ -11,7 +11,7 @@ import limits
 from flask import Flask, Response, current_app, g, request
 from redis.exceptions import RedisError
 
-from sentiment_app.admission import Admission, Verdict
+from sentiment_app.admission import Admission, Admitted, Verdict
 from sentiment_app.errors import (
     ForbiddenError,
     InvalidTokenError,
@@ -94,7 +94,8 @@ def _tell_rate(response: Response) -> Response:
 
 def _standing() -> tuple[str, limits.RateLimitItem, int, int] | None:
     if "admitted" in g:
-        return g.admitted[1:]
+        admitted: Admitted = g.admitted
+        return admitted[1:]
     if not limiter.current_limits:
         return None
     try:

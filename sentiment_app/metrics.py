@@ -17,9 +17,7 @@ requests = Counter("http_requests", "Requests answered", ["method", "route", "st
 request_seconds = Histogram("http_request_seconds", "Time to answer, seconds", ["route"])
 scoring_seconds = Histogram("scoring_seconds", "Time to score one text, seconds", buckets=FAST)
 scored_rows = Counter("scored_rows", "Texts scored and stored", ["sentiment", "model_version"])
-commit_rows = Histogram(
-    "commit_rows", "Rows that shared one commit", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
-)
+commit_rows = Histogram("commit_rows", "Rows that shared one commit", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 limiter_fallbacks = Counter("limiter_fallbacks", "Requests limited in memory, Redis being away")
 
 Gauge = Callable[[], float | None]
@@ -48,7 +46,7 @@ def exposition() -> Response:
     """The metrics of all processes in Prometheus' text format."""
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        MultiProcessCollector(registry)
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library has no types here
     else:
         registry.register(REGISTRY)
     registry.register(current_app.extensions["gauges"])

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Flask, Response, current_app, jsonify, request
+from flask import Flask, Response, jsonify, request
 from werkzeug.routing import Rule
 
 from sentiment_app import __version__
@@ -21,7 +21,7 @@ from sentiment_app.schema import ProblemSchema, Schema, load
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
-View = TypeVar("View", bound=Callable[..., Any])
+View = Callable[..., Response]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Operation:
     documented: bool = True
 
 
-def operation(**declared: Any) -> Callable[[View], View]:
+def operation(**declared: Any) -> Callable[[Callable[..., Any]], View]:
     """Declare a view with the fields of Operation, which are enforced and documented.
 
     The view gets `body` and `query` as keywords, and returns what `returns` dumps, or a pair of that and headers,
@@ -59,19 +59,20 @@ def operation(**declared: Any) -> Callable[[View], View]:
     """
     declaration = Operation(**declared)
 
-    def decorate(view: View) -> View:
+    def decorate(view: Callable[..., Any]) -> View:
         @functools.wraps(view)
-        def enforced(**arguments: Any) -> Response:
+        def checked(**arguments: Any) -> Response:
             if declaration.query:
                 arguments["query"] = load(declaration.query, request.args.to_dict(), "query")
             if declaration.body:
                 arguments["body"] = _load_body(declaration.body, declaration.form)
             return _answer(view(**arguments), declaration)
 
+        enforced: View = checked
         if declaration.rate == "auth":
-            enforced = limiter.shared_limit(lambda: settings().auth_rate_limit, "auth")(enforced)
-        enforced.operation = declaration  # type: ignore[attr-defined]  # a view is a bare function to Flask
-        return cast(View, enforced)
+            enforced = limiter.shared_limit(lambda: settings().auth_rate_limit, "auth")(checked)
+        enforced.operation = declaration  # type: ignore[attr-defined]  # Flask knows views as bare functions
+        return enforced
 
     return decorate
 
@@ -101,9 +102,6 @@ def _answer(result: Any, declaration: Operation) -> Response:
     body.status_code = declaration.status
     body.headers.update(headers)
     return body
-
-
-# ---- the document -------------------------------------------------------------------------------------------------
 
 
 def document(app: Flask) -> dict[str, Any]:
@@ -171,7 +169,7 @@ def _parameters(rule: Rule) -> list[dict[str, Any]]:
             "required": True,
             "schema": kinds.get(type(converter).__name__, {"type": "string"}),
         }
-        for name, converter in rule._converters.items()
+        for name, converter in rule._converters.items()  # noqa: SLF001  # there is no public way to a rule's kinds
     ]
 
 
@@ -201,7 +199,7 @@ def _describe(rule: Rule, view: Any, declared: Operation) -> dict[str, Any]:
 
 def _responses(rule: Rule, declared: Operation) -> dict[str, Any]:
     always = ("X-Request-ID", *(("RateLimit", "RateLimit-Policy") if declared.rate else ()))
-    content = {declared.media_type: {"schema": declared.returns or {}}}
+    content: dict[str, Any] = {declared.media_type: {"schema": declared.returns or {}}}
     success = _response(declared.status, (*always, *declared.headers))
     if declared.status != HTTPStatus.NO_CONTENT:
         success["content"] = content

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 import marshmallow
@@ -24,7 +24,7 @@ class Schema(marshmallow.Schema):
 class Text(fields.String):
     """A string that UTF-8 and PostgreSQL can hold: no NUL, no lone surrogate."""
 
-    default_error_messages: ClassVar = {"unstorable": "Must not hold NUL or lone surrogates."}
+    default_error_messages = {"unstorable": "Must not hold NUL or lone surrogates."}  # noqa: RUF012  # as marshmallow declares it
 
     def __init__(self, **options: Any) -> None:
         options["metadata"] = {"pattern": r"^[^\u0000]*$", **options.get("metadata", {})}
@@ -44,10 +44,10 @@ class Text(fields.String):
 class Cursor(fields.Field[UUID]):
     """Where a page ends: the last row's id, opaque to callers, who hand it back for the next page."""
 
-    default_error_messages: ClassVar = {"invalid": "Not a cursor that this service gave out."}
+    default_error_messages = {"invalid": "Not a cursor that this service gave out."}  # noqa: RUF012  # as marshmallow declares it
 
     def _serialize(self, value: UUID | None, *args: Any, **kwargs: Any) -> str | None:
-        return value and base64.urlsafe_b64encode(value.bytes).decode().rstrip("=")
+        return base64.urlsafe_b64encode(value.bytes).decode().rstrip("=") if value else None
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> UUID:
         try:

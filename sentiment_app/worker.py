@@ -1,7 +1,5 @@
 """The worker: `python -m sentiment_app.worker` runs queued jobs, each in an application context of its own."""
 
-import logging
-
 from flask import Flask
 from redis import Redis
 from rq import Queue, SimpleWorker
@@ -29,11 +27,11 @@ class Worker(SimpleWorker):
 def main() -> None:
     """Work until SIGTERM or Ctrl-C, which let the job in hand finish."""
     app = create_app()
-    connection: Redis[bytes] = Redis.from_url(app.extensions["settings"].redis_url)
+    connection: Redis = Redis.from_url(app.extensions["settings"].redis_url)
     queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
     worker = Worker([queue], connection=connection, serializer=JSONSerializer, log_job_description=False)
     worker.app = app
-    worker.work(logging_level=logging.WARNING)
+    worker.work(logging_level="WARNING")
 
 
 if __name__ == "__main__":

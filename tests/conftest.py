@@ -15,7 +15,7 @@ from sentiment_app import logs
 from sentiment_app.app import create_app
 from sentiment_app.config import Settings
 from sentiment_app.extensions import db
-from sentiment_app.ml import artifact, templates, training
+from sentiment_app.ml import artifact, training
 from sentiment_app.ml.runtime import compile_pipeline
 from sentiment_app.sentiment import releases
 from sentiment_app.sentiment.writer import GroupWriter

@@ -35,17 +35,11 @@ def upgrade() -> None:
         sa.Column("ended_at", UTC),
         sa.Column("end_reason", sa.String),
         sa.PrimaryKeyConstraint("id", name="pk_sessions"),
-        sa.ForeignKeyConstraint(
-            ["user_id"], ["users.id"], name="fk_sessions_user_id_users", ondelete="CASCADE"
-        ),
-        sa.CheckConstraint(
-            "(ended_at IS NULL) = (end_reason IS NULL)", name="ck_sessions_ended_with_reason"
-        ),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_sessions_user_id_users", ondelete="CASCADE"),
+        sa.CheckConstraint("(ended_at IS NULL) = (end_reason IS NULL)", name="ck_sessions_ended_with_reason"),
     )
     op.create_index("ix_sessions_user_id", "sessions", ["user_id"])
-    op.create_index(
-        "ix_sessions_ended_at", "sessions", ["ended_at"], postgresql_where="ended_at IS NOT NULL"
-    )
+    op.create_index("ix_sessions_ended_at", "sessions", ["ended_at"], postgresql_where="ended_at IS NOT NULL")
 
 
 def downgrade() -> None:

@@ -45,9 +45,7 @@ def issue(session: Session) -> TokenPair:
     subject, claims = str(session.user_id), {"sid": str(session.id)}
     return TokenPair(
         access_token=create_access_token(subject, additional_claims=claims),
-        refresh_token=create_refresh_token(
-            subject, additional_claims={**claims, "jti": str(session.refresh_jti)}
-        ),
+        refresh_token=create_refresh_token(subject, additional_claims={**claims, "jti": str(session.refresh_jti)}),
         token_type="bearer",  # noqa: S106  # the scheme's name (RFC 6750), not a secret
         expires_in=settings().access_token_seconds,
     )

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 from sentiment_app.ml.runtime import Scorer
 
@@ -110,24 +110,22 @@ def read(directory: Path) -> Artifact:
         raise ModelError(f"there is no model in {directory}: {error.filename} is missing") from None
 
 
-def describe(
-    files: dict[str, bytes], scorer: Scorer, code_version: str, **known: Any
-) -> tuple[Manifest, bytes]:
+def describe(files: dict[str, bytes], scorer: Scorer, code_version: str, **known: Any) -> tuple[Manifest, bytes]:
     """The manifest of a new model, and its canonical bytes. The version names the day and the content."""
     now = datetime.now(UTC)
-    manifest = Manifest(
-        version=f"{now:%Y%m%d}-{digest(files[SERVING])[:8]}",
-        created_at=now.isoformat(timespec="seconds"),
-        code_version=code_version,
-        libraries={
+    manifest = {
+        "version": f"{now:%Y%m%d}-{digest(files[SERVING])[:8]}",
+        "created_at": now.isoformat(timespec="seconds"),
+        "code_version": code_version,
+        "libraries": {
             "python": platform.python_version(),
             **{name: library_version(name) for name in LIBRARIES},
         },
-        files={name: digest(content) for name, content in sorted(files.items())},
-        golden=[Golden(text=text, scores=list(scorer.score(text))) for text in GOLDEN_TEXTS],
+        "files": {name: digest(content) for name, content in sorted(files.items())},
+        "golden": [Golden(text=text, scores=list(scorer.score(text))) for text in GOLDEN_TEXTS],
         **known,
-    )
-    return manifest, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode()
+    }
+    return cast(Manifest, manifest), json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode()
 
 
 def write(model_dir: Path, version: str, files: dict[str, bytes]) -> Path:

@@ -151,7 +151,7 @@ def _download(package: Package, folder: Path) -> None:
         # pip before 25.3 applies the first, later versions the second to build environments.
         environment["PIP_CONSTRAINT"] = environment["PIP_BUILD_CONSTRAINT"] = str(impossible)
         environment.pop("PIP_NO_BUILD_ISOLATION", None)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603  # pip, with pinned names
     if package.is_wheel and done.returncode:
         raise DataError(f"pip could not fetch {package.name}:\n{done.stderr}")
     if not package.is_wheel and not any(folder.glob("pip-download-*/*/PKG-INFO")):

@@ -38,9 +38,7 @@ def judge(scores: Floats, truth: Integers) -> dict[str, Any]:
         "counts": {LABELS[one]: int((truth == one).sum()) for one in classes},
         "accuracy": float(metrics.accuracy_score(truth, guess)),
         "macro_f1": float(metrics.f1_score(truth, guess, labels=classes, average="macro", zero_division=0)),
-        "macro_recall": float(
-            metrics.recall_score(truth, guess, labels=classes, average="macro", zero_division=0)
-        ),
+        "macro_recall": float(metrics.recall_score(truth, guess, labels=classes, average="macro", zero_division=0)),
         "auc": _auc(scores, truth, classes),
         "log_loss": float(metrics.log_loss(truth, scores, labels=classes)),
         "calibration_error": calibration_error(confidence, guess == truth),
@@ -57,7 +55,11 @@ def reliability(confidence: Floats, correct: npt.NDArray[np.bool_]) -> list[tupl
     """For each bin of confidence that is not empty: mean confidence, share of right answers, share of texts."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return [
-        (float(confidence[bins == one].mean()), float(correct[bins == one].mean()), float((bins == one).mean()))
+        (
+            float(confidence[bins == one].mean()),
+            float(correct[bins == one].mean()),
+            float((bins == one).mean()),
+        )
         for one in np.unique(bins)
     ]
 
@@ -74,9 +76,7 @@ def mcnemar(first_right: npt.NDArray[np.bool_], second_right: npt.NDArray[np.boo
 def by_source(scores: Floats, truth: Integers, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The measures of each source apart."""
     names = np.array(sources)
-    return {
-        str(one): judge(scores[names == one], truth[names == one]) for one in dict.fromkeys(sources)
-    }
+    return {str(one): judge(scores[names == one], truth[names == one]) for one in dict.fromkeys(sources)}
 
 
 def _auc(scores: Floats, truth: Integers, classes: list[int]) -> float | None:

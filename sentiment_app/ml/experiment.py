@@ -124,9 +124,7 @@ def _data(
         ]
         return rows, lexicon, known
     rows = [row for path, names in files for row in labelled.read_file(path, names)]
-    known = [
-        {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path, _ in files
-    ]
+    known = [{"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path, _ in files]
     return rows, lexicon, known
 
 
@@ -141,9 +139,7 @@ def _judge(pipeline: training.SentimentPipeline, held_out: Sequence[Row]) -> dic
     }
 
 
-def _keep(
-    pipeline: training.SentimentPipeline, model_dir: Path, code_version: str, **known: Any
-) -> Manifest:
+def _keep(pipeline: training.SentimentPipeline, model_dir: Path, code_version: str, **known: Any) -> Manifest:
     scorer = compile_pipeline(pipeline)
     serving, fitted = io.BytesIO(), io.BytesIO()
     scorer.save(serving)
@@ -158,5 +154,3 @@ def experiments(model_dir: Path) -> list[Manifest]:
     """The records of all models trained here, the newest first."""
     found = [json.loads(path.read_bytes()) for path in model_dir.glob(f"*/{artifact.MANIFEST}")]
     return sorted(found, key=lambda manifest: str(manifest["created_at"]), reverse=True)
-
-

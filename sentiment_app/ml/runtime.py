@@ -76,9 +76,7 @@ class Scorer:
         blend: lengths in terms between which the share of the long head grows, and its limit.
     """
 
-    def __init__(
-        self, vocabulary: Sequence[str], table: Floats, biases: Floats, blend: Sequence[float]
-    ) -> None:
+    def __init__(self, vocabulary: Sequence[str], table: Floats, biases: Floats, blend: Sequence[float]) -> None:
         self._rows = {feature: row for row, feature in enumerate(vocabulary, _UNKNOWN + 1)}
         self._table = table
         self._biases = biases

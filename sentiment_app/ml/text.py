@@ -160,11 +160,7 @@ def tokenize(text: str) -> list[Token]:
     matches = list(_SCANNER.finditer(_unescape(text)))
     starts, ends = _origins(text)
     normal = _normal_forms([match[0] for match in matches])
-    return [
-        Token(term, *_span(match, starts, ends))
-        for term, match in zip(normal, matches, strict=True)
-        if term
-    ]
+    return [Token(term, *_span(match, starts, ends)) for term, match in zip(normal, matches, strict=True) if term]
 
 
 def _span(match: re.Match[str], starts: list[int], ends: list[int]) -> tuple[int, int]:

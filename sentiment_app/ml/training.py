@@ -123,9 +123,7 @@ class Head:
         ratio = np.abs(np.log(for_ / for_.sum() / (against / against.sum())))
         # A sign would not matter to a symmetric penalty; the ratio only says how far to trust.
         self.scale_ = self.idf * ratio**self.parameters.ratio_power
-        self.model_ = LogisticRegression(
-            C=self.parameters.cost, solver="liblinear", tol=1e-3, random_state=0
-        )
+        self.model_ = LogisticRegression(C=self.parameters.cost, solver="liblinear", tol=1e-3, random_state=0)
         self.model_.fit(self._design(counts), truth, sample_weight=weights)
         return self
 
@@ -148,9 +146,7 @@ class Head:
 class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Raw texts in, probabilities of negative, neutral and positive out."""
 
-    def __init__(
-        self, parameters: Parameters = DEFAULT, lexicon: dict[str, float] | None = None
-    ) -> None:
+    def __init__(self, parameters: Parameters = DEFAULT, lexicon: dict[str, float] | None = None) -> None:
         self.parameters = parameters
         self.lexicon = lexicon
 
@@ -233,9 +229,7 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Probability of each class, in the order negative, neutral, positive."""
         polarity, neutrality = self.log_odds(texts)
         polar = expit(-neutrality)
-        return np.stack(
-            [polar * expit(-polarity), expit(neutrality), polar * expit(polarity)], axis=1
-        )
+        return np.stack([polar * expit(-polarity), expit(neutrality), polar * expit(polarity)], axis=1)
 
     def predict(self, texts: Sequence[str]) -> Labels:
         """The most probable class."""

@@ -110,7 +110,5 @@ def _activate(version: str, by: str) -> None:
         raise GateError(f"{version} is retired.")
     if chosen.state == "active":
         return
-    db.session.execute(
-        update(ModelRelease).where(ModelRelease.state == "active").values(state="previous")
-    )
+    db.session.execute(update(ModelRelease).where(ModelRelease.state == "active").values(state="previous"))
     chosen.state, chosen.activated_at, chosen.activated_by = "active", func.now(), by

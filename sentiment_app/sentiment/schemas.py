@@ -70,9 +70,7 @@ class HistoryQuerySchema(PageQuerySchema):
         format="iso",
         metadata={"description": "From this instant on (RFC 3339, with its offset)"},
     )
-    until = fields.AwareDateTime(
-        load_default=None, format="iso", metadata={"description": "Before this instant"}
-    )
+    until = fields.AwareDateTime(load_default=None, format="iso", metadata={"description": "Before this instant"})
 
 
 class ContributionSchema(Schema):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import uuid_utils.compat as uuid
 from flask import current_app
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.exc import IntegrityError
 
 from sentiment_app import metrics
@@ -129,7 +129,7 @@ def _delete(user_id: UUID, request_id: UUID) -> None:
     db.session.execute(delete(SentimentRequest).where(*_own(user_id, request_id)))
 
 
-def _own(user_id: UUID, request_id: UUID) -> tuple[object, ...]:
+def _own(user_id: UUID, request_id: UUID) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return SentimentRequest.id == request_id, SentimentRequest.user_id == user_id
 
 

@@ -42,7 +42,7 @@ class Row:
 
 
 COLUMNS = tuple(one.name for one in fields(Row))
-DIALECT = postgresql.dialect()
+DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types here
 VALUES = attrgetter(*COLUMNS)
 
 
@@ -103,9 +103,8 @@ class GroupWriter:
         with self._lock:
             self._gathered.append(mine)
             is_follower, self._is_writing = self._is_writing, True
-        if is_follower:
-            if not mine.wait(self._retry_seconds + GRACE_SECONDS):
-                raise UnavailableError
+        if is_follower and not mine.wait(self._retry_seconds + GRACE_SECONDS):
+            raise UnavailableError
         if not mine.is_written:
             self._write_gathered(mine)
         if mine.error:
@@ -137,7 +136,7 @@ class GroupWriter:
             else:  # one of them is not acceptable: the others shall not suffer for it
                 for one in group:
                     self._store([one])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # each waiting request raises it
             for one in group:
                 one.error = error
 

@@ -9,8 +9,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 from sentiment_app.extensions import UTC, Base
 
 
-
-
 class User(Base):
     """An account. Its name and address are taken whatever their case."""
 

@@ -71,7 +71,7 @@ def _insert(**values: Any) -> User:
 def authenticate(username: str, password: str) -> User | None:
     """The active user with this name and password. Takes as long, and says as little, whatever is wrong."""
     user = find(username)
-    if not passwords.is_right(user and user.password_hash, password) or not (user and user.is_active):
+    if not passwords.is_right(user.password_hash if user else None, password) or not (user and user.is_active):
         return None
     if passwords.is_outdated(user.password_hash):
         _change(user.id, {"password_hash": passwords.hash_password(password)})

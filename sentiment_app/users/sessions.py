@@ -41,9 +41,7 @@ def _start(session_id: UUID, jti: UUID, user_id: UUID) -> Session:
     user = db.session.get(User, user_id, with_for_update={"read": True})
     if user is None or not user.is_active:
         raise AccountClosedError
-    return db.session.merge(
-        Session(id=session_id, user_id=user_id, refresh_jti=jti, expires_at=_new_expiry())
-    )
+    return db.session.merge(Session(id=session_id, user_id=user_id, refresh_jti=jti, expires_at=_new_expiry()))
 
 
 def refresh(session_id: UUID, presented_jti: UUID) -> Session:
@@ -116,13 +114,11 @@ def forget_expired(user_id: UUID) -> int:
 
 def _mark_ended(reason: Reason, *which: ColumnElement[bool]) -> None:
     db.session.execute(
-        update(Session)
-        .where(Session.ended_at.is_(None), *which)
-        .values(ended_at=func.now(), end_reason=reason)
+        update(Session).where(Session.ended_at.is_(None), *which).values(ended_at=func.now(), end_reason=reason)
     )
 
 
-def _ended_lately() -> Select[tuple[UUID]]:
+def _ended_lately() -> Select[UUID]:
     return select(Session.id).where(Session.ended_at > func.now() - settings().access_token_life)
 
 

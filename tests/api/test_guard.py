@@ -30,9 +30,7 @@ def call(client, method, rule, **options):
 
 
 def test_only_these_routes_are_public(app, client):
-    open_to_all = {
-        f"{method} {rule}" for method, rule in routes(app) if call(client, method, rule).status_code != 401
-    }
+    open_to_all = {f"{method} {rule}" for method, rule in routes(app) if call(client, method, rule).status_code != 401}
     assert open_to_all == PUBLIC
 
 
@@ -45,7 +43,10 @@ def test_a_route_that_declares_nothing_is_closed(make_app):
 def test_every_route_is_in_the_document(app, client):
     documented = client.get("/openapi.json").json["paths"]
     found = {
-        f"{method.upper()} {path}" for path, operations in documented.items() for method in operations if method != "parameters"
+        f"{method.upper()} {path}"
+        for path, operations in documented.items()
+        for method in operations
+        if method != "parameters"
     }
     hidden = {"GET /metrics", "GET /docs/assets/<path:name>"}
     real = {f"{method} {rule}" for method, rule in routes(app)} - hidden

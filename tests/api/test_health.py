@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import text, update
 
+from sentiment_app.app import create_app
 from sentiment_app.extensions import db
 from sentiment_app.sentiment.models import ModelRelease
 
@@ -47,10 +50,6 @@ def test_without_a_model_it_is_not_ready_and_scores_nothing(make_app, url, as_ad
 
 
 def test_without_postgresql_it_is_not_ready_and_tells_no_secret(settings, url):
-    from dataclasses import replace
-
-    from sentiment_app.app import create_app
-
     away = "postgresql+psycopg2://someone:hunter2secret@/gone?host=/nowhere"
     client = create_app(replace(settings, database_url=away, database_retry_seconds=0.1)).test_client()
     answer = client.get(url)

@@ -94,9 +94,7 @@ def test_without_redis_an_ended_session_stays_ended(without_redis, client, as_ad
     assert without_redis().test_client().get(WHO, headers=as_ada).status_code == 401
 
 
-def test_a_session_that_ended_while_redis_was_away_is_refused_when_it_is_back(
-    app, client, without_redis, as_ada
-):
+def test_a_session_that_ended_while_redis_was_away_is_refused_when_it_is_back(app, client, without_redis, as_ada):
     assert client.get(WHO, headers=as_ada).status_code == 200
     without_redis().test_client().post("/api/v1/auth/logout", headers=as_ada)
     app.extensions["redis"].delete("sessions-ended:listed")  # at the latest 30 s later, by itself

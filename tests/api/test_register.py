@@ -20,7 +20,11 @@ def test_an_account_is_made_and_shown_without_its_password(client):
         "created_at",
         "updated_at",
     }
-    assert (answer.json["username"], answer.json["is_active"], answer.json["is_superuser"]) == ("ada", True, False)
+    assert (answer.json["username"], answer.json["is_active"], answer.json["is_superuser"]) == (
+        "ada",
+        True,
+        False,
+    )
 
 
 def test_a_password_is_kept_as_argon2id(client):

@@ -10,7 +10,12 @@ from sentiment_app.users import service as users
 from sentiment_app.users.models import Session
 
 PASSWORD = "correct horse battery staple"
-LOGIN, REFRESH, LOGOUT, WHO = "/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/logout", "/api/v1/protected/test"
+LOGIN, REFRESH, LOGOUT, WHO = (
+    "/api/v1/auth/login",
+    "/api/v1/auth/refresh",
+    "/api/v1/auth/logout",
+    "/api/v1/protected/test",
+)
 
 
 @pytest.fixture
@@ -83,7 +88,9 @@ def forgeries(app, user, tokens):
     yield tokens["access_token"][:-3] + "abc"
     yield jwt.encode(claims, "some other key that is long enough to use", algorithm="HS256")
     yield jwt.encode(claims, None, algorithm="none")
-    yield create_access_token(str(user.id), expires_delta=timedelta(seconds=-1), additional_claims={"sid": claims["sid"]})
+    yield create_access_token(
+        str(user.id), expires_delta=timedelta(seconds=-1), additional_claims={"sid": claims["sid"]}
+    )
     yield create_access_token(str(user.id))
 
 

@@ -54,9 +54,7 @@ def test_a_new_password_ends_the_other_sessions(client, ada, as_ada, sign_in):
     assert client.get(ME, headers=elsewhere).status_code == 401
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("get", USERS), ("get", f"{USERS}/{{id}}"), ("patch", f"{USERS}/{{id}}")]
-)
+@pytest.mark.parametrize(("method", "path"), [("get", USERS), ("get", f"{USERS}/{{id}}"), ("patch", f"{USERS}/{{id}}")])
 def test_only_administrators_see_others(client, ada, as_ada, method, path):
     answer = getattr(client, method)(path.format(id=ada.id), json={"is_active": False}, headers=as_ada)
     assert (answer.status_code, answer.mimetype) == (403, "application/problem+json")
@@ -82,9 +80,7 @@ def test_pages_hold_every_user_once(client, make_user, as_admin):
     assert names == ["root", *(f"user-{number}" for number in range(6))]
 
 
-@pytest.mark.parametrize(
-    "query", ["limit=0", "limit=101", "limit=x", "cursor=%00", "cursor=abc", "cursor=é", "page=2"]
-)
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "cursor=%00", "cursor=abc", "cursor=é", "page=2"])
 def test_a_bad_query_is_pointed_at(client, as_admin, query):
     answer = client.get(f"{USERS}?{query}", headers=as_admin)
     assert answer.status_code == 422
