@@ -20,7 +20,8 @@ Integers = npt.NDArray[np.int64]
 def judge(scores: Floats, truth: Integers) -> dict[str, Any]:
     """Measure scores against the truth.
 
-    Where no text is neutral, the negative and positive scores are judged, renormalised to sum to 1; "judged_on" says so.
+    Where no text is neutral, the negative and positive scores are judged, renormalised to sum to 1, and "judged_on"
+    says so.
 
     Args:
         scores: probabilities, n by 3, in the order of LABELS.

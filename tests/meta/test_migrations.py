@@ -1,0 +1,47 @@
+"""Each migration, up and down, on a database of its own; and the models agree with them."""
+
+from dataclasses import replace
+
+import flask_migrate
+import pytest
+import sqlalchemy as sa
+from alembic.script import ScriptDirectory
+
+from sentiment_app.app import create_app
+from sentiment_app.extensions import db
+
+
+@pytest.fixture
+def app(settings):
+    server = sa.create_engine(settings.database_url, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.exec_driver_sql("DROP DATABASE IF EXISTS migrations_test")
+        connection.exec_driver_sql("CREATE DATABASE migrations_test")
+    server.dispose()
+    url = sa.make_url(settings.database_url).set(database="migrations_test")
+    app = create_app(replace(settings, database_url=url.render_as_string(hide_password=False)))
+    with app.app_context():
+        yield app
+        for engine in db.engines.values():
+            engine.dispose()
+
+
+def tables():
+    return set(sa.inspect(db.engine).get_table_names()) - {"alembic_version"}
+
+
+def test_each_migration_goes_up_and_down(app):
+    revisions = [one.revision for one in ScriptDirectory("migrations").walk_revisions()][::-1]
+    seen = [tables()]
+    for revision in revisions:
+        flask_migrate.upgrade(revision=revision)
+        seen.append(tables())
+    for before in seen[-2::-1]:
+        flask_migrate.downgrade(revision="-1")
+        assert tables() == before
+
+
+def test_the_models_say_what_the_migrations_made(app):
+    flask_migrate.upgrade()
+    flask_migrate.check()
+    assert tables() == set(db.metadata.tables)

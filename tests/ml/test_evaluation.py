@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from sentiment_app.ml import evaluation
+from sentiment_app.ml.artifact import ModelError
+from sentiment_app.ml.labelled import parse_names, read_file
+
+
+def test_two_classes_are_judged_on_renormalised_scores():
+    scores = np.array([[0.1, 0.8, 0.1 + 1e-9], [0.2, 0.7, 0.1]])
+    measured = evaluation.judge(scores, np.array([2, 0]))
+    assert measured["judged_on"] == "negative and positive, renormalised"
+    assert (measured["accuracy"], measured["auc"]) == (1.0, 1.0)
+
+
+def test_three_classes():
+    scores = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.5, 0.1, 0.4]])
+    measured = evaluation.judge(scores, np.array([0, 1, 2]))
+    assert measured["judged_on"] == "three classes"
+    assert measured["accuracy"] == pytest.approx(2 / 3)
+    assert measured["macro_recall"] == pytest.approx(2 / 3)
+    assert measured["confusion"] == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert measured["counts"] == {"negative": 1, "neutral": 1, "positive": 1}
+
+
+def test_calibration_error_is_the_gap_between_sure_and_right():
+    assert evaluation.calibration_error(np.array([0.9] * 10), np.array([True] * 6 + [False] * 4)) == pytest.approx(0.3)
+
+
+def test_mcnemar_counts_only_where_the_two_differ():
+    first = np.array([True] * 9 + [False])
+    result = evaluation.mcnemar(first, ~first)
+    assert result == {"only_first_right": 9, "only_second_right": 1, "p_value": pytest.approx(0.021484375)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text,label\n\"good, \nindeed\",positive\nbad,negative\n"),
+        ("a.ndjson", '{"text":"good, \\nindeed","label":"positive"}\n\n{"text":"bad","label":"negative"}\n'),
+    ],
+)
+def test_csv_and_ndjson_are_read_alike(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    assert [(row.text, row.label) for row in read_file(path)] == [("good, \nindeed", 2), ("bad", 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "text,label\nx,happy\n", "line 2"),
+        ("a.csv", "words,label\nx,positive\n", "line 2"),
+        ("a.csv", "text,label\n", "no texts"),
+        ("a.ndjson", "{", "cannot be read"),
+        ("a.txt", "x", "no known kind"),
+        ("a.csv", b"text,label\n\xff,positive\n", "cannot be read"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_line(tmp_path, name, content, said):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ModelError, match=said):
+        read_file(path)
+
+
+def test_label_names():
+    assert parse_names("0=negative,4=positive") == {"0": 0, "4": 2}
+    assert parse_names("bad,meh,good") == {"bad": 0, "meh": 1, "good": 2}
+    with pytest.raises(ModelError):
+        parse_names("0=sad")

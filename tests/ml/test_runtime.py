@@ -1,0 +1,111 @@
+"""Properties of the tokeniser and of the serving form."""
+
+import io
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sentiment_app.ml.datasets import NEGATIVE, NEUTRAL, POSITIVE
+from sentiment_app.ml.training import Parameters, SentimentPipeline
+from sentiment_app.ml.runtime import Scorer, compile_pipeline
+from sentiment_app.ml.templates import sentences
+from sentiment_app.ml.text import terms, tokenize
+
+_WORDS = st.sampled_from(
+    "not good bad movie the isn't phone :) <3 😂 &amp; &lt;3 &#33; İstanbul ﷺ ! ? . but 7/10 "
+    "https://a.b @x <br/> soooo xD ’ \ud800 \n".split(" ")
+)
+_TEXTS = st.one_of(st.text(), st.lists(_WORDS, max_size=200).map(" ".join))
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> SentimentPipeline:
+    lexicon = {"good": 1.9, "bad": -2.5, "😂": 1.9}
+    rows = list(sentences())
+    fitted = SentimentPipeline(Parameters(min_count=2), lexicon)
+    return fitted.fit([r.text for r in rows], [r.label for r in rows], [r.source for r in rows])
+
+
+@pytest.fixture(scope="module")
+def scorer(pipeline: SentimentPipeline) -> Scorer:
+    file = io.BytesIO()
+    compile_pipeline(pipeline).save(file)
+    file.seek(0)
+    return Scorer.load(file)
+
+
+@given(_TEXTS)
+@settings(max_examples=200, deadline=None)
+def test_tokens_agree_with_terms_and_lie_in_order_in_the_text(text: str) -> None:
+    tokens = tokenize(text)
+    assert [token.term for token in tokens] == terms(text)
+    position = 0
+    for token in tokens:
+        assert position <= token.start < token.end <= len(text) or token.start < position
+        position = token.start
+    assert not any(character.isspace() for token in tokens for character in token.term)
+
+
+@given(_TEXTS)
+@settings(max_examples=200, deadline=None)
+def test_scorer_is_exact(pipeline: SentimentPipeline, scorer: Scorer, text: str) -> None:
+    expected = pipeline.predict_proba([text])[0]
+    assert np.allclose(scorer.score(text), expected, rtol=0, atol=1e-12)
+    assert math.isclose(sum(scorer.score(text)), 1.0)
+
+
+@given(_TEXTS)
+@settings(max_examples=200, deadline=None)
+def test_contributions_add_up(scorer: Scorer, text: str) -> None:
+    bias, parts = scorer.explain(text)
+    total = bias + math.fsum(part.contribution for part in parts)
+    assert math.isclose(total, scorer.log_odds(text)[0], abs_tol=1e-9)
+    assert all(part.surface == text[part.start : part.end] for part in parts)
+
+
+_HOSTILE = [
+    "!",
+    "<",
+    "a",
+    ":-",
+    "&",
+    "<a",
+    "1.",
+    "'",
+    "a'",
+    "((",
+    "&#",
+    "@",
+    "not ",
+    "http",
+    "aab",
+    "</",
+    "&a",
+]
+
+
+@pytest.mark.parametrize("unit", _HOSTILE)
+def test_hostile_input_takes_linear_time(unit: str) -> None:
+    text = unit * (20_000 // len(unit))
+    start = time.perf_counter()
+    terms(text)
+    tokenize(text)
+    assert time.perf_counter() - start < 0.2
+
+
+def test_classes_are_told_apart(scorer: Scorer) -> None:
+    texts = {
+        "a bad movie": NEGATIVE,
+        "the doctor works in london": NEUTRAL,
+        "it was really great": POSITIVE,
+    }
+    for text, label in texts.items():
+        assert int(np.argmax(scorer.score(text))) == label
+
+
+def test_identity_leaves_no_trace() -> None:
+    assert terms("the muslim woman was late") == terms("the gay black man was late")

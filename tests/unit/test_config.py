@@ -1,0 +1,100 @@
+import pytest
+
+from sentiment_app.config import ConfigError, Settings
+
+GOOD = {
+    "ENVIRONMENT": "production",
+    "DATABASE_URL": "postgresql://u:p@db/sentiment",
+    "REDIS_URL": "redis://redis:6379/0",
+    "JWT_SECRET_KEY": "0123456789abcdefghijklmnopqrstuvwxyz",
+    "MODEL_SIGNING_KEY": "zyxwvutsrqponmlkjihgfedcba9876543210",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in list(__import__("os").environ):
+        if name in GOOD or name.endswith("_FILE"):
+            monkeypatch.delenv(name)
+
+    def put(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return put
+
+
+def problems():
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env()
+    return {line.partition(":")[0] for line in caught.value.problems}
+
+
+def test_defaults_are_those_of_production(environment):
+    environment(**GOOD)
+    settings = Settings.from_env()
+    assert settings.debug is False
+    assert settings.database_url == "postgresql+psycopg2://u:p@db/sentiment"
+
+
+def test_every_problem_is_named_at_once(environment):
+    environment(ENVIRONMENT="staging", JWT_SECRET_KEY="short", REDIS_URL="http://x", METRICS_PORT="0")
+    assert problems() == {
+        "ENVIRONMENT",
+        "DATABASE_URL",
+        "REDIS_URL",
+        "JWT_SECRET_KEY",
+        "MODEL_SIGNING_KEY",
+        "METRICS_PORT",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JWT_SECRET_KEY", "a" * 64),
+        ("JWT_SECRET_KEY", ""),
+        ("DATABASE_URL", "sqlite:///x"),
+        ("DATABASE_URL", "postgresql://host"),
+        ("DATABASE_URL", "nonsense"),
+        ("SCORING_RATE_LIMIT", "often"),
+        ("REDIS_TIMEOUT_SECONDS", "0"),
+        ("DEBUG", "perhaps"),
+    ],
+)
+def test_a_weak_or_malformed_value_is_refused(environment, name, value):
+    environment(**(GOOD | {name: value}))
+    assert problems() == {name}
+
+
+def test_production_refuses_debug(environment):
+    environment(**GOOD, DEBUG="true")
+    assert problems() == {"DEBUG"}
+
+
+def test_a_secret_may_come_in_a_file(environment, tmp_path):
+    (tmp_path / "secret").write_text("a secret from a file, long enough\n")
+    without = {name: value for name, value in GOOD.items() if name != "JWT_SECRET_KEY"}
+    environment(**without, JWT_SECRET_KEY_FILE=str(tmp_path / "secret"))
+    assert Settings.from_env().jwt_secret_key == "a secret from a file, long enough"
+
+
+def test_a_secret_file_that_is_not_there_is_named(environment):
+    environment(**GOOD, JWT_SECRET_KEY_FILE="/nowhere")
+    with pytest.raises(ConfigError, match="JWT_SECRET_KEY_FILE"):
+        Settings.from_env()
+
+
+@pytest.mark.parametrize(("name", "read"), [("development", True), ("production", False)])
+def test_a_dotenv_file_is_read_in_development_only(environment, tmp_path, name, read):
+    (tmp_path / ".env").write_text("RELEASE=from-the-file\n")
+    environment(**(GOOD | {"ENVIRONMENT": name}))
+    assert (Settings.from_env().release == "from-the-file") is read
+
+
+def test_masked_settings_show_no_secret(environment):
+    environment(**GOOD)
+    shown = Settings.from_env().masked()
+    assert shown["JWT_SECRET_KEY"] == shown["DATABASE_URL"] == "(set)"
+    assert not any(secret in str(shown) for secret in GOOD.values() if secret not in ("production",))
