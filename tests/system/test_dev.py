@@ -1,0 +1,63 @@
+"""scripts/dev, from the first start to the last process gone."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT, call, free_port
+
+
+@pytest.fixture(scope="module")
+def checkout():
+    """A copy of the source as git sees it, with this environment's .venv."""
+    with tempfile.TemporaryDirectory(prefix="sentiment-dev-") as directory:
+        Path(directory).chmod(0o755)
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        )
+        for name in listed.stdout.decode().split("\0"):
+            if name and (ROOT / name).is_file():
+                (Path(directory) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, Path(directory) / name)
+        (Path(directory) / ".venv").symlink_to(ROOT / ".venv")
+        yield Path(directory)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_starts_serves_and_leaves_no_process_behind(checkout, number):
+    port = free_port()
+    with (checkout / "dev.log").open("wb") as log:
+        clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG") or "PIP" in name}
+        dev = subprocess.Popen(
+            ["scripts/dev", "--port", str(port)], cwd=checkout, env=clean, stdout=log, stderr=log, process_group=0
+        )
+    deadline = time.monotonic() + 90
+    while call(f"http://127.0.0.1:{port}/readyz", timeout=2)[0] != 200:
+        assert dev.poll() is None, (checkout / "dev.log").read_text()
+        assert time.monotonic() < deadline, (checkout / "dev.log").read_text()
+        time.sleep(0.2)
+    family = psutil.Process(dev.pid).children(recursive=True)
+    assert {"gunicorn", "python"} & {process.name() for process in family}
+    dev.send_signal(number)
+    assert dev.wait(40) == 0
+    gone, alive = psutil.wait_procs(family, timeout=5)
+    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+    servers = [one for one in psutil.process_iter(["cmdline"]) if str(checkout) in " ".join(one.info["cmdline"] or [])]
+    assert not servers
+    assert f"http://127.0.0.1:{port}/docs" in (checkout / "dev.log").read_text()
+
+
+@pytest.mark.parametrize("arguments", [["--port", "0"], ["--port", "x"], ["--nope"]])
+def test_a_wrong_option_is_told(checkout, arguments):
+    done = subprocess.run(["scripts/dev", *arguments], cwd=checkout, capture_output=True, text=True, timeout=10)
+    assert done.returncode == 2
+    assert done.stderr.startswith("scripts/dev: ")

@@ -1,0 +1,130 @@
+"""What happens to requests, and to what was acknowledged, when a part fails under load."""
+
+import os
+import signal
+import threading
+import time
+
+import psycopg2
+import pytest
+from conftest import call
+
+THREADS = 8
+
+
+class Load:
+    """Scores texts from several threads until told to stop; remembers each answer."""
+
+    def __init__(self, product):
+        self.url = product.url + "/api/v1/sentiment/analyze"
+        self.token = product.token()
+        self.answers = []
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self.run) for _ in range(THREADS)]
+
+    def run(self):
+        while not self.stopping.is_set():
+            started = time.monotonic()
+            status, body = call(self.url, {"text": "a text under load"}, self.token)
+            self.answers.append((status, body and body.get("id"), time.monotonic() - started))
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        time.sleep(1)
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join(60)
+
+    def statuses(self):
+        return {status for status, _, _ in self.answers}
+
+    def acknowledged(self):
+        return [row_id for status, row_id, _ in self.answers if status == 200]
+
+
+def stored(product):
+    with psycopg2.connect(product.servers.database_url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT id::text FROM sentiment_requests")
+        return [row[0] for row in cursor.fetchall()]
+
+
+def test_a_killed_process_loses_no_acknowledged_row(product):
+    with Load(product) as load:
+        for _ in range(3):
+            os.kill(product.workers()[0], signal.SIGKILL)
+            time.sleep(1.5)
+    acknowledged = load.acknowledged()
+    assert len(acknowledged) > 100
+    assert set(acknowledged) <= set(stored(product))
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_postgresql_restart_fails_no_request_and_doubles_no_row(product, mode):
+    before = len(stored(product))
+    with Load(product) as load:
+        product.servers.restart_postgres(mode)
+        time.sleep(2)
+    assert load.statuses() == {200}
+    acknowledged = load.acknowledged()
+    assert len(acknowledged) > 100
+    assert set(acknowledged) <= set(stored(product))
+    assert len(stored(product)) - before == len(acknowledged)
+
+
+def test_without_redis_scoring_goes_on(product):
+    with Load(product) as load:
+        product.servers.stop_valkey()
+        time.sleep(2)
+        assert call(product.url + "/readyz")[1]["status"] == "degraded"
+        product.servers.start_valkey()
+        time.sleep(1.5)
+    assert load.statuses() == {200}
+    assert max(seconds for _, _, seconds in load.answers) < 3
+    assert call(product.url + "/readyz")[1]["status"] == "ok"
+
+
+def test_without_postgresql_the_answer_is_503_and_tells_when_to_return(product):
+    token = product.token()
+    product.servers.stop_postgres()
+    try:
+        started = time.monotonic()
+        status, problem = call(product.url + "/api/v1/sentiment/analyze", {"text": "x"}, token)
+        assert (status, problem["type"]) == (503, "urn:sentiment-app:problem:unavailable")
+        assert 9 < time.monotonic() - started < 14
+        assert call(product.url + "/livez")[0] == 200
+        assert call(product.url + "/readyz")[1]["checks"]["database"] == "cannot be reached"
+    finally:
+        product.servers.start_postgres()
+    assert call(product.url + "/api/v1/sentiment/analyze", {"text": "x"}, token)[0] == 200
+
+
+def test_a_graceful_stop_fails_no_request_in_hand(product):
+    with Load(product) as load:
+        os.kill(product.workers()[0], signal.SIGTERM)
+        time.sleep(2)
+    answered = [status for status, _, _ in load.answers]
+    assert answered.count(200) / len(answered) > 0.99
+    assert set(load.acknowledged()) <= set(stored(product))
+
+
+def test_the_log_is_json_and_tells_no_text_token_or_password(product):
+    token = product.token()
+    call(product.url + "/api/v1/sentiment/analyze", {"text": "a very private text"}, token)
+    log = product.log.read_text()
+    assert '"route":"/api/v1/sentiment/analyze"' in log
+    for secret in ("private text", token, "battery staple", "that signs"):
+        assert secret not in log
+
+
+def test_metrics_add_up_over_processes(product):
+    import urllib.request
+
+    url = f"http://127.0.0.1:{product.metrics_port}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text = answer.read().decode()
+    assert 'http_requests_total{method="POST",route="/api/v1/sentiment/analyze",status="200"}' in text
+    assert call(product.url + "/metrics")[0] == 404
