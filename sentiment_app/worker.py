@@ -1,5 +1,7 @@
 """The worker: `python -m sentiment_app.worker` runs queued jobs, each in an application context of its own."""
 
+import sys
+
 from flask import Flask
 from redis import Redis
 from rq import Queue, SimpleWorker
@@ -8,16 +10,17 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from sentiment_app.app import create_app
+from sentiment_app.config import ConfigError
 from sentiment_app.extensions import QUEUE
-
-# A worker blocks on Redis until there is work: its client has no such short timeout as a request's.
-DEQUEUE_SECONDS = 15
 
 
 class Worker(SimpleWorker):
     """Runs jobs in this process, with the application built once: no fork and no import for each job."""
 
-    app: Flask
+    def __init__(self, app: Flask, connection: Redis) -> None:
+        queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+        super().__init__([queue], connection=connection, serializer=JSONSerializer, log_job_description=False)
+        self.app = app
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         with self.app.app_context():
@@ -26,11 +29,12 @@ class Worker(SimpleWorker):
 
 def main() -> None:
     """Work until SIGTERM or Ctrl-C, which let the job in hand finish."""
-    app = create_app()
-    connection: Redis = Redis.from_url(app.extensions["settings"].redis_url)
-    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
-    worker = Worker([queue], connection=connection, serializer=JSONSerializer, log_job_description=False)
-    worker.app = app
+    try:
+        app = create_app()
+    except ConfigError as error:
+        sys.exit(f"Error: {error}")
+    # A worker blocks on Redis until there is work: its connection has no such short timeout as a request's.
+    worker = Worker(app, Redis.from_url(app.extensions["settings"].redis_url))
     worker.work(logging_level="WARNING")
 
 

@@ -36,7 +36,7 @@ def test_mcnemar_counts_only_where_the_two_differ():
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.csv", "text,label\n\"good, \nindeed\",positive\nbad,negative\n"),
+        ("a.csv", 'text,label\n"good, \nindeed",positive\nbad,negative\n'),
         ("a.ndjson", '{"text":"good, \\nindeed","label":"positive"}\n\n{"text":"bad","label":"negative"}\n'),
     ],
 )

@@ -49,7 +49,7 @@ def test_it_starts_serves_and_leaves_no_process_behind(checkout, number):
     assert {"gunicorn", "python"} & {process.name() for process in family}
     dev.send_signal(number)
     assert dev.wait(40) == 0
-    gone, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=5)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
     servers = [one for one in psutil.process_iter(["cmdline"]) if str(checkout) in " ".join(one.info["cmdline"] or [])]
     assert not servers

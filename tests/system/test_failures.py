@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import urllib.request
 
 import psycopg2
 import pytest
@@ -121,8 +122,6 @@ def test_the_log_is_json_and_tells_no_text_token_or_password(product):
 
 
 def test_metrics_add_up_over_processes(product):
-    import urllib.request
-
     url = f"http://127.0.0.1:{product.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
         text = answer.read().decode()
