@@ -6,6 +6,7 @@ asked for each request and rates are counted in this process.
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable
 from enum import IntEnum
@@ -83,6 +84,7 @@ class Admission:
     ) -> None:
         self._client = client
         self._script = client.register_script(SCRIPT)
+        self._thread = threading.local()
         self._session_life = session_life
         self._ended_sessions = ended_sessions
         self._is_live = is_live
@@ -122,7 +124,11 @@ class Admission:
         window = rate.get_expiry() * 1000
         number, passed = divmod(int(time.time() * 1000), window)
         counter = f"rate:{policy}:{user}:"
+        if not hasattr(self._thread, "client"):
+            # A thread keeps its connection: a pool would look at the socket each time that it hands one out.
+            self._thread.client = self._client.client()
         verdict, used = self._script(
+            client=self._thread.client,
             keys=[LIST_KEY, _end_key(session), f"{counter}{number}", f"{counter}{number - 1}"],
             args=[rate.amount, window, passed],
         )
