@@ -41,6 +41,15 @@ class Text(fields.String):
         return text
 
 
+class Flag(fields.Boolean):
+    """JSON's true or false, and nothing that only resembles them."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
 class Cursor(fields.Field[UUID]):
     """Where a page ends: the last row's id, opaque to callers, who hand it back for the next page."""
 

@@ -6,7 +6,7 @@ from typing import Any
 from marshmallow import fields, validate
 
 from sentiment_app.ml.runtime import LABELS
-from sentiment_app.schema import Cursor, PageQuerySchema, Schema, Text
+from sentiment_app.schema import Cursor, Flag, PageQuerySchema, Schema, Text
 
 MAX_CHARACTERS = 20_000
 
@@ -25,12 +25,7 @@ class AnalyzeSchema(Schema):
     """A text to score."""
 
     text = NormalText(required=True, metadata={"examples": ["The service was quick and friendly."]})
-    explain = fields.Boolean(
-        load_default=False,
-        truthy={True},
-        falsy={False},
-        metadata={"description": "Also tell what each term added"},
-    )
+    explain = Flag(load_default=False, metadata={"description": "Also tell what each term added"})
 
 
 class ScoresSchema(Schema):

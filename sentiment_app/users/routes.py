@@ -22,7 +22,7 @@ def me() -> User:
 
 
 @blueprint.patch("/me")
-@operation(body=schemas.ProfileChangeSchema(), returns=schemas.UserSchema(), errors=(409,))
+@operation(body=schemas.ProfileChangeSchema(), returns=schemas.UserSchema(), errors=(403, 409))
 def change_me(body: dict[str, Any]) -> User:
     """Change your profile.
 

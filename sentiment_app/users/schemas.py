@@ -4,7 +4,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate, validates_schema
 
-from sentiment_app.schema import Cursor, Schema, Text
+from sentiment_app.schema import Cursor, Flag, Schema, Text
 from sentiment_app.users.passwords import MAX_LENGTH, MIN_LENGTH
 
 # For JSON Schema, in whose dialect $ is the very end; in Python's it may stand before a last line break.
@@ -101,4 +101,4 @@ class ProfileChangeSchema(Schema):
 class UserChangeSchema(Schema):
     """What an administrator may change of an account."""
 
-    is_active = fields.Boolean(required=True, truthy={True}, falsy={False})
+    is_active = Flag(required=True)

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
 from sentiment_app.admission import admission
-from sentiment_app.errors import ConflictError, InvalidError, NotFoundError
+from sentiment_app.errors import ConflictError, ForbiddenError, NotFoundError
 from sentiment_app.extensions import db, unit_of_work
 from sentiment_app.users import passwords, sessions
 from sentiment_app.users.models import User
@@ -26,12 +26,12 @@ class TakenError(ConflictError):
         super().__init__(detail, [{"in": "body", "pointer": f"/{field}", "detail": detail}])
 
 
-class WrongPasswordError(InvalidError):
+class WrongPasswordError(ForbiddenError):
     """The current password, asked for before it is changed, is not right."""
 
     def __init__(self) -> None:
         detail = "This is not your current password."
-        super().__init__(errors=[{"in": "body", "pointer": "/current_password", "detail": detail}])
+        super().__init__(detail, [{"in": "body", "pointer": "/current_password", "detail": detail}])
 
 
 class OwnAccountError(ConflictError):

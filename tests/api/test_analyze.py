@@ -62,6 +62,7 @@ def test_text_is_normalised_before_it_is_counted_and_stored(client, as_ada):
         ({"text": "nul \0"}, "/text"),
         ({"text": "lone \ud800 surrogate"}, "/text"),
         ({"text": "x", "explain": "yes"}, "/explain"),
+        ({"text": "x", "explain": 0}, "/explain"),
         ({"text": "x", "txet": "y"}, "/txet"),
         ({"text": "x", "a/b~c": "y"}, "/a~1b~0c"),
         ([], ""),

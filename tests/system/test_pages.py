@@ -1,0 +1,62 @@
+"""The documentation pages in a real browser: nothing from elsewhere, and "Try it out" works with Authorize."""
+
+import shutil
+
+import pytest
+from conftest import PASSWORD
+from playwright.sync_api import expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine (on Debian: apt install chromium)"
+)
+
+
+@pytest.fixture
+def page(product):
+    """A page that fails the test on any request to elsewhere and on any error of its scripts."""
+    wrong = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={"width": 1200, "height": 1400})
+        page.on(
+            "request",
+            lambda request: request.url.startswith((product.url, "data:", "blob:")) or wrong.append(request.url),
+        )
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+        yield page
+        browser.close()
+    assert not wrong
+
+
+def test_try_it_out_works_with_authorize(product, page, tmp_path):
+    page.goto(product.url + "/docs")
+    page.get_by_role("button", name="Authorize").first.click()
+    dialog = page.locator(".modal-ux")
+    dialog.get_by_label("username:").fill("ada")
+    dialog.get_by_label("password:").fill(PASSWORD)
+    dialog.get_by_role("button", name="Apply given OAuth2 credentials").click()
+    expect(dialog.get_by_role("button", name="Remove authorization")).to_be_visible()
+    dialog.get_by_role("button", name="Close").first.click()
+    operation = page.locator("#operations-sentiment-sentiment_analyze")
+    operation.click()
+    operation.get_by_role("button", name="Execute").click()
+    expect(operation.locator(".live-responses-table tbody .response-col_status").first).to_contain_text("200")
+    expect(operation.locator(".live-responses-table")).to_contain_text("model_version")
+    page.screenshot(path=tmp_path / "docs.png")
+
+
+def test_redoc_shows_every_operation(product, page, tmp_path):
+    page.goto(product.url + "/redoc")
+    for summary in ("Score a text", "Sign in with username and password", "Your scored texts, newest first"):
+        expect(page.get_by_role("heading", name=summary)).to_be_visible()
+    page.screenshot(path=tmp_path / "redoc.png")
