@@ -126,7 +126,7 @@ class Admission:
         counter = f"rate:{policy}:{user}:"
         if not hasattr(self._thread, "client"):
             # A thread keeps its connection: a pool would look at the socket each time that it hands one out.
-            self._thread.client = self._client.client()
+            self._thread.client = self._client.client()  # type: ignore[no-untyped-call]  # redis-py has no type
         verdict, used = self._script(
             client=self._thread.client,
             keys=[LIST_KEY, _end_key(session), f"{counter}{number}", f"{counter}{number - 1}"],
