@@ -31,14 +31,13 @@ REDIS_REST_SECONDS = 1.0
 # ARGV: allowed requests, the window in ms, ms of it that have passed.
 # Sliding-window counter: the window before counts by the share of it that still slides over now.
 SCRIPT = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return {0, 0} end
-if redis.call('EXISTS', KEYS[2]) == 1 then return {1, 0} end
+local list, ended, now, before = unpack(redis.call('MGET', unpack(KEYS)))
+if not list then return {0, 0} end
+if ended then return {1, 0} end
 local allowed, window, passed = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local before = tonumber(redis.call('GET', KEYS[4]) or '0') * (window - passed) / window
-local used = before + tonumber(redis.call('GET', KEYS[3]) or '0')
+local used = (now or 0) + (before or 0) * (window - passed) / window
 if used + 1 > allowed then return {2, math.ceil(used)} end
-redis.call('INCR', KEYS[3])
-redis.call('PEXPIRE', KEYS[3], 2 * window)
+if redis.call('INCR', KEYS[3]) == 1 then redis.call('PEXPIRE', KEYS[3], 2 * window) end
 return {3, math.ceil(used + 1)}
 """
 

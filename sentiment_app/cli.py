@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sentiment_app.errors import AppError
 from sentiment_app.extensions import is_disconnect, settings
-from sentiment_app.ml.artifact import ModelError
+from sentiment_app.ml.runtime import ModelError
 
 # By name, and loaded when used: the model's commands import scikit-learn, which a serving process does not need.
 LAZY = {

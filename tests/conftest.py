@@ -16,7 +16,6 @@ from sentiment_app.app import create_app
 from sentiment_app.config import Settings
 from sentiment_app.extensions import db
 from sentiment_app.ml import artifact, training
-from sentiment_app.ml.runtime import compile_pipeline
 from sentiment_app.sentiment import releases
 from sentiment_app.sentiment.writer import GroupWriter
 from sentiment_app.users import service as users
@@ -71,7 +70,7 @@ def pipeline():
 @pytest.fixture(scope="session")
 def model(pipeline):
     """That pipeline as an artifact, and its version."""
-    scorer = compile_pipeline(pipeline)
+    scorer = training.compile_pipeline(pipeline)
     content = io.BytesIO()
     scorer.save(content)
     files = {artifact.SERVING: content.getvalue()}

@@ -19,7 +19,7 @@ from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, cast
 
-from sentiment_app.ml.runtime import Scorer
+from sentiment_app.ml.runtime import ModelError, Scorer
 
 SERVING, PIPELINE, MANIFEST = "serving.npz", "pipeline.joblib", "manifest.json"
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "joblib")
@@ -35,10 +35,6 @@ GOLDEN_TEXTS = (
     "",
 )
 GOLDEN_TOLERANCE = 1e-6
-
-
-class ModelError(Exception):
-    """A model that is not what it claims to be, and so is not used."""
 
 
 class Golden(TypedDict):

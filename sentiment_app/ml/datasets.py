@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sentiment_app.ml.artifact import ModelError
+from sentiment_app.ml.runtime import ModelError
 from sentiment_app.ml.text import terms
 from sentiment_app.ml.wordlists import SYMBOLS
 

@@ -14,9 +14,9 @@ import joblib
 import numpy as np
 
 from sentiment_app.ml import artifact, datasets, evaluation, labelled, training
-from sentiment_app.ml.artifact import Manifest, ModelError
+from sentiment_app.ml.artifact import Manifest
 from sentiment_app.ml.datasets import Row
-from sentiment_app.ml.runtime import compile_pipeline
+from sentiment_app.ml.runtime import ModelError
 
 Progress = Callable[[str], None]
 
@@ -140,7 +140,7 @@ def _judge(pipeline: training.SentimentPipeline, held_out: Sequence[Row]) -> dic
 
 
 def _keep(pipeline: training.SentimentPipeline, model_dir: Path, code_version: str, **known: Any) -> Manifest:
-    scorer = compile_pipeline(pipeline)
+    scorer = training.compile_pipeline(pipeline)
     serving, fitted = io.BytesIO(), io.BytesIO()
     scorer.save(serving)
     joblib.dump(pipeline, fitted)

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from sentiment_app.ml.artifact import ModelError
 from sentiment_app.ml.datasets import Row
-from sentiment_app.ml.runtime import LABELS
+from sentiment_app.ml.runtime import LABELS, ModelError
 
 SOURCE = "file"
 

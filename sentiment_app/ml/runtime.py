@@ -11,15 +11,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sentiment_app.ml.text import bigrams, terms, tokenize
-
-if TYPE_CHECKING:
-    from sentiment_app.ml.training import Head, SentimentPipeline
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,6 +25,10 @@ _UNKNOWN: Final = 0
 
 
 LABELS: Final = ("negative", "neutral", "positive")
+
+
+class ModelError(Exception):
+    """A model, or what one is made from, that is not what it should be, and so is not used."""
 
 
 class Scores(NamedTuple):
@@ -155,22 +156,3 @@ class Scorer:
         with np.load(file, allow_pickle=False) as arrays:
             vocabulary = arrays["vocabulary"].tobytes().decode("utf-8", "surrogatepass").split("\n")
             return cls(vocabulary, arrays["table"], arrays["biases"], arrays["blend"].tolist())
-
-
-def compile_pipeline(pipeline: SentimentPipeline) -> Scorer:
-    """Fold a fitted pipeline into a table: exact, up to the order of floating-point additions."""
-    parameters = pipeline.parameters
-    idf: Any = pipeline.idf_
-    heads: list[tuple[Head, float]] = [
-        (pipeline.polarity_, parameters.polarity_temperature),
-        (pipeline.polarity_long_, parameters.polarity_long_temperature),
-        (pipeline.neutrality_, parameters.neutrality_temperature),
-    ]
-    columns, biases = [idf**2], []
-    for head, temperature in heads:
-        weights, bias = head.feature_weights()
-        columns.append(weights / temperature)
-        biases.append(bias / temperature)
-    table = np.vstack([np.zeros(len(columns)), np.stack(columns, axis=1)])
-    vocabulary = pipeline.vectorizer_.get_feature_names_out().tolist()
-    return Scorer(vocabulary, table, np.array(biases), parameters.blend)

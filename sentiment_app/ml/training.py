@@ -25,6 +25,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from sentiment_app.ml.datasets import NEGATIVE, NEUTRAL, POSITIVE, Row
+from sentiment_app.ml.runtime import Scorer
 from sentiment_app.ml.templates import SOURCE as TEMPLATES
 from sentiment_app.ml.templates import sentences
 from sentiment_app.ml.text import NEGATED, bigrams, terms
@@ -258,3 +259,22 @@ def train(
     pipeline = SentimentPipeline(parameters, data.lexicon).fit(texts, labels, sources)
     progress(f"{len(pipeline.idf_)} features")
     return pipeline
+
+
+def compile_pipeline(pipeline: SentimentPipeline) -> Scorer:
+    """Fold a fitted pipeline into a table: exact, up to the order of floating-point additions."""
+    parameters = pipeline.parameters
+    idf = pipeline.idf_
+    heads: list[tuple[Head, float]] = [
+        (pipeline.polarity_, parameters.polarity_temperature),
+        (pipeline.polarity_long_, parameters.polarity_long_temperature),
+        (pipeline.neutrality_, parameters.neutrality_temperature),
+    ]
+    columns, biases = [idf**2], []
+    for head, temperature in heads:
+        weights, bias = head.feature_weights()
+        columns.append(weights / temperature)
+        biases.append(bias / temperature)
+    table = np.vstack([np.zeros(len(columns)), np.stack(columns, axis=1)])
+    vocabulary = pipeline.vectorizer_.get_feature_names_out().tolist()
+    return Scorer(vocabulary, table, np.array(biases), parameters.blend)

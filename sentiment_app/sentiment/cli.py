@@ -14,8 +14,8 @@ from rich.table import Table
 from sentiment_app.cli import Group, print_json
 from sentiment_app.extensions import settings
 from sentiment_app.ml import artifact, evaluation, experiment, labelled
-from sentiment_app.ml.artifact import Manifest, ModelError
-from sentiment_app.ml.runtime import Scorer
+from sentiment_app.ml.artifact import Manifest
+from sentiment_app.ml.runtime import ModelError, Scorer
 from sentiment_app.sentiment import releases
 from sentiment_app.sentiment.serving import serving
 

@@ -9,7 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from sentiment_app.errors import ConflictError, NotFoundError
 from sentiment_app.extensions import db, settings, unit_of_work
-from sentiment_app.ml.artifact import Artifact, Manifest, ModelError, open_artifact, sign
+from sentiment_app.ml.artifact import Artifact, Manifest, open_artifact, sign
+from sentiment_app.ml.runtime import ModelError
 from sentiment_app.sentiment.models import ModelRelease
 
 log = structlog.get_logger()

@@ -10,8 +10,8 @@ from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.errors import UnavailableError
-from sentiment_app.ml.artifact import Artifact, Manifest, ModelError, open_artifact
-from sentiment_app.ml.runtime import Scorer
+from sentiment_app.ml.artifact import Artifact, Manifest, open_artifact
+from sentiment_app.ml.runtime import ModelError, Scorer
 
 log = structlog.get_logger()
 

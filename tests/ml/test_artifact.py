@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from sentiment_app.ml.artifact import Artifact, ModelError, open_artifact, sign
+from sentiment_app.ml.artifact import Artifact, open_artifact, sign
+from sentiment_app.ml.runtime import ModelError
 
 KEY = "a key that signs the models of tests only"
 

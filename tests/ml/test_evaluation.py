@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from sentiment_app.ml import evaluation
-from sentiment_app.ml.artifact import ModelError
 from sentiment_app.ml.labelled import parse_names, read_file
+from sentiment_app.ml.runtime import ModelError
 
 
 def test_two_classes_are_judged_on_renormalised_scores():

@@ -4,7 +4,8 @@ import pytest
 from sqlalchemy import update
 
 from sentiment_app.extensions import db
-from sentiment_app.ml.artifact import Artifact, ModelError
+from sentiment_app.ml.artifact import Artifact
+from sentiment_app.ml.runtime import ModelError
 from sentiment_app.sentiment import releases
 from sentiment_app.sentiment.models import ModelRelease
 from sentiment_app.sentiment.serving import serving
