@@ -13,13 +13,15 @@ import hmac
 import io
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, cast
 
-from sentiment_app.ml.runtime import ModelError, Scorer
+import joblib
+
+from sentiment_app.ml.runtime import ModelError, PipelineScorer, Scorer, TextScorer
 
 SERVING, PIPELINE, MANIFEST = "serving.npz", "pipeline.joblib", "manifest.json"
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "joblib")
@@ -61,7 +63,7 @@ class Manifest(TypedDict):
 
 
 class Artifact(NamedTuple):
-    """A model as bytes: the manifest exactly as it was signed, and the serving form."""
+    """A model as bytes: the manifest exactly as it was signed, and the file that is served."""
 
     manifest: bytes
     serving: bytes
@@ -78,7 +80,7 @@ def sign(manifest: bytes, key: str) -> str:
     return hmac.new(key.encode(), manifest, hashlib.sha256).hexdigest()
 
 
-def open_artifact(artifact: Artifact, key: str) -> tuple[Manifest, Scorer]:
+def open_artifact(artifact: Artifact, key: str) -> tuple[Manifest, TextScorer]:
     """Check an artifact and load it: signature, digest, then the golden texts.
 
     Raises:
@@ -87,9 +89,11 @@ def open_artifact(artifact: Artifact, key: str) -> tuple[Manifest, Scorer]:
     if not hmac.compare_digest(sign(artifact.manifest, key), artifact.signature):
         raise ModelError("the manifest's signature is not ours")
     manifest: Manifest = json.loads(artifact.manifest)
-    if manifest["files"].get(SERVING) != digest(artifact.serving):
-        raise ModelError(f"{SERVING} does not have the digest in its manifest")
-    scorer = Scorer.load(io.BytesIO(artifact.serving))
+    name = _served_file(manifest["files"])
+    if manifest["files"].get(name) != digest(artifact.serving):
+        raise ModelError(f"{name} does not have the digest in its manifest")
+    content = io.BytesIO(artifact.serving)
+    scorer = Scorer.load(content) if name == SERVING else PipelineScorer(joblib.load(content))
     _check_golden(scorer, manifest["golden"])
     return manifest, scorer
 
@@ -101,16 +105,17 @@ def read(directory: Path) -> Artifact:
         ModelError: there is none.
     """
     try:
-        return Artifact((directory / MANIFEST).read_bytes(), (directory / SERVING).read_bytes())
+        manifest = (directory / MANIFEST).read_bytes()
+        return Artifact(manifest, (directory / _served_file(json.loads(manifest)["files"])).read_bytes())
     except FileNotFoundError as error:
         raise ModelError(f"there is no model in {directory}: {error.filename} is missing") from None
 
 
-def describe(files: dict[str, bytes], scorer: Scorer, code_version: str, **known: Any) -> tuple[Manifest, bytes]:
+def describe(files: dict[str, bytes], scorer: TextScorer, code_version: str, **known: Any) -> tuple[Manifest, bytes]:
     """The manifest of a new model, and its canonical bytes. The version names the day and the content."""
     now = datetime.now(UTC)
     manifest = {
-        "version": f"{now:%Y%m%d}-{digest(files[SERVING])[:8]}",
+        "version": f"{now:%Y%m%d}-{digest(files[_served_file(files)])[:8]}",
         "created_at": now.isoformat(timespec="seconds"),
         "code_version": code_version,
         "libraries": {
@@ -139,7 +144,12 @@ def write(model_dir: Path, version: str, files: dict[str, bytes]) -> Path:
     return final
 
 
-def _check_golden(scorer: Scorer, golden: Sequence[Golden]) -> None:
+def _served_file(files: Mapping[str, object]) -> str:
+    """Our own recipe has a serving form; any other pipeline is served as it was fitted."""
+    return SERVING if SERVING in files else PIPELINE
+
+
+def _check_golden(scorer: TextScorer, golden: Sequence[Golden]) -> None:
     for one in golden:
         scores = scorer.score(one["text"])
         if any(abs(a - b) > GOLDEN_TOLERANCE for a, b in zip(scores, one["scores"], strict=True)):

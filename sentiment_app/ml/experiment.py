@@ -16,7 +16,7 @@ import numpy as np
 from sentiment_app.ml import artifact, datasets, evaluation, labelled, training
 from sentiment_app.ml.artifact import Manifest
 from sentiment_app.ml.datasets import Row
-from sentiment_app.ml.runtime import ModelError
+from sentiment_app.ml.runtime import ModelError, PipelineScorer
 
 Progress = Callable[[str], None]
 
@@ -146,6 +146,24 @@ def _keep(pipeline: training.SentimentPipeline, model_dir: Path, code_version: s
     joblib.dump(pipeline, fitted)
     files = {artifact.SERVING: serving.getvalue(), artifact.PIPELINE: fitted.getvalue()}
     manifest, raw = artifact.describe(files, scorer, code_version, **known)
+    artifact.write(model_dir, manifest["version"], {**files, artifact.MANIFEST: raw})
+    return manifest
+
+
+def take_over(file: Path, *, model_dir: Path, code_version: str) -> Manifest:
+    """Store a pipeline that was fitted elsewhere as a model of ours; it is served as it is.
+
+    Raises:
+        ModelError: it does not load, or does not tell the three labels apart.
+    """
+    content = file.read_bytes()
+    try:
+        pipeline = joblib.load(io.BytesIO(content))
+    except Exception as error:
+        raise ModelError(f"{file} cannot be loaded: {type(error).__name__}") from error
+    files = {artifact.PIPELINE: content}
+    known = {"recipe": f"imported {file.name}", "parameters": {}, "data": [], "metrics": {}, "duration_seconds": 0.0}
+    manifest, raw = artifact.describe(files, PipelineScorer(pipeline), code_version, **known)
     artifact.write(model_dir, manifest["version"], {**files, artifact.MANIFEST: raw})
     return manifest
 

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -156,3 +156,47 @@ class Scorer:
         with np.load(file, allow_pickle=False) as arrays:
             vocabulary = arrays["vocabulary"].tobytes().decode("utf-8", "surrogatepass").split("\n")
             return cls(vocabulary, arrays["table"], arrays["biases"], arrays["blend"].tolist())
+
+
+class TextScorer(Protocol):
+    """What serves: the compiled table of our own recipe, or any other pipeline as it is."""
+
+    def score(self, text: str) -> Scores:
+        """Probabilities of negative, neutral and positive."""
+
+    def score_many(self, texts: Iterable[str]) -> list[Scores]:
+        """Probabilities for each text."""
+
+    def explain(self, text: str) -> Explanation | None:
+        """What each token adds; None from a model that is no sum of its tokens."""
+
+
+class PipelineScorer:
+    """Any fitted pipeline with `predict_proba`, asked as it is.
+
+    Args:
+        pipeline: its `classes_` are the names of LABELS, or 0, 1 and 2 in their order.
+
+    Raises:
+        ModelError: it cannot tell the three labels apart.
+    """
+
+    def __init__(self, pipeline: Any) -> None:
+        classes = list(getattr(pipeline, "classes_", []))
+        names = LABELS if set(classes) == set(LABELS) else range(len(LABELS))
+        if set(classes) != set(names) or not hasattr(pipeline, "predict_proba"):
+            raise ModelError(f"a pipeline needs predict_proba over {', '.join(LABELS)} (or 0, 1, 2), not {classes}")
+        self._pipeline = pipeline
+        self._order = [classes.index(name) for name in names]
+
+    def score(self, text: str) -> Scores:
+        """Probabilities of negative, neutral and positive."""
+        return self.score_many([text])[0]
+
+    def score_many(self, texts: Iterable[str]) -> list[Scores]:
+        """Probabilities for each text."""
+        rows = self._pipeline.predict_proba(list(texts))[:, self._order]
+        return [Scores(*map(float, row)) for row in rows]
+
+    def explain(self, text: str) -> None:
+        """Nothing is known of the inside of such a model."""

@@ -15,7 +15,7 @@ from sentiment_app.cli import Group, print_json
 from sentiment_app.extensions import settings
 from sentiment_app.ml import artifact, evaluation, experiment, labelled
 from sentiment_app.ml.artifact import Manifest
-from sentiment_app.ml.runtime import ModelError, Scorer
+from sentiment_app.ml.runtime import ModelError, TextScorer
 from sentiment_app.sentiment import releases
 from sentiment_app.sentiment.serving import serving
 
@@ -141,8 +141,7 @@ def score(text: str, version: str | None, explain: bool, as_json: bool) -> None:
     scorer = _scorer(version)
     scores = scorer.score(text)
     told: dict[str, Any] = {"sentiment": scores.label, "scores": scores._asdict()}
-    if explain:
-        explanation = scorer.explain(text)
+    if explain and (explanation := scorer.explain(text)):
         told["explanation"] = {
             "bias": explanation.bias,
             "contributions": [one._asdict() for one in explanation.contributions],
@@ -185,6 +184,24 @@ def evaluate(version: str | None, file: Path, labels: str | None, as_json: bool)
         click.echo(f"{name.replace('_', ' '):18} {round(value, 4) if isinstance(value, float) else value}")
 
 
+@model.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@as_json
+def import_pipeline(file: Path, as_json: bool) -> None:
+    """Take over any fitted scikit-learn pipeline, saved with joblib, to be released and served as it is.
+
+    It must have predict_proba over negative, neutral and positive. Loading a joblib file runs code of its maker's:
+    import only your own. Hosts load it only with our signature on its digest.
+
+    Example: flask model import pipeline.joblib
+    """
+    manifest = experiment.take_over(file, model_dir=settings().model_dir, code_version=settings().release)
+    if as_json:
+        print_json(manifest)
+    else:
+        click.echo(f"{manifest['version']} is kept; release it with: flask model release {manifest['version']}")
+
+
 @model.command("release")
 @click.argument("version", shell_complete=_complete_version)
 def release(version: str) -> None:
@@ -218,7 +235,7 @@ def _artifact(version: str) -> artifact.Artifact:
     return artifact.read(settings().model_dir / version)
 
 
-def _scorer(version: str | None) -> Scorer:
+def _scorer(version: str | None) -> TextScorer:
     if version is None:
         return serving().current().scorer
     try:

@@ -25,7 +25,9 @@ class AnalyzeSchema(Schema):
     """A text to score."""
 
     text = NormalText(required=True, metadata={"examples": ["The service was quick and friendly."]})
-    explain = Flag(load_default=False, metadata={"description": "Also tell what each term added"})
+    explain = Flag(
+        load_default=False, metadata={"description": "Also tell what each term added, if the model is a sum of terms"}
+    )
 
 
 class ScoresSchema(Schema):

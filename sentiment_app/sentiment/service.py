@@ -50,8 +50,8 @@ def analyze(user_id: UUID, text: str, *, explain: bool = False) -> Analysis:
         model_version=served.version,
         processing_time=time.perf_counter() - started,
     )
-    if explain:
-        analysis["explanation"] = served.scorer.explain(text)
+    if explain and (explanation := served.scorer.explain(text)):
+        analysis["explanation"] = explanation
     _store(user_id, text, analysis)
     metrics.scoring_seconds.observe(analysis["processing_time"])
     metrics.scored_rows.labels(analysis["sentiment"], analysis["model_version"]).inc()

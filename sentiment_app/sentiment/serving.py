@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.errors import UnavailableError
 from sentiment_app.ml.artifact import Artifact, Manifest, open_artifact
-from sentiment_app.ml.runtime import ModelError, Scorer
+from sentiment_app.ml.runtime import ModelError, TextScorer
 
 log = structlog.get_logger()
 
@@ -27,7 +27,7 @@ class Served(NamedTuple):
     """A loaded model. An answer takes it once, so that it never mixes two versions."""
 
     version: str
-    scorer: Scorer
+    scorer: TextScorer
     manifest: Manifest
 
 

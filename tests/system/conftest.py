@@ -59,6 +59,8 @@ class Product:
             "METRICS_PORT": str(self.metrics_port),
             "WEB_BIND": f"127.0.0.1:{self.port}",
             "SCORING_RATE_LIMIT": "1000000 per minute",
+            "AUTH_RATE_LIMIT": "1000 per minute",
+            "LOGIN_RATE_LIMIT": "1000 per minute",
         }
         folder = directory / "models" / version
         folder.mkdir(parents=True)

@@ -112,6 +112,21 @@ def test_a_graceful_stop_fails_no_request_in_hand(product):
     assert set(load.acknowledged()) <= set(stored(product))
 
 
+def test_of_many_who_register_one_name_at_once_one_gets_it(product):
+    answers = []
+
+    def register(number):
+        account = {"username": "Racer", "email": f"racer-{number}@example.org", "password": "correct horse battery"}
+        answers.append(call(product.url + "/api/v1/auth/register", account)[0])
+
+    threads = [threading.Thread(target=register, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(answers) == [201] + [409] * 7
+
+
 def test_the_log_is_json_and_tells_no_text_token_or_password(product):
     token = product.token()
     call(product.url + "/api/v1/sentiment/analyze", {"text": "a very private text"}, token)

@@ -1,0 +1,90 @@
+"""Any scikit-learn pipeline, served through the signed joblib path; and a crafted file that is not loaded."""
+
+import pickle
+from pathlib import Path
+
+import joblib
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sqlalchemy import update
+
+from sentiment_app.extensions import db
+from sentiment_app.ml.artifact import digest
+from sentiment_app.sentiment import releases
+from sentiment_app.sentiment.models import ModelRelease
+
+TEXTS = ["good fine", "bad awful", "on monday", "good good", "awful", "at noon"]
+LABELS = ["positive", "negative", "neutral"] * 2
+
+
+class Bomb:
+    """Loading it leaves a file behind: what a crafted joblib file can do."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.fixture
+def flask(make_app, tmp_path):
+    app = make_app(model_dir=tmp_path / "models")
+    with app.app_context():
+        runner = app.test_cli_runner()
+        yield lambda *arguments: runner.invoke(args=["model", *arguments])
+
+
+@pytest.fixture
+def imported(flask, tmp_path):
+    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, LABELS)
+    joblib.dump(fitted, tmp_path / "own.joblib")
+    done = flask("import", str(tmp_path / "own.joblib"))
+    assert done.exit_code == 0, done.output
+    version = done.output.split()[0]
+    for command in ("release", "activate"):
+        assert flask(command, version).exit_code == 0
+    return version, fitted
+
+
+def test_an_imported_pipeline_is_served_as_it_is(client, as_ada, imported):
+    version, fitted = imported
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "good", "explain": True}, headers=as_ada).json
+    assert answer["model_version"] == version
+    assert "explanation" not in answer
+    expected = dict(zip(fitted.classes_, fitted.predict_proba(["good"])[0], strict=True))
+    assert answer["scores"] == pytest.approx(expected)
+
+
+def test_a_crafted_joblib_file_is_refused_and_never_run(imported, tmp_path, client):
+    version, _ = imported
+    target = tmp_path / "it ran"
+    bomb = pickle.dumps(Bomb(target))
+    changes = {"artifact": bomb, "state": "candidate"}
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == version).values(changes))
+    with pytest.raises(releases.GateError, match="digest"):
+        releases.activate(version, by="tests")
+    manifest = releases.fetch(version).manifest.decode()
+    forged = manifest.replace(releases.manifest_of(version)["files"]["pipeline.joblib"], digest(bomb)).encode()
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == version).values(manifest=forged))
+    with pytest.raises(releases.GateError, match="signature"):
+        releases.activate(version, by="tests")
+    assert not target.exists()
+    pickle.loads(bomb)
+    assert target.exists()  # so the bomb was real
+
+
+@pytest.mark.parametrize("labels", [["good", "bad", "meh"] * 2, [0, 2, 0, 2, 0, 2]])
+def test_other_labels_are_refused(flask, tmp_path, labels):
+    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, labels)
+    joblib.dump(fitted, tmp_path / "own.joblib")
+    done = flask("import", str(tmp_path / "own.joblib"))
+    assert (done.exit_code, "predict_proba over" in done.output) == (1, True)
+
+
+def test_a_file_that_is_no_pipeline_is_refused(flask, tmp_path):
+    (tmp_path / "x.joblib").write_bytes(b"nonsense")
+    done = flask("import", str(tmp_path / "x.joblib"))
+    assert (done.exit_code, "cannot be loaded" in done.output) == (1, True)
