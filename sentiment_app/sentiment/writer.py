@@ -103,12 +103,25 @@ class GroupWriter:
         with self._lock:
             self._gathered.append(mine)
             is_follower, self._is_writing = self._is_writing, True
-        if is_follower and not mine.wait(self._retry_seconds + GRACE_SECONDS):
-            raise UnavailableError
+        if is_follower:
+            self._follow(mine)
         if not mine.is_written:
             self._write_gathered(mine)
         if mine.error:
             raise mine.error
+
+    def _follow(self, mine: _Waiting) -> None:
+        """Wait to be called; a row that nobody took in time is withdrawn, so that "nothing was stored" is true."""
+        if mine.wait(self._retry_seconds + GRACE_SECONDS):
+            return
+        with self._lock:
+            was_called = mine.wait(0)
+            if not was_called and mine in self._gathered:
+                self._gathered.remove(mine)
+                raise UnavailableError
+        # It is being written just now: what came of it is known within one more round.
+        if not was_called and not mine.wait(self._retry_seconds + GRACE_SECONDS):
+            raise UnavailableError
 
     def _write_gathered(self, mine: _Waiting) -> None:
         with self._lock:
@@ -119,8 +132,8 @@ class GroupWriter:
             with self._lock:
                 next_writer = self._gathered[0] if self._gathered else None
                 self._is_writing = next_writer is not None
-            if next_writer:
-                next_writer.call()
+                if next_writer:
+                    next_writer.call()
             for one in group:
                 one.is_written = True
                 if one is not mine:

@@ -9,6 +9,8 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from sentiment_app.errors import UnavailableError
+from sentiment_app.sentiment import writer as writer_module
 from sentiment_app.sentiment.writer import GroupWriter, Row
 
 
@@ -115,3 +117,18 @@ def test_a_database_that_stays_away_fails_every_waiting_row():
     assert len(errors) == 5
     with pytest.raises(OperationalError):
         writer.write(row("and it is ready for the next"))
+
+
+def test_a_row_that_waited_too_long_is_withdrawn_and_never_written(monkeypatch):
+    monkeypatch.setattr(writer_module, "GRACE_SECONDS", 0.2)
+    database = Database()
+    writer = GroupWriter(database.connect, retry_seconds=0.1)
+    database.gate.clear()
+    first, _ = write_all(writer, [row("first")])
+    late, errors = write_all(writer, [row("late")])
+    late[0].join(5)
+    assert isinstance(errors["late"], UnavailableError)
+    database.gate.set()
+    first[0].join(5)
+    writer.write(row("next"))
+    assert database.groups == [["first"], ["next"]]
