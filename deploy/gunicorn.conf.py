@@ -1,7 +1,7 @@
 """The settings of gunicorn, for every environment alike.
 
 WEB_BIND          where requests come in, by default 127.0.0.1:8000
-METRICS_PORT      where /metrics is served, on the loopback address only
+METRICS_PORT      the port where /metrics is served, on the loopback address only
 WEB_CONCURRENCY   processes, by default one for each core
 WEB_THREADS       threads in each
 """
@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 # Before prometheus_client is imported: each process writes its numbers into this folder, the scrape adds them up.
-if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+made_metrics_folder = "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+if made_metrics_folder:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="sentiment-metrics-")
 
 from gunicorn.glogging import Logger
@@ -72,4 +73,5 @@ def child_exit(server, worker):
 
 def on_exit(server):
     """Leave no folder of ours behind."""
-    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+    if made_metrics_folder:
+        shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
