@@ -8,7 +8,7 @@ import urllib.request
 
 import psycopg2
 import pytest
-from conftest import call
+from conftest import PASSWORD, call
 
 THREADS = 8
 
@@ -116,7 +116,7 @@ def test_of_many_who_register_one_name_at_once_one_gets_it(product):
     answers = []
 
     def register(number):
-        account = {"username": "Racer", "email": f"racer-{number}@example.org", "password": "correct horse battery"}
+        account = {"username": "Racer", "email": f"racer-{number}@example.org", "password": PASSWORD}
         answers.append(call(product.url + "/api/v1/auth/register", account)[0])
 
     threads = [threading.Thread(target=register, args=(number,)) for number in range(8)]
