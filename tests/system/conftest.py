@@ -1,5 +1,6 @@
 """The whole product as processes of its own; these tests know it by its URL, its command line and its signals."""
 
+import http.client
 import json
 import os
 import signal
@@ -34,7 +35,7 @@ def call(url, body=None, token=None, timeout=30):
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return 0, None
 
 
