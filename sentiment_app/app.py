@@ -74,6 +74,8 @@ def _flask_config(settings: Settings) -> dict[str, object]:
             extensions.AUTOCOMMIT: {
                 "url": settings.database_url,
                 "isolation_level": "AUTOCOMMIT",
+                "hide_parameters": True,
+                "connect_args": {"connect_timeout": CONNECT_SECONDS, "application_name": "sentiment"},
                 "pool_size": 1,
                 "max_overflow": 1,
             }

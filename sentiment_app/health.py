@@ -67,7 +67,7 @@ def live() -> dict[str, Any]:
 
 
 @blueprint.get("/readyz")
-@blueprint.get("/health")
+@blueprint.get("/health", endpoint="health")
 @operation(access="public", rate=None, returns=ReadySchema(), errors=(503,))
 def ready() -> dict[str, Any] | Response:
     """Whether this process can serve.

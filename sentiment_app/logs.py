@@ -79,7 +79,7 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     log.info(
         "request",
-        user_id=g.get("user_id"),
+        user_id=str(g.principal.user_id) if "principal" in g else None,
         method=request.method,
         route=str(request.url_rule or "unmatched"),
         status=response.status_code,

@@ -11,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import REGISTRY, Collector
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 FAST = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.1)
 
 requests = Counter("http_requests", "Requests answered", ["method", "route", "status"])
@@ -55,6 +56,7 @@ def exposition() -> Response:
 
 def _count(response: Response) -> Response:
     route = str(request.url_rule or "unmatched")
-    requests.labels(request.method, route, str(response.status_code)).inc()
+    method = request.method if request.method in METHODS else "other"  # a client may send any word
+    requests.labels(method, route, str(response.status_code)).inc()
     request_seconds.labels(route).observe(time.perf_counter() - g.started)
     return response

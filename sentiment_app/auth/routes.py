@@ -18,7 +18,10 @@ blueprint = Blueprint("auth", __name__)
 
 def _account() -> str:
     """The account that a login names: guessing one password from many addresses is limited too."""
-    body = request.get_json(silent=True) if request.is_json else request.form
+    try:
+        body = request.get_json(silent=True) if request.is_json else request.form
+    except RecursionError:  # nested beyond reason; the view refuses it
+        body = None
     return str(body.get("username", "")).lower() if isinstance(body, dict) else ""
 
 

@@ -38,7 +38,7 @@ def start(user_id: UUID) -> Session:
 
 @unit_of_work
 def _start(session_id: UUID, jti: UUID, user_id: UUID) -> Session:
-    user = db.session.get(User, user_id, with_for_update={"read": True})
+    user = db.session.get(User, user_id, with_for_update={"read": True}, populate_existing=True)
     if user is None or not user.is_active:
         raise AccountClosedError
     return db.session.merge(Session(id=session_id, user_id=user_id, refresh_jti=jti, expires_at=_new_expiry()))

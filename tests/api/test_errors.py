@@ -31,6 +31,11 @@ def test_a_problem_names_its_request(client):
     assert answer.json["instance"] == "/nowhere"
 
 
+def test_login_refuses_deep_nesting_as_any_other_malformed_body(client):
+    answer = client.post("/api/v1/auth/login", data=b"[" * 100_000, content_type="application/json")
+    assert answer.status_code == 400
+
+
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a;b", "é"])
 def test_a_request_id_that_could_spoil_a_log_is_replaced(client, given):
     answer = client.get("/livez", headers={"X-Request-ID": given.encode()})
