@@ -1,7 +1,7 @@
 """The settings of gunicorn, for every environment alike.
 
 WEB_BIND          where requests come in, by default 127.0.0.1:8000
-METRICS_PORT      the port where /metrics is served, on the loopback address only
+METRICS_BIND      where /metrics is served, by default 127.0.0.1:9464
 WEB_CONCURRENCY   processes, by default one for each core
 WEB_THREADS       threads in each
 """
@@ -36,7 +36,7 @@ class QuietLogger(Logger):
 
 
 wsgi_app = "wsgi:app"
-bind = [os.environ.get("WEB_BIND", "127.0.0.1:8000"), f"127.0.0.1:{settings.metrics_port}"]
+bind = [os.environ.get("WEB_BIND", "127.0.0.1:8000"), settings.metrics_bind]
 workers = int(os.environ.get("WEB_CONCURRENCY", os.cpu_count() or 1))
 worker_class = "gthread"
 # A thread waits for PostgreSQL most of its time; those that wait together share a commit.

@@ -17,6 +17,7 @@ def run() -> None:
             compare_server_default=True,
         )
         with context.begin_transaction():
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # the next deploy may wait for this one
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
             connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
             context.run_migrations()

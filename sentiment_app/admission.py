@@ -110,12 +110,11 @@ class Admission:
 
     def _ask_redis(self, user: UUID, session: UUID, policy: str, rate: RateLimitItem) -> Admitted:
         if self._list_is_suspect:
+            self._list_is_suspect = False  # before: what fails from here on makes it suspect again
             self._client.delete(LIST_KEY)
-            self._list_is_suspect = False
         answer = self._run_script(user, session, policy, rate)
         if answer.verdict is Verdict.LIST_MISSING:
-            self._publish(self._ended_sessions())
-            self._client.set(LIST_KEY, 1, ex=LIST_SECONDS)
+            self._publish(self._ended_sessions(), whole=True)
             answer = self._run_script(user, session, policy, rate)
         return answer
 
@@ -143,10 +142,12 @@ class Admission:
         verdict = Verdict.ADMITTED if admitted else Verdict.OVER_RATE
         return Admitted(verdict, policy, rate, stats.remaining, reset)
 
-    def _publish(self, sessions: Iterable[UUID]) -> None:
-        with self._client.pipeline(transaction=False) as pipeline:
+    def _publish(self, sessions: Iterable[UUID], *, whole: bool = False) -> None:
+        with self._client.pipeline(transaction=True) as pipeline:  # one whole list, or none
             for session in sessions:
                 pipeline.set(_end_key(session), 1, ex=self._session_life)
+            if whole:
+                pipeline.set(LIST_KEY, 1, ex=LIST_SECONDS)
             pipeline.execute()
 
     def _redis_failed(self, error: RedisError) -> None:

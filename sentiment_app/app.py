@@ -1,5 +1,7 @@
 """The composition root: everything is put together here, and nowhere else."""
 
+from typing import Any
+
 import limits
 from flask import Flask, Response
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -21,6 +23,8 @@ from sentiment_app.users import sessions
 API = "/api/v1"
 MAX_BODY_BYTES = 1024 * 1024
 CONNECT_SECONDS = 3
+# A peer that vanished without a word is noticed after this many seconds, and this many questions a second apart.
+SILENCE_SECONDS, PROBES = 5, 5
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -31,6 +35,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     settings = settings or Settings.from_env()
     app = Flask("sentiment_app", static_folder=None)
+    app.url_map.merge_slashes = False  # a doubled slash is a 404, not a redirect to whatever Host says
     app.cli = cli.Commands()
     app.config.from_mapping(_flask_config(settings))
     app.json.compact = True  # type: ignore[attr-defined]  # the default provider has it
@@ -56,6 +61,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 def _flask_config(settings: Settings) -> dict[str, object]:
     redis_url = settings.redis_url
     timeout = settings.redis_timeout_seconds
+    database = _database_options(settings)
     return {
         "DEBUG": settings.debug,
         "TESTING": settings.environment == "testing",
@@ -64,18 +70,16 @@ def _flask_config(settings: Settings) -> dict[str, object]:
         "PROVIDE_AUTOMATIC_OPTIONS": False,
         "SQLALCHEMY_DATABASE_URI": settings.database_url,
         "SQLALCHEMY_ENGINE_OPTIONS": {
+            **database,
             "pool_size": settings.database_pool_size,
             "max_overflow": settings.database_pool_size,
-            "hide_parameters": True,
-            "connect_args": {"connect_timeout": CONNECT_SECONDS, "application_name": "sentiment"},
         },
         # The group writer's: it writes one group at a time.
         "SQLALCHEMY_BINDS": {
             extensions.AUTOCOMMIT: {
+                **database,
                 "url": settings.database_url,
                 "isolation_level": "AUTOCOMMIT",
-                "hide_parameters": True,
-                "connect_args": {"connect_timeout": CONNECT_SECONDS, "application_name": "sentiment"},
                 "pool_size": 1,
                 "max_overflow": 1,
             }
@@ -93,6 +97,24 @@ def _flask_config(settings: Settings) -> dict[str, object]:
         "RATELIMIT_STRATEGY": "sliding-window-counter",
         "RATELIMIT_KEY_PREFIX": "sliding-window-counter",
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
+    }
+
+
+def _database_options(settings: Settings) -> dict[str, Any]:
+    """Every wait on PostgreSQL has an end: for a connection, for the server, for the network (libpq, section 32.1.2)."""
+    patience = int(settings.database_retry_seconds * 1000) or 1
+    return {
+        "hide_parameters": True,
+        "pool_timeout": settings.database_retry_seconds,
+        "connect_args": {
+            "application_name": "sentiment",
+            "connect_timeout": CONNECT_SECONDS,
+            "tcp_user_timeout": patience,
+            "keepalives_idle": SILENCE_SECONDS,
+            "keepalives_interval": 1,
+            "keepalives_count": PROBES,
+            "options": f"-c statement_timeout={settings.database_statement_seconds * 1000:.0f}",
+        },
     }
 
 

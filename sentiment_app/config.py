@@ -71,7 +71,7 @@ class Settings:
     """The whole configuration: the field `name` is read from the variable `NAME`."""
 
     environment: str = _setting(
-        "development, testing or production: they differ in values, not in code",
+        "development, testing or production: they differ in values only; unset, it is production, and yet reads .env",
         "production",
         check=validate.OneOf(["development", "testing", "production"]),
     )
@@ -93,6 +93,9 @@ class Settings:
         "how long a unit of work is tried again while PostgreSQL is away",
         10.0,
         check=validate.Range(min=0),
+    )
+    database_statement_seconds: float = _setting(
+        "bound on one statement; past it the request is answered with 503", 10.0, check=_above_zero
     )
     redis_url: str = _setting("Redis or Valkey: redis://, rediss:// or unix://", check=_is_redis, secret=True)
     redis_timeout_seconds: float = _setting(
@@ -134,10 +137,10 @@ class Settings:
         0,
         check=validate.Range(min=0),
     )
-    metrics_port: int = _setting(
-        "the internal port on which alone /metrics is served",
-        9464,
-        check=validate.Range(min=1, max=65535),
+    metrics_bind: str = _setting(
+        "the internal address on which alone /metrics is served: host:port or unix:/path",
+        "127.0.0.1:9464",
+        check=validate.Regexp(r"unix:/.+|.+:\d+", error="is neither host:port nor unix:/path"),
     )
 
     @classmethod

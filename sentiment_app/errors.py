@@ -7,11 +7,12 @@ from urllib.parse import quote
 import structlog
 from flask import Flask, Response, current_app, g, jsonify, request
 from flask_jwt_extended.exceptions import JWTExtendedException
+from gunicorn.http.errors import ParseException
 from jwt.exceptions import PyJWTError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from sentiment_app.extensions import is_disconnect
+from sentiment_app.extensions import is_disconnect, is_overload
 
 PROBLEM_TYPE = "urn:sentiment-app:problem:"
 RETRY_AFTER_SECONDS = 5
@@ -99,7 +100,7 @@ class UnavailableError(AppError):
     """Something that the answer needs is away; the same request may succeed later."""
 
     status, kind = 503, "unavailable"
-    detail = "The database cannot be reached; nothing was stored. Try again."
+    detail = "The database did not answer in time. Try again; it may have done what you asked nevertheless."
     headers: ClassVar = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 
 
@@ -109,6 +110,7 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http_exception)
     app.register_error_handler(JWTExtendedException, _token_error)
     app.register_error_handler(PyJWTError, _token_error)
+    app.register_error_handler(ParseException, _body_error)
     app.register_error_handler(SQLAlchemyError, _database_error)
     app.register_error_handler(Exception, _unexpected)
 
@@ -155,8 +157,12 @@ def _token_error(error: Exception) -> Response:
     return _app_error(InvalidTokenError())
 
 
+def _body_error(error: ParseException) -> Response:
+    return _app_error(MalformedError("The body is not chunked as HTTP demands (RFC 9112, section 7.1)."))
+
+
 def _database_error(error: SQLAlchemyError) -> Response:
-    if is_disconnect(error):
+    if is_disconnect(error) or is_overload(error):
         log.error("database_unavailable", error=type(error).__name__)
         return _app_error(UnavailableError())
     return _unexpected(error)

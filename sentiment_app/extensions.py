@@ -23,6 +23,7 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase
 
 from sentiment_app.config import Settings
@@ -31,6 +32,7 @@ log = structlog.get_logger()
 
 QUEUE = "default"
 AUTOCOMMIT = "autocommit"
+QUERY_CANCELED = "57014"
 UTC = TIMESTAMP(timezone=True)
 
 P = ParamSpec("P")
@@ -68,7 +70,7 @@ def redis() -> Redis:
 
 
 def queue() -> Queue:
-    """The work queue. Its messages are JSON: a pickled one would run code in the worker."""
+    """The work queue. Its messages are JSON: a pickled one would run any code, where these name a function of ours."""
     return Queue(QUEUE, connection=redis(), serializer=JSONSerializer)
 
 
@@ -124,6 +126,13 @@ def is_disconnect(error: BaseException) -> bool:
     state = getattr(error.orig, "pgcode", None)
     return error.connection_invalidated or (
         isinstance(error, OperationalError) and (state is None or state.startswith(("08", "57P")))
+    )
+
+
+def is_overload(error: BaseException) -> bool:
+    """Whether the database is there and too slow: no connection came free, or a statement took too long."""
+    return isinstance(error, PoolTimeoutError) or (
+        isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) == QUERY_CANCELED
     )
 
 

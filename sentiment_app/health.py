@@ -99,10 +99,17 @@ def version() -> dict[str, Any]:
 @blueprint.get("/metrics")
 @operation(access="public", rate=None, documented=False)
 def scrape() -> Response:
-    """Metrics for Prometheus; there is no such page but on the internal port."""
-    if request.environ["SERVER_PORT"] != str(settings().metrics_port):
+    """Metrics for Prometheus; there is no such page but on the internal address."""
+    if _arrived_at() != settings().metrics_bind.rpartition(":")[2]:
         raise NotFoundError
     return metrics.exposition()
+
+
+def _arrived_at() -> str | None:
+    """The port or path of the socket that took the request: what its Host header says proves nothing."""
+    socket = request.environ.get("gunicorn.socket")
+    name = socket and socket.getsockname()
+    return str(name[1]) if isinstance(name, tuple) else name
 
 
 def _database() -> str | None:

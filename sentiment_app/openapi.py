@@ -84,14 +84,24 @@ def declaration_of(view: Any) -> Operation:
 
 def _load_body(body: Schema, form: Schema | None) -> dict[str, Any]:
     if request.is_json:
+        data = request.get_data()
+        _refuse_cut_body()
         try:
-            return load(body, json.loads(request.get_data()), "body")
+            return load(body, json.loads(data), "body")
         except (ValueError, RecursionError):
             raise MalformedError("The body is not JSON.") from None
     if form and request.mimetype == FORM:
-        return load(form, request.form.to_dict(), "body")
+        fields = request.form.to_dict()
+        _refuse_cut_body()
+        return load(form, fields, "body")
     wanted = f"{JSON} or {FORM}" if form else JSON
     raise UnsupportedMediaTypeError(f"Send the body as Content-Type {wanted}.")
+
+
+def _refuse_cut_body() -> None:
+    # Werkzeug cuts a chunked body at MAX_CONTENT_LENGTH, and says so only when asked for more.
+    if request.content_length is None:
+        request.stream.read(1)
 
 
 def _answer(result: Any, declaration: Operation) -> Response:

@@ -60,9 +60,12 @@ class Cursor(fields.Field[UUID]):
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> UUID:
         try:
-            return UUID(bytes=base64.urlsafe_b64decode(str(value) + "=="))
+            cursor = UUID(bytes=base64.urlsafe_b64decode(str(value) + "=="))
         except (ValueError, binascii.Error):
             raise self.make_error("invalid") from None
+        if self._serialize(cursor) != value:  # the decoder skips what is not base64
+            raise self.make_error("invalid")
+        return cursor
 
 
 class PageQuerySchema(Schema):
@@ -77,7 +80,7 @@ class PageQuerySchema(Schema):
         load_default=None,
         metadata={
             "type": "string",
-            "pattern": "^[A-Za-z0-9_-]{22}$",
+            "pattern": "^[A-Za-z0-9_-]{21}[AQgw]$",
             "description": "next_cursor of the page before",
         },
     )

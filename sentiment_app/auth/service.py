@@ -22,4 +22,6 @@ def sign_in(username: str, password: str) -> Session:
     user = users.authenticate(username, password)
     if user is None:
         raise BadCredentialsError
-    return sessions.start(user.id)
+    session = sessions.start(user.id, user.password_hash)
+    users.renew_hash(user, password)
+    return session

@@ -23,7 +23,9 @@ class GateError(ConflictError):
 
 
 def release(artifact: Artifact, by: str) -> str:
-    """Sign a model's manifest and store both as a candidate; returns its version. Releasing it again changes nothing.
+    """Sign a model's manifest and store both as a candidate; returns its version.
+
+    Released again, it keeps its state and gets a new signature: that is how models outlive a change of the key.
 
     Raises:
         ModelError: the artifact is not sound.
@@ -44,7 +46,9 @@ def _store(version: str, artifact: Artifact, by: str) -> None:
         "artifact": artifact.serving,
         "released_by": by,
     }
-    db.session.execute(insert(ModelRelease).values(values).on_conflict_do_nothing())
+    renewed = {name: values[name] for name in ("manifest", "signature", "artifact")}
+    statement = insert(ModelRelease).values(values)
+    db.session.execute(statement.on_conflict_do_update(index_elements=[ModelRelease.version], set_=renewed))
 
 
 @unit_of_work

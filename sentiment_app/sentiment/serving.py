@@ -55,13 +55,15 @@ class Serving:
         self._poll_seconds = poll_seconds
         self._served: Served | None = None
         self._lock = threading.Lock()
+        self._is_following = False
         self.problem: str | None = None
 
     def start(self, app: Flask) -> None:
         """Load the active model now, and follow the registry from now on."""
         with app.app_context():
             self.refresh()
-        if self._poll_seconds:
+        self._is_following = self._poll_seconds > 0
+        if self._is_following:
             threading.Thread(target=self._follow, args=(app,), name="model-follower", daemon=True).start()
 
     def current(self) -> Served:
@@ -70,7 +72,7 @@ class Serving:
         Raises:
             NoModelError: there is none.
         """
-        if self._served is None or not self._poll_seconds:
+        if not self._is_following and (self._served is None or not self._poll_seconds):
             self.refresh()
         if self._served is None:
             raise NoModelError
@@ -86,7 +88,7 @@ class Serving:
                     self._served = Served(version, scorer, manifest)
                     log.info("model_switched", model_version=version)
                 self.problem = None
-            except (ModelError, SQLAlchemyError) as error:
+            except Exception as error:  # noqa: BLE001  # whatever a model does at loading, the old one serves on
                 self._failed(error)
 
     def check(self) -> str | None:
@@ -109,7 +111,12 @@ class Serving:
         return (datetime.now(UTC) - created).total_seconds()
 
     def _failed(self, error: Exception) -> None:
-        problem = str(error) if isinstance(error, ModelError) else "the registry cannot be reached"
+        if isinstance(error, ModelError):
+            problem = str(error)
+        elif isinstance(error, SQLAlchemyError):
+            problem = "the registry cannot be reached"
+        else:
+            problem = f"it does not load: {type(error).__name__}"
         if problem != self.problem:
             log.error("model_not_switched", problem=problem)
         self.problem = problem

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuid
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
@@ -73,9 +73,20 @@ def authenticate(username: str, password: str) -> User | None:
     user = find(username)
     if not passwords.is_right(user.password_hash if user else None, password) or not (user and user.is_active):
         return None
-    if passwords.is_outdated(user.password_hash):
-        _change(user.id, {"password_hash": passwords.hash_password(password)})
     return user
+
+
+def renew_hash(user: User, password: str) -> None:
+    """Hash a verified password anew if the settings have changed since it was hashed."""
+    if passwords.is_outdated(user.password_hash):
+        _replace_hash(user.id, user.password_hash, passwords.hash_password(password))
+
+
+@unit_of_work
+def _replace_hash(user_id: UUID, old: str, new: str) -> None:
+    # Where the old one still stands: a password that was changed meanwhile shall not come back.
+    same = update(User).where(User.id == user_id, User.password_hash == old)
+    db.session.execute(same.values(password_hash=new))
 
 
 @unit_of_work
@@ -135,8 +146,9 @@ def change_profile(user_id: UUID, session_id: UUID, changes: dict[str, Any]) -> 
     user = get(user_id)
     if not passwords.is_right(user.password_hash, current):
         raise WrongPasswordError
+    verified = user.password_hash
     changes["password_hash"] = _accepted(new, user, changes)
-    return _change(user_id, changes, ends=sessions.Reason.PASSWORD, keep=session_id)
+    return _change(user_id, changes, verified=verified, ends=sessions.Reason.PASSWORD, keep=session_id)
 
 
 def reset_password(username: str, new: str) -> User:
@@ -181,23 +193,26 @@ def _change(
     user_id: UUID,
     changes: dict[str, Any],
     *,
+    verified: str | None = None,
     ends: sessions.Reason | None = None,
     keep: UUID | None = None,
 ) -> User:
-    user, ended = _store(user_id, changes, ends, keep)
+    user, ended = _store(user_id, changes, verified, ends, keep)
     admission().end(ended)
     return user
 
 
 @unit_of_work
 def _store(
-    user_id: UUID, changes: dict[str, Any], ends: sessions.Reason | None, keep: UUID | None
+    user_id: UUID, changes: dict[str, Any], verified: str | None, ends: sessions.Reason | None, keep: UUID | None
 ) -> tuple[User, list[UUID]]:
-    user = _get(user_id)
+    # The lock: a sign-in under way has either come before, and is ended below, or sees the change.
+    user = _get(user_id, with_for_update=True)
+    if verified and user.password_hash not in (verified, changes["password_hash"]):
+        raise WrongPasswordError  # somebody else changed it first; the new one is there when this runs again
     for name, value in changes.items():
         setattr(user, name, value)
     try:
-        # Locks the row: a sign-in under way has either come before, and is ended below, or sees the change.
         db.session.flush()
     except IntegrityError as error:
         raise _taken(error) from None
@@ -205,8 +220,8 @@ def _store(
     return user, sessions.mark_all_ended(user_id, ends, keep=keep) if ends else []
 
 
-def _get(user_id: UUID) -> User:
-    user = db.session.get(User, user_id, populate_existing=True)
+def _get(user_id: UUID, *, with_for_update: bool = False) -> User:
+    user = db.session.get(User, user_id, populate_existing=True, with_for_update=with_for_update or None)
     if user is None:
         raise NotFoundError
     return user

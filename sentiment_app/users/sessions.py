@@ -23,24 +23,24 @@ class Reason(enum.StrEnum):
     PASSWORD = "password changed"  # noqa: S105  # a reason, not a password
 
 
-class AccountClosedError(InvalidTokenError):
-    """The account was deactivated while its owner signed in."""
+class AccountChangedError(InvalidTokenError):
+    """The account was deactivated, or given another password, while somebody signed in."""
 
 
-def start(user_id: UUID) -> Session:
-    """Start a session of an active user.
+def start(user_id: UUID, verified_hash: str) -> Session:
+    """Start a session of an active user whose password was verified against `verified_hash`.
 
     Raises:
-        AccountClosedError: the user is not active, or gone.
+        AccountChangedError: the user is not active, or gone, or has another password by now.
     """
-    return _start(uuid.uuid7(), uuid.uuid4(), user_id)
+    return _start(uuid.uuid7(), uuid.uuid4(), user_id, verified_hash)
 
 
 @unit_of_work
-def _start(session_id: UUID, jti: UUID, user_id: UUID) -> Session:
+def _start(session_id: UUID, jti: UUID, user_id: UUID, verified_hash: str) -> Session:
     user = db.session.get(User, user_id, with_for_update={"read": True}, populate_existing=True)
-    if user is None or not user.is_active:
-        raise AccountClosedError
+    if user is None or not user.is_active or user.password_hash != verified_hash:
+        raise AccountChangedError
     return db.session.merge(Session(id=session_id, user_id=user_id, refresh_jti=jti, expires_at=_new_expiry()))
 
 

@@ -1,5 +1,15 @@
-import pytest
+import io
+import json
+from dataclasses import replace
+from uuid import uuid4
 
+import pytest
+from sqlalchemy import text
+
+from sentiment_app import app as app_module
+from sentiment_app import extensions
+from sentiment_app.app import create_app
+from sentiment_app.extensions import db
 from sentiment_app.sentiment import service
 
 ANALYZE = "/api/v1/sentiment/analyze"
@@ -54,3 +64,35 @@ def test_a_bug_is_a_500_that_tells_nothing_and_logs_no_text(make_app, as_ada, mo
     assert "secret" not in answer.text + logged
     assert '"error":"RuntimeError"' in logged
     assert answer.json["request_id"] in logged
+
+
+def test_a_chunked_body_beyond_the_limit_is_refused_not_cut(client, as_ada):
+    body = json.dumps({"text": "x"}).encode()
+    padded = body + b" " * (app_module.MAX_BODY_BYTES + 1 - len(body))
+    environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": None}
+    stream = io.BytesIO(padded)
+    answer = client.post(
+        ANALYZE, input_stream=stream, content_type="application/json", headers=as_ada, environ_overrides=environ
+    )
+    assert answer.status_code == 413
+
+
+def test_a_database_that_takes_too_long_is_a_503(app, client, as_ada, monkeypatch):
+    monkeypatch.setattr(service, "get", lambda *_: db.session.execute(text("SELECT pg_sleep(60)")))
+    db.session.execute(text("SET LOCAL statement_timeout = '50ms'"))
+    answer = client.get(f"/api/v1/sentiment/history/{uuid4()}", headers=as_ada)
+    assert (answer.status_code, answer.json["type"]) == (503, "urn:sentiment-app:problem:unavailable")
+    assert answer.headers["Retry-After"]
+
+
+def test_every_connection_bounds_its_statements(settings):
+    app = create_app(replace(settings, database_statement_seconds=0.5))
+    with app.app_context(), extensions.autocommit() as connection:
+        assert connection.scalar(text("SHOW statement_timeout")) == "500ms"
+    with app.app_context(), db.engine.connect() as connection:
+        assert connection.scalar(text("SHOW statement_timeout")) == "500ms"
+
+
+def test_a_doubled_slash_is_not_redirected(client):
+    answer = client.get("//evil.example//livez", headers={"Host": "evil.example"})
+    assert answer.status_code == 404

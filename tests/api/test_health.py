@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text, update
@@ -64,10 +65,27 @@ def test_the_version_is_told(client, model):
     assert answer["version"].count(".") == 2
 
 
-def test_metrics_are_served_on_the_internal_port_only(client, as_ada, model):
+@pytest.mark.parametrize(
+    ("metrics_bind", "internal", "public"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464), ("127.0.0.1", 8000)),
+        ("unix:/run/sentiment/metrics.sock", "/run/sentiment/metrics.sock", "/run/sentiment/web.sock"),
+    ],
+)
+def test_metrics_are_served_on_the_internal_address_only(make_app, metrics_bind, internal, public):
+    client = make_app(metrics_bind=metrics_bind).test_client()
+    for name, status in ((internal, 200), (public, 404)):
+        arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda name=name: name)}
+        # What the Host header claims counts for nothing.
+        answer = client.get("/metrics", base_url="http://127.0.0.1:9464", environ_overrides=arrived)
+        assert answer.status_code == status
+
+
+def test_metrics_tell_of_requests_and_nothing_of_texts(client, as_ada, model):
     client.post("/api/v1/sentiment/analyze", json={"text": "a secret text"}, headers=as_ada)
     assert client.get("/metrics").status_code == 404
-    answer = client.get("/metrics", base_url="http://127.0.0.1:9464")
+    arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda: ("127.0.0.1", 9464))}
+    answer = client.get("/metrics", environ_overrides=arrived)
     assert answer.status_code == 200
     assert f'scored_rows_total{{model_version="{model[1]}"' in answer.text
     assert 'route="/api/v1/sentiment/analyze",status="200"' in answer.text

@@ -2,6 +2,8 @@
 
 import pytest
 
+from sentiment_app.extensions import limiter
+
 WHO, LOGIN = "/api/v1/protected/test", "/api/v1/auth/login"
 ANALYZE = "/api/v1/sentiment/analyze"
 
@@ -105,3 +107,12 @@ def test_a_wiped_redis_revives_no_session(app, client, as_ada):
     client.post("/api/v1/auth/logout", headers=as_ada)
     app.extensions["redis"].flushdb()
     assert client.get(WHO, headers=as_ada).status_code == 401
+
+
+@pytest.mark.parametrize("username", ["\ud800", "", 7, None, ["x"]])
+def test_a_login_that_names_no_account_is_no_failure_of_redis(make_app, ada, username, monkeypatch):
+    client = make_app(release="fresh").test_client()
+    monkeypatch.setattr(limiter, "_storage_dead", False)
+    answer = client.post(LOGIN, json={"username": username, "password": "x"})
+    assert answer.status_code == 422
+    assert not limiter._storage_dead

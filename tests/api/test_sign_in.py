@@ -1,11 +1,13 @@
 import time
 from datetime import timedelta
+from uuid import uuid4
 
 import jwt
 import pytest
 from flask_jwt_extended import create_access_token
 
 from sentiment_app.extensions import db
+from sentiment_app.users import passwords, sessions
 from sentiment_app.users import service as users
 from sentiment_app.users.models import Session
 
@@ -141,3 +143,24 @@ def test_a_password_hashed_with_old_parameters_is_hashed_anew(make_app, ada):
     with app.app_context():
         assert app.test_client().post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200
         assert "t=2" in users.get(ada.id).password_hash
+
+
+def test_a_password_reset_during_a_sign_in_wins(app, ada):
+    verified = users.authenticate("ada", PASSWORD).password_hash
+    users.reset_password("ada", "another long passphrase")
+    with pytest.raises(sessions.AccountChangedError):
+        sessions.start(ada.id, verified)
+    users._replace_hash(ada.id, verified, "the old password, hashed anew")
+    assert users.authenticate("ada", "another long passphrase")
+
+
+def test_of_two_changes_of_one_password_the_first_wins(app, ada, monkeypatch):
+    def meanwhile(*_, **__):
+        monkeypatch.undo()
+        users.reset_password("ada", "first come")
+
+    monkeypatch.setattr(passwords, "check", meanwhile)
+    changes = {"password": "second come, too late", "current_password": PASSWORD}
+    with pytest.raises(users.WrongPasswordError):
+        users.change_profile(ada.id, uuid4(), changes)
+    assert users.authenticate("ada", "first come")

@@ -7,6 +7,7 @@ from sentiment_app.extensions import db
 from sentiment_app.ml.artifact import Artifact
 from sentiment_app.ml.runtime import ModelError
 from sentiment_app.sentiment import releases
+from sentiment_app.sentiment import serving as serving_module
 from sentiment_app.sentiment.models import ModelRelease
 from sentiment_app.sentiment.serving import serving
 
@@ -56,3 +57,26 @@ def test_a_retired_model_is_not_activated(second):
 def test_an_unsound_artifact_is_not_released(app, model):
     with pytest.raises(ModelError):
         releases.release(model[0]._replace(serving=b"something else"), by="tests")
+
+
+def test_releasing_again_signs_with_the_key_of_today(make_app, model, second):
+    app = make_app(model_signing_key="another key, after the first one was exchanged")
+    with app.app_context():
+        with pytest.raises(releases.GateError, match="sign"):
+            releases.activate(second, by="tests")
+        releases.release(releases.fetch(second), by="tests")
+        releases.activate(second, by="tests")
+        assert releases.active_version() == second
+
+
+def test_whatever_a_model_does_at_loading_the_old_one_serves_on(client, as_ada, second, model, monkeypatch):
+    serving().refresh()
+    releases.activate(second, by="tests")
+
+    def bug(*_):
+        raise KeyError("weights")
+
+    monkeypatch.setattr(serving_module, "open_artifact", bug)
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
+    assert (answer.status_code, answer.json["model_version"]) == (200, model[1])
+    assert client.get("/readyz").json["checks"]["model"] == "it does not load: KeyError"

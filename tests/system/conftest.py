@@ -57,7 +57,7 @@ class Product:
             "MODEL_SIGNING_KEY": "a key that signs the models of tests only",
             "MODEL_DIR": str(directory / "models"),
             "DATA_DIR": str(directory / "data"),
-            "METRICS_PORT": str(self.metrics_port),
+            "METRICS_BIND": f"127.0.0.1:{self.metrics_port}",
             "WEB_BIND": f"127.0.0.1:{self.port}",
             "SCORING_RATE_LIMIT": "1000000 per minute",
             "AUTH_RATE_LIMIT": "1000 per minute",

@@ -39,14 +39,14 @@ def test_defaults_are_those_of_production(environment):
 
 
 def test_every_problem_is_named_at_once(environment):
-    environment(ENVIRONMENT="staging", JWT_SECRET_KEY="short", REDIS_URL="http://x", METRICS_PORT="0")
+    environment(ENVIRONMENT="staging", JWT_SECRET_KEY="short", REDIS_URL="http://x", METRICS_BIND="0")
     assert problems() == {
         "ENVIRONMENT",
         "DATABASE_URL",
         "REDIS_URL",
         "JWT_SECRET_KEY",
         "MODEL_SIGNING_KEY",
-        "METRICS_PORT",
+        "METRICS_BIND",
     }
 
 
