@@ -101,7 +101,7 @@ def _flask_config(settings: Settings) -> dict[str, object]:
 
 
 def _database_options(settings: Settings) -> dict[str, Any]:
-    """Every wait on PostgreSQL has an end: for a connection, for the server, for the network (libpq, section 32.1.2)."""
+    """Every wait on PostgreSQL has an end: for a connection, the server, the network (libpq, section 32.1.2)."""
     patience = int(settings.database_retry_seconds * 1000) or 1
     return {
         "hide_parameters": True,
