@@ -1,5 +1,6 @@
 """The composition root: everything is put together here, and nowhere else."""
 
+from collections.abc import Callable
 from typing import Any
 
 import limits
@@ -27,6 +28,13 @@ CONNECT_SECONDS = 3
 SILENCE_SECONDS, PROBES = 5, 5
 
 
+class _SyncFlask(Flask):
+    """Flask without the question, asked nine times a request, whether a function is asynchronous: none is."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
 def create_app(settings: Settings | None = None) -> Flask:
     """Build the application.
 
@@ -34,7 +42,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         ConfigError: the environment does not hold usable settings.
     """
     settings = settings or Settings.from_env()
-    app = Flask("sentiment_app", static_folder=None)
+    app = _SyncFlask("sentiment_app", static_folder=None)
     app.url_map.merge_slashes = False  # a doubled slash is a 404, not a redirect to whatever Host says
     app.cli = cli.Commands()
     app.config.from_mapping(_flask_config(settings))
@@ -150,8 +158,10 @@ def _serve_model(app: Flask, settings: Settings) -> None:
 
 def _security_headers(response: Response) -> Response:
     headers = response.headers
-    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-    headers.setdefault("Cache-Control", "no-store")
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["Referrer-Policy"] = "no-referrer"
+    if "Content-Security-Policy" not in headers:
+        headers.add("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+    if "Cache-Control" not in headers:
+        headers.add("Cache-Control", "no-store")
+    headers.add("X-Content-Type-Options", "nosniff")
+    headers.add("Referrer-Policy", "no-referrer")
     return response

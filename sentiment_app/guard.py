@@ -85,8 +85,8 @@ def _tell_rate(response: Response) -> Response:
     standing = _standing()
     if standing:
         policy, rate, remaining, reset = standing
-        response.headers["RateLimit-Policy"] = f'"{policy}";q={rate.amount};w={rate.get_expiry()}'
-        response.headers["RateLimit"] = f'"{policy}";r={remaining};t={reset}'
+        response.headers.add("RateLimit-Policy", f'"{policy}";q={rate.amount};w={rate.get_expiry()}')
+        response.headers.add("RateLimit", f'"{policy}";r={remaining};t={reset}')
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             response.headers["Retry-After"] = str(max(1, reset))
     return response

@@ -1,5 +1,6 @@
 """JSON logs on stderr: one line a request, with its id, user and route; never its text, token or password."""
 
+import json
 import logging
 import logging.config
 import re
@@ -14,6 +15,14 @@ from flask import Flask, Response, g, request
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 log = structlog.get_logger("access")
+
+_encoder = json.JSONEncoder(separators=(",", ":"), default=repr)
+
+
+def _to_json(line: Any, **_: Any) -> str:
+    # One encoder for all lines: json.dumps would make one for each.
+    return _encoder.encode(line)
+
 
 _shared: list[Any] = [
     structlog.contextvars.merge_contextvars,
@@ -34,7 +43,7 @@ def dict_config(level: str) -> dict[str, Any]:
                 "processors": [
                     structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                     structlog.processors.format_exc_info,
-                    structlog.processors.JSONRenderer(separators=(",", ":")),
+                    structlog.processors.JSONRenderer(_to_json),
                 ],
             }
         },
@@ -53,7 +62,7 @@ def configure(level: str) -> None:
     structlog.configure(
         processors=[
             *_shared,
-            structlog.processors.JSONRenderer(separators=(",", ":")),
+            structlog.processors.JSONRenderer(_to_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
@@ -76,7 +85,7 @@ def _start() -> None:
 
 
 def _finish(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
+    response.headers.add("X-Request-ID", g.request_id)
     log.info(
         "request",
         user_id=str(g.principal.user_id) if "principal" in g else None,
