@@ -13,7 +13,7 @@ from sentiment_app.auth import routes as auth
 from sentiment_app.auth import tokens
 from sentiment_app.config import Settings
 from sentiment_app.guard import Guard
-from sentiment_app.sentiment import releases
+from sentiment_app.sentiment import cards, releases
 from sentiment_app.sentiment import routes as sentiment
 from sentiment_app.sentiment.serving import Serving
 from sentiment_app.sentiment.writer import GroupWriter
@@ -143,12 +143,14 @@ def _guard(app: Flask, settings: Settings) -> None:
 def _serve_model(app: Flask, settings: Settings) -> None:
     app.extensions["writer"] = GroupWriter(extensions.autocommit, retry_seconds=settings.database_retry_seconds)
     app.extensions["serving"] = serving = Serving(
-        active_version=releases.active_version,
-        fetch=releases.fetch,
+        states=releases.states,
+        fetch=releases.fetch_cached,
+        note_failure=releases.note_failure,
         key=settings.model_signing_key,
         poll_seconds=settings.model_poll_seconds,
     )
     health.init_app(app, model=serving.check, model_version=serving.version)
+    app.extensions["model_card"] = lambda: cards.page(serving.current().manifest)
     gauges = {
         "queue_jobs": ("Jobs that wait for a worker", extensions.queue_depth),
         "model_age_seconds": ("Time since the served model was trained", serving.age),

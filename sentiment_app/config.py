@@ -130,6 +130,7 @@ class Settings:
         check=validate.Range(min=0),
     )
     model_dir: Path = _setting("where trained models are kept", Path("models"))
+    model_cache_dir: Path = _setting("where a host keeps the released models that it loaded", Path("models/cache"))
     data_dir: Path = _setting("cache of downloaded training data", Path("data"))
 
     trusted_proxies: int = _setting(

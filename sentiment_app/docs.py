@@ -24,17 +24,25 @@ def openapi() -> Response:
 
 
 @blueprint.get("/docs")
-@operation(access="public", rate=None, media_type="text/html")
+@operation(access="public", rate=None, media_types=("text/html",))
 def swagger_ui() -> Response:
     """The API as a page to try it on (Swagger UI)."""
     return _page("swagger-ui.html")
 
 
 @blueprint.get("/redoc")
-@operation(access="public", rate=None, media_type="text/html")
+@operation(access="public", rate=None, media_types=("text/html",))
 def redoc() -> Response:
     """The API as a page to read (Redoc)."""
     return _page("redoc.html")
+
+
+@blueprint.get("/docs/model")
+@operation(access="public", rate=None, media_types=("text/html",), errors=(503,))
+def model_card() -> Response:
+    """The card of the model that is served."""
+    page: Response = current_app.extensions["model_card"]()
+    return page
 
 
 @blueprint.get("/docs/assets/<path:name>")

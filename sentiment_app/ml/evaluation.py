@@ -1,14 +1,16 @@
 """How good a model is: the usual measures, of three classes or of two."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 from sklearn import metrics
 
+from sentiment_app.ml.datasets import Row
 from sentiment_app.ml.runtime import LABELS
+from sentiment_app.ml.text import NEGATED, terms
 
 NEUTRAL = LABELS.index("neutral")
 BINS = 15
@@ -27,10 +29,7 @@ def judge(scores: Floats, truth: Integers) -> dict[str, Any]:
         scores: probabilities, n by 3, in the order of LABELS.
         truth: n places in LABELS.
     """
-    classes = [0, 1, 2]
-    if not (truth == NEUTRAL).any():
-        classes = [0, 2]
-        scores = scores[:, classes] / scores[:, classes].sum(axis=1, keepdims=True)
+    scores, classes = judged(scores, truth)
     guess = np.array(classes)[scores.argmax(axis=1)]
     confidence = scores.max(axis=1)
     return {
@@ -74,10 +73,88 @@ def mcnemar(first_right: npt.NDArray[np.bool_], second_right: npt.NDArray[np.boo
     return {"only_first_right": only_first, "only_second_right": only_second, "p_value": p_value}
 
 
+class Slice(TypedDict):
+    """How often two models are right on a part of the texts."""
+
+    name: str
+    texts: int
+    first: float
+    second: float
+
+
+class Comparison(TypedDict):
+    """Two models on the same texts."""
+
+    versions: tuple[str, str]
+    first: dict[str, Any]
+    second: dict[str, Any]
+    mcnemar: dict[str, float]
+    slices: list[Slice]
+
+
+def compare(versions: tuple[str, str], first: Floats, second: Floats, rows: Sequence[Row]) -> Comparison:
+    """Judge two models on the same texts, as a whole and slice by slice.
+
+    Args:
+        versions: the names of the two.
+        first: the scores of the one, n by 3.
+        second: the scores of the other.
+        rows: the n texts with their true labels.
+    """
+    truth = np.array([row.label for row in rows])
+    rights = is_right(first, truth), is_right(second, truth)
+    return Comparison(
+        versions=versions,
+        first=judge(first, truth),
+        second=judge(second, truth),
+        mcnemar=mcnemar(*rights),
+        slices=[
+            Slice(
+                name=name,
+                texts=int(part.sum()),
+                first=float(rights[0][part].mean()),
+                second=float(rights[1][part].mean()),
+            )
+            for name, part in slices(rows).items()
+            if part.any()
+        ],
+    )
+
+
+def slices(rows: Sequence[Row]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which texts are in which part: by label, source, length in terms, and whether something is negated."""
+    words = [terms(row.text) for row in rows]
+    lengths = np.array([len(one) for one in words])
+    labels = np.array([row.label for row in rows])
+    sources = np.array([row.source for row in rows])
+    return {
+        **{f"label {name}": labels == place for place, name in enumerate(LABELS)},
+        **{f"source {name}": sources == name for name in dict.fromkeys(sources.tolist())},
+        "up to 10 terms": lengths <= 10,
+        "11 to 50 terms": (lengths > 10) & (lengths <= 50),
+        "above 50 terms": lengths > 50,
+        "with a negation": np.array([any(term.startswith(NEGATED) for term in one) for one in words]),
+    }
+
+
+def is_right(scores: Floats, truth: Integers) -> npt.NDArray[np.bool_]:
+    """For each text whether the most probable label is the true one."""
+    scores, classes = judged(scores, truth)
+    return np.asarray(np.array(classes)[scores.argmax(axis=1)] == truth)
+
+
 def by_source(scores: Floats, truth: Integers, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The measures of each source apart."""
     names = np.array(sources)
     return {str(one): judge(scores[names == one], truth[names == one]) for one in dict.fromkeys(sources)}
+
+
+def judged(scores: Floats, truth: Integers) -> tuple[Floats, list[int]]:
+    """The scores of the classes that are there to be told apart."""
+    if (truth == NEUTRAL).any():
+        return scores, [0, 1, 2]
+    polar = scores[:, [0, 2]]
+    return polar / polar.sum(axis=1, keepdims=True), [0, 2]
 
 
 def _auc(scores: Floats, truth: Integers, classes: list[int]) -> float | None:

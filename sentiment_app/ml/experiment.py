@@ -119,7 +119,12 @@ def _data(
     if not files:
         rows = datasets.read(data_dir, recipe.parameters.review_stride)
         known = [
-            {"package": package.name, "sha256": package.sha256, "files": package.members}
+            {
+                "package": package.name,
+                "about": package.about,
+                "sha256": package.sha256,
+                "files": package.members,
+            }
             for package in datasets.PACKAGES
         ]
         return rows, lexicon, known

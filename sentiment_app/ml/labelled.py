@@ -1,4 +1,7 @@
-"""Anyone's own labelled texts: CSV or NDJSON with `text` and `label`, plain or gzip-compressed."""
+"""Anyone's own labelled texts: CSV or NDJSON, plain or gzip-compressed, or Parquet.
+
+The columns are `text` and `label`, and `source` where texts of several kinds are to be told apart.
+"""
 
 import csv
 import gzip
@@ -6,6 +9,9 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+import pyarrow as pa
+from pyarrow import parquet
 
 from sentiment_app.ml.datasets import Row
 from sentiment_app.ml.runtime import LABELS, ModelError
@@ -21,7 +27,7 @@ def read_file(path: Path, names: Mapping[str, int] | None = None) -> list[Row]:
     """Read a file of labelled texts.
 
     Args:
-        path: `.csv` with a header line, or `.ndjson`/`.jsonl` with an object a line; `.gz` may follow.
+        path: `.csv` with a header line, or `.ndjson`/`.jsonl` with an object a line; `.gz` may follow. Or `.parquet`.
         names: what the file calls each label, by its place in LABELS; otherwise the names of LABELS.
 
     Raises:
@@ -29,9 +35,8 @@ def read_file(path: Path, names: Mapping[str, int] | None = None) -> list[Row]:
     """
     known = names or {name: place for place, name in enumerate(LABELS)}
     try:
-        with _open(path) as file:
-            rows = [_row(path, line, record, known) for line, record in _records(path, file)]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        rows = [_row(path, line, record, known) for line, record in _records(path)]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
         raise DataFileError(f"{path} cannot be read: {error}") from None
     if not rows:
         raise DataFileError(f"{path} holds no texts")
@@ -60,24 +65,30 @@ def _open(path: Path) -> IO[str]:
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _records(path: Path, file: IO[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if kind == ".csv":
-        reader = csv.DictReader(file)
-        for record in reader:
-            yield reader.line_num, record
+    if kind == ".parquet":
+        yield from enumerate(parquet.read_table(path).to_pylist(), 1)
+    elif kind == ".csv":
+        with _open(path) as file:
+            reader = csv.DictReader(file)
+            for record in reader:
+                yield reader.line_num, record
     elif kind in (".ndjson", ".jsonl"):
-        for line, content in enumerate(file, 1):
-            if content.strip():
-                yield line, json.loads(content)
+        with _open(path) as file:
+            for line, content in enumerate(file, 1):
+                if content.strip():
+                    yield line, json.loads(content)
     else:
-        raise DataFileError(f"{path} is of no known kind; it must end in .csv, .ndjson or .jsonl")
+        raise DataFileError(f"{path} is of no known kind; it must end in .csv, .ndjson, .jsonl or .parquet")
 
 
-def _row(path: Path, line: int, record: dict[str, Any], names: Mapping[str, int]) -> Row:
+def _row(path: Path, line: int, record: Any, names: Mapping[str, int]) -> Row:
+    if not isinstance(record, dict):
+        raise DataFileError(f"{path}, line {line}: is no object")
     text, label = record.get("text"), record.get("label")
     if not isinstance(text, str) or label is None:
         raise DataFileError(f"{path}, line {line}: needs a text and a label")
     if str(label) not in names:
         raise DataFileError(f"{path}, line {line}: the label {label!r} is none of {', '.join(names)}")
-    return Row(text, names[str(label)], SOURCE)
+    return Row(text, names[str(label)], str(record.get("source") or SOURCE))

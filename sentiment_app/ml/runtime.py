@@ -170,6 +170,9 @@ class TextScorer(Protocol):
     def explain(self, text: str) -> Explanation | None:
         """What each token adds; None from a model that is no sum of its tokens."""
 
+    def coverage(self, text: str) -> float | None:
+        """Share of the terms that the model knows; None from a model that cannot say."""
+
 
 class PipelineScorer:
     """Any fitted pipeline with `predict_proba`, asked as it is.
@@ -200,3 +203,6 @@ class PipelineScorer:
 
     def explain(self, text: str) -> None:
         """Nothing is known of the inside of such a model."""
+
+    def coverage(self, text: str) -> None:
+        """Nor which words it knows."""

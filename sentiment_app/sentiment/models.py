@@ -43,12 +43,16 @@ class SentimentRequest(Base):
 
 
 class ModelRelease(Base):
-    """A released model: the manifest as it was signed, and the serving form, for every host to load."""
+    """A released model: the manifest as it was signed, and the serving form, for every host to load.
+
+    One is active; the one before it is previous, and a rollback goes back to it. A retired one is not served at all.
+    """
 
     __tablename__ = "model_releases"
     __table_args__ = (
         CheckConstraint("state IN ('candidate', 'active', 'previous', 'retired')", name="state"),
         Index("uq_model_releases_active", "state", unique=True, postgresql_where="state = 'active'"),
+        Index("uq_model_releases_previous", "state", unique=True, postgresql_where="state = 'previous'"),
     )
 
     version: Mapped[str] = mapped_column(primary_key=True)
@@ -60,3 +64,23 @@ class ModelRelease(Base):
     released_by: Mapped[str]
     activated_at: Mapped[datetime | None] = mapped_column(UTC)
     activated_by: Mapped[str | None]
+
+
+class ModelEvent(Base):
+    """What was done with a model, or could not be done: the audit."""
+
+    __tablename__ = "model_events"
+    __table_args__ = (
+        CheckConstraint(
+            "action IN ('released', 'activated', 'rolled back', 'retired', 'reinstated', 'refused', 'not loaded')",
+            name="action",
+        ),
+        Index("ix_model_events_version_id", "version", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    version: Mapped[str] = mapped_column(ForeignKey("model_releases.version"))
+    action: Mapped[str]
+    by: Mapped[str]
+    detail: Mapped[str | None]

@@ -1,17 +1,28 @@
-"""The registry of models: released, activated, rolled back, retired. PostgreSQL keeps it, so every host has it."""
+"""The registry of models: released, activated, rolled back, retired. PostgreSQL keeps it, so every host has it.
+
+candidate ──activate──► active ──activate another──► previous ──rollback──► active
+│                                                   │
+└────────────────────── retire ─────────────────────┘──► retired (reinstated: candidate)
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
 
 import structlog
+import uuid_utils.compat as uuid
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from sentiment_app.errors import ConflictError, NotFoundError
 from sentiment_app.extensions import db, settings, unit_of_work
-from sentiment_app.ml.artifact import Artifact, Manifest, open_artifact, sign
+from sentiment_app.ml.artifact import Artifact, Cache, Manifest, open_artifact, served_digest, sign
 from sentiment_app.ml.runtime import ModelError
-from sentiment_app.sentiment.models import ModelRelease
+from sentiment_app.sentiment.models import ModelEvent, ModelRelease
+
+# A model may be this much worse than the active one on the texts that both were judged on (mean macro recall).
+METRIC_TOLERANCE = 0.02
 
 log = structlog.get_logger()
 
@@ -20,6 +31,12 @@ class GateError(ConflictError):
     """A model that may not be activated, and why."""
 
     kind = "gate"
+
+
+class StateError(ConflictError):
+    """Not from the state in which the model is."""
+
+    kind = "model-state"
 
 
 def release(artifact: Artifact, by: str) -> str:
@@ -33,12 +50,12 @@ def release(artifact: Artifact, by: str) -> str:
     key = settings().model_signing_key
     signed = artifact._replace(signature=sign(artifact.manifest, key))
     manifest, _ = open_artifact(signed, key)
-    _store(manifest["version"], signed, by)
+    _store(manifest["version"], signed, by, uuid.uuid7())
     return manifest["version"]
 
 
 @unit_of_work
-def _store(version: str, artifact: Artifact, by: str) -> None:
+def _store(version: str, artifact: Artifact, by: str, event: UUID) -> None:
     values = {
         "version": version,
         "manifest": artifact.manifest,
@@ -49,17 +66,24 @@ def _store(version: str, artifact: Artifact, by: str) -> None:
     renewed = {name: values[name] for name in ("manifest", "signature", "artifact")}
     statement = insert(ModelRelease).values(values)
     db.session.execute(statement.on_conflict_do_update(index_elements=[ModelRelease.version], set_=renewed))
+    _record(event, version, "released", by)
 
 
 @unit_of_work
+def states() -> dict[str, str]:
+    """The state of every released version."""
+    rows = db.session.execute(select(ModelRelease.version, ModelRelease.state))
+    return {row.version: row.state for row in rows}
+
+
 def active_version() -> str | None:
     """The version that is to be served; None before the first activation."""
-    return db.session.scalar(select(ModelRelease.version).where(ModelRelease.state == "active"))
+    return next((version for version, state in states().items() if state == "active"), None)
 
 
 @unit_of_work
 def fetch(version: str) -> Artifact:
-    """A released artifact.
+    """A released artifact as the registry has it.
 
     Raises:
         NotFoundError: no such version was released.
@@ -67,8 +91,33 @@ def fetch(version: str) -> Artifact:
     columns = ModelRelease.manifest, ModelRelease.artifact, ModelRelease.signature
     row = db.session.execute(select(*columns).where(ModelRelease.version == version)).one_or_none()
     if row is None:
-        raise NotFoundError(f"No model {version!r} was released.")
+        raise _unknown(version)
     return Artifact(*row)
+
+
+def fetch_cached(version: str) -> Artifact:
+    """The same, its large part from this host's cache where that has the right digest.
+
+    Raises:
+        NotFoundError: no such version was released.
+    """
+    cache = Cache(settings().model_cache_dir)
+    manifest, signature = _signed_manifest(version)
+    serving = cache.get(served_digest(json.loads(manifest)))
+    if serving is not None:
+        return Artifact(manifest, serving, signature)
+    fetched = fetch(version)
+    cache.put(fetched.serving)
+    return fetched
+
+
+@unit_of_work
+def _signed_manifest(version: str) -> tuple[bytes, str]:
+    columns = ModelRelease.manifest, ModelRelease.signature
+    row = db.session.execute(select(*columns).where(ModelRelease.version == version)).one_or_none()
+    if row is None:
+        raise _unknown(version)
+    return row.manifest, row.signature
 
 
 @unit_of_work
@@ -80,40 +129,175 @@ def releases() -> Sequence[ModelRelease]:
 
 
 @unit_of_work
+def get(version: str) -> ModelRelease:
+    """One release.
+
+    Raises:
+        NotFoundError: no such version was released.
+    """
+    found = db.session.get(ModelRelease, version, populate_existing=True)
+    if found is None:
+        raise _unknown(version)
+    return found
+
+
+def record(version: str) -> dict[str, Any]:
+    """A release and its manifest together.
+
+    Raises:
+        NotFoundError: no such version was released.
+    """
+    found = get(version)
+    return {
+        **manifest_of(version),
+        "state": found.state,
+        "released_at": found.released_at,
+        "activated_at": found.activated_at,
+    }
+
+
 def manifest_of(version: str) -> Manifest:
     """What is known of a released model.
 
     Raises:
         NotFoundError: no such version was released.
     """
-    found = db.session.scalar(select(ModelRelease.manifest).where(ModelRelease.version == version))
-    if found is None:
-        raise NotFoundError(f"No model {version!r} was released.")
-    manifest: Manifest = json.loads(found)
+    manifest: Manifest = json.loads(_signed_manifest(version)[0])
     return manifest
 
 
-def activate(version: str, by: str) -> None:
+@unit_of_work
+def events(version: str | None = None, limit: int = 100) -> Sequence[ModelEvent]:
+    """The audit, of one model or of all, the newest first."""
+    chosen = select(ModelEvent).order_by(ModelEvent.id.desc()).limit(limit)
+    return db.session.scalars(chosen.where(ModelEvent.version == version) if version else chosen).all()
+
+
+def verify(version: str) -> Manifest:
+    """Check a release as the gate does: signature, digest, golden texts.
+
+    Raises:
+        NotFoundError: no such version was released.
+        ModelError: naming the check that failed.
+    """
+    return open_artifact(fetch(version), settings().model_signing_key)[0]
+
+
+def activate(version: str, by: str, *, allow_worse: bool = False) -> None:
     """Have every process serve a version, once it has passed the gate.
 
     Raises:
         NotFoundError: no such version was released.
-        GateError: it is retired, or does not load, or is not what was signed.
+        GateError: it is retired, does not load, is not what was signed, or measured worse than the active one.
     """
     try:
-        open_artifact(fetch(version), settings().model_signing_key)
+        manifest = verify(version)
+        if not allow_worse and (active := active_version()):
+            _check_measures(manifest, manifest_of(active))
     except ModelError as error:
+        _note(uuid.uuid7(), version, "refused", by, str(error))
         raise GateError(f"{version} was not activated: {error}.") from None
-    _activate(version, by)
-    log.info("model_activated", model_version=version, by=by)
+    _activate(version, by, "activated", uuid.uuid7())
+
+
+def rollback(by: str) -> str:
+    """Have the previous model served again; returns its version. Done twice, it returns to where it was.
+
+    Raises:
+        StateError: there is no previous model.
+        GateError: it does not load, or is not what was signed.
+    """
+    version = next((version for version, state in states().items() if state == "previous"), None)
+    if version is None:
+        raise StateError("No model was active before this one.")
+    try:
+        verify(version)
+    except ModelError as error:
+        _note(uuid.uuid7(), version, "refused", by, str(error))
+        raise GateError(f"{version} was not activated: {error}.") from None
+    _activate(version, by, "rolled back", uuid.uuid7())
+    return version
 
 
 @unit_of_work
-def _activate(version: str, by: str) -> None:
-    chosen = db.session.get(ModelRelease, version, with_for_update=True)
+def _activate(version: str, by: str, action: str, event: UUID) -> None:
+    chosen = db.session.get(ModelRelease, version, with_for_update=True, populate_existing=True)
     if chosen is None or chosen.state == "retired":
         raise GateError(f"{version} is retired.")
     if chosen.state == "active":
         return
-    db.session.execute(update(ModelRelease).where(ModelRelease.state == "active").values(state="previous"))
+    # In this order: of either state there is never more than one.
+    for old, new in (("previous", "candidate"), ("active", "previous")):
+        others = update(ModelRelease).where(ModelRelease.state == old)
+        db.session.execute(others.values(state=new), execution_options={"synchronize_session": False})
     chosen.state, chosen.activated_at, chosen.activated_by = "active", func.now(), by
+    _record(event, version, action, by)
+    log.info("model_activated", model_version=version, by=by, action=action)
+
+
+def retire(version: str, by: str) -> None:
+    """Withdraw a model: it is neither activated nor answers requests that name it.
+
+    Raises:
+        NotFoundError: no such version was released.
+        StateError: it is the active one.
+    """
+    _move(version, by, "retired", "retired", uuid.uuid7())
+
+
+def reinstate(version: str, by: str) -> None:
+    """Make a retired model a candidate again.
+
+    Raises:
+        NotFoundError: no such version was released.
+    """
+    _move(version, by, "candidate", "reinstated", uuid.uuid7())
+
+
+@unit_of_work
+def _move(version: str, by: str, state: str, action: str, event: UUID) -> None:
+    chosen = db.session.get(ModelRelease, version, with_for_update=True, populate_existing=True)
+    if chosen is None:
+        raise _unknown(version)
+    if chosen.state == "active":
+        raise StateError(f"{version} is active; activate another one first.")
+    if (chosen.state == "retired") == (state == "retired"):
+        return
+    chosen.state = state
+    _record(event, version, action, by)
+
+
+def note_failure(version: str, host: str, problem: str) -> None:
+    """Put into the audit that a host could not load a model."""
+    _note(uuid.uuid7(), version, "not loaded", host, problem)
+
+
+@unit_of_work
+def _note(event: UUID, version: str, action: str, by: str, detail: str) -> None:
+    _record(event, version, action, by, detail)
+
+
+def _record(event: UUID, version: str, action: str, by: str, detail: str | None = None) -> None:
+    values = {"id": event, "version": version, "action": action, "by": by, "detail": detail}
+    db.session.execute(insert(ModelEvent).values(values).on_conflict_do_nothing())
+
+
+def _check_measures(candidate: Manifest, active: Manifest) -> None:
+    ours, theirs = _recalls(candidate), _recalls(active)
+    common = ours.keys() & theirs.keys()
+    if not common:
+        return  # judged on nothing in common: nothing to say
+    mean, floor = (sum(one[name] for name in common) / len(common) for one in (ours, theirs))
+    if mean < floor - METRIC_TOLERANCE:
+        raise ModelError(
+            f"its macro recall on {', '.join(sorted(common))} is {mean:.3f}, that of the active "
+            f"{active['version']} {floor:.3f}; 'allow worse' activates it all the same"
+        )
+
+
+def _recalls(manifest: Manifest) -> Mapping[str, float]:
+    return {name: one["macro_recall"] for name, one in manifest["metrics"].get("by_source", {}).items()}
+
+
+def _unknown(version: str) -> NotFoundError:
+    return NotFoundError(f"No model {version!r} was released.")

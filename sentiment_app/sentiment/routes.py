@@ -4,13 +4,14 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint
+from flask import Blueprint, Response, request
 
 from sentiment_app.guard import caller
 from sentiment_app.openapi import operation
 from sentiment_app.schema import paged
-from sentiment_app.sentiment import schemas, service
-from sentiment_app.sentiment.models import SentimentRequest
+from sentiment_app.sentiment import cards, releases, schemas, service
+from sentiment_app.sentiment.models import ModelRelease, SentimentRequest
+from sentiment_app.users import service as users
 
 blueprint = Blueprint("sentiment", __name__, url_prefix="/sentiment")
 
@@ -44,3 +45,44 @@ def show(request_id: UUID) -> SentimentRequest:
 def forget(request_id: UUID) -> None:
     """Delete one of your scored texts, for good."""
     service.forget(caller().user_id, request_id)
+
+
+@blueprint.get("/models")
+@operation(returns=schemas.ModelListSchema())
+def models() -> dict[str, Any]:
+    """The released models, newest first."""
+    return {"items": releases.releases()}
+
+
+@blueprint.get("/models/<version>")
+@operation(returns=schemas.ModelRecordSchema())
+def model(version: str) -> dict[str, Any]:
+    """A released model: its state, recipe, data, measures, digests."""
+    return releases.record(version)
+
+
+@blueprint.get("/models/<version>/card")
+@operation(media_types=(cards.MARKDOWN, cards.HTML))
+def card(version: str) -> Response:
+    """The model card, as Markdown or HTML: what it is for, what it learned from, how good it is, where it fails."""
+    return cards.answer(releases.manifest_of(version), request.accept_mimetypes)
+
+
+@blueprint.get("/models/<version>/events")
+@operation(access="administrator", returns=schemas.ModelEventListSchema())
+def events(version: str) -> dict[str, Any]:
+    """The audit of a model: who released, activated or retired it, and what was refused."""
+    return {"items": releases.events(releases.get(version).version)}
+
+
+@blueprint.post("/models/<version>/activate")
+@operation(
+    access="administrator",
+    query=schemas.ActivationQuerySchema(),
+    returns=schemas.ModelSchema(),
+    errors=(409,),
+)
+def activate(version: str, query: dict[str, Any]) -> ModelRelease:
+    """Have every process serve a model, if it passes the gate; no restart is needed."""
+    releases.activate(version, by=users.get(caller().user_id).username, **query)
+    return releases.get(version)

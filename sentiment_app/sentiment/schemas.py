@@ -9,6 +9,7 @@ from sentiment_app.ml.runtime import LABELS
 from sentiment_app.schema import Cursor, Flag, PageQuerySchema, Schema, Text
 
 MAX_CHARACTERS = 20_000
+STATES = ("candidate", "active", "previous", "retired")
 
 
 class NormalText(Text):
@@ -27,6 +28,12 @@ class AnalyzeSchema(Schema):
     text = NormalText(required=True, metadata={"examples": ["The service was quick and friendly."]})
     explain = Flag(
         load_default=False, metadata={"description": "Also tell what each term added, if the model is a sum of terms"}
+    )
+    model = Text(
+        load_default=None,
+        allow_none=True,
+        validate=validate.Length(1, 64),
+        metadata={"type": ["string", "null"], "description": "A released version; otherwise the active one"},
     )
 
 
@@ -86,6 +93,13 @@ class ExplanationSchema(Schema):
     contributions = fields.List(fields.Nested(ContributionSchema), required=True)
 
 
+class WarningSchema(Schema):
+    """What to know before trusting the answer."""
+
+    code = fields.String(required=True, metadata={"enum": ["low-coverage"]})
+    detail = fields.String(required=True)
+
+
 class AnalysisSchema(Schema):
     """The answer for one text."""
 
@@ -95,4 +109,58 @@ class AnalysisSchema(Schema):
     scores = fields.Nested(ScoresSchema, required=True)
     model_version = fields.String(required=True)
     processing_time = fields.Float(required=True, metadata={"description": "Seconds spent on scoring"})
+    coverage = fields.Float(metadata={"description": "Share of the text's terms that the model knows"})
+    warnings = fields.List(fields.Nested(WarningSchema))
     explanation = fields.Nested(ExplanationSchema)
+
+
+class ModelSchema(Schema):
+    """A released model."""
+
+    version = fields.String(required=True)
+    state = fields.String(required=True, metadata={"enum": list(STATES)})
+    released_at = fields.AwareDateTime(required=True, format="iso")
+    activated_at = fields.AwareDateTime(required=True, format="iso", allow_none=True)
+
+
+class ModelListSchema(Schema):
+    """All released models, the newest first."""
+
+    items = fields.List(fields.Nested(ModelSchema), required=True)
+
+
+class ModelRecordSchema(ModelSchema):
+    """A released model with the record of its making."""
+
+    created_at = fields.String(required=True, metadata={"format": "date-time"})
+    recipe = fields.String(required=True)
+    parameters = fields.Dict(required=True)
+    data = fields.List(fields.Dict(), required=True, metadata={"description": "What it learned from, with digests"})
+    metrics = fields.Dict(required=True, metadata={"description": "Measured on held-out texts, by source"})
+    libraries = fields.Dict(fields.String(), fields.String(), required=True)
+    files = fields.Dict(fields.String(), fields.String(), required=True, metadata={"description": "sha256 of each"})
+    code_version = fields.String(required=True)
+
+
+class ActivationQuerySchema(Schema):
+    """How strict the gate is."""
+
+    allow_worse = fields.Boolean(
+        load_default=False, metadata={"description": "Also if it measured worse than the active model"}
+    )
+
+
+class ModelEventSchema(Schema):
+    """What was done with a model."""
+
+    at = fields.AwareDateTime(required=True, format="iso")
+    version = fields.String(required=True)
+    action = fields.String(required=True)
+    by = fields.String(required=True)
+    detail = fields.String(required=True, allow_none=True)
+
+
+class ModelEventListSchema(Schema):
+    """The newest hundred events of a model, the newest first."""
+
+    items = fields.List(fields.Nested(ModelEventSchema), required=True)

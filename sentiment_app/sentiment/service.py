@@ -19,6 +19,21 @@ from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.sentiment.serving import serving
 from sentiment_app.sentiment.writer import GroupWriter, Row
 
+# Texts in other languages, random letters and bare numbers stay below it; see the model card.
+LOW_COVERAGE = 0.5
+
+
+class Warning(TypedDict):  # noqa: A001  # it is what the API calls it
+    """What a caller should know before trusting an answer."""
+
+    code: str
+    detail: str
+
+
+LOW_EVIDENCE = Warning(
+    code="low-coverage", detail="The model knows fewer than half of the terms of this text: its scores say little."
+)
+
 
 class Analysis(TypedDict):
     """The answer for one text."""
@@ -29,17 +44,20 @@ class Analysis(TypedDict):
     scores: Scores
     model_version: str
     processing_time: float
+    coverage: NotRequired[float]
+    warnings: NotRequired[list[Warning]]
     explanation: NotRequired[Explanation]
 
 
-def analyze(user_id: UUID, text: str, *, explain: bool = False) -> Analysis:
-    """Score a text and store the answer: when this returns, it is committed.
+def analyze(user_id: UUID, text: str, *, explain: bool = False, model: str | None = None) -> Analysis:
+    """Score a text, with the active model or the named one, and store the answer: when this returns, it is committed.
 
     Raises:
         NoModelError: no model is active.
+        UnknownModelError: the named one is not released, or retired.
         InvalidTokenError: the user is gone.
     """
-    served = serving().current()
+    served = serving().pinned(model) if model else serving().current()
     started = time.perf_counter()
     scores = served.scorer.score(text)
     analysis = Analysis(
@@ -50,6 +68,10 @@ def analyze(user_id: UUID, text: str, *, explain: bool = False) -> Analysis:
         model_version=served.version,
         processing_time=time.perf_counter() - started,
     )
+    if (coverage := served.scorer.coverage(text)) is not None:
+        analysis["coverage"] = coverage
+        if coverage < LOW_COVERAGE:
+            analysis["warnings"] = [LOW_EVIDENCE]
     if explain and (explanation := served.scorer.explain(text)):
         analysis["explanation"] = explanation
     _store(user_id, text, analysis)

@@ -1,6 +1,9 @@
-"""The model that this process serves: looked up in the registry, loaded beside the old one, then switched to."""
+"""The models that this process serves: looked up in the registry, loaded beside the old one, then switched to."""
 
+import contextlib
+import socket
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple, cast
@@ -9,9 +12,12 @@ import structlog
 from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 
-from sentiment_app.errors import UnavailableError
+from sentiment_app.errors import InvalidError, UnavailableError
 from sentiment_app.ml.artifact import Artifact, Manifest, open_artifact
 from sentiment_app.ml.runtime import ModelError, TextScorer
+
+# Models that requests asked for by name, beside the active one: each takes some 20 MB.
+PINNED = 2
 
 log = structlog.get_logger()
 
@@ -23,6 +29,14 @@ class NoModelError(UnavailableError):
     detail = "No model is active on this server yet."
 
 
+class UnknownModelError(InvalidError):
+    """A request names a model that is not released, or is retired, or does not load."""
+
+    def __init__(self, version: str, why: str) -> None:
+        detail = f"The model {version!r} {why}."
+        super().__init__(detail, [{"in": "body", "pointer": "/model", "detail": detail}])
+
+
 class Served(NamedTuple):
     """A loaded model. An answer takes it once, so that it never mixes two versions."""
 
@@ -32,11 +46,12 @@ class Served(NamedTuple):
 
 
 class Serving:
-    """Holds the active model of a process.
+    """Holds the models of a process.
 
     Args:
-        active_version: asks the registry which version is active; None for none.
+        states: asks the registry for the state of each version.
         fetch: gets a version's artifact from the registry.
+        note_failure: puts into the audit which version this host could not load, and why.
         key: the key with which released manifests are signed.
         poll_seconds: how often the registry is asked in the background; 0 asks before each use instead.
     """
@@ -44,16 +59,19 @@ class Serving:
     def __init__(
         self,
         *,
-        active_version: Callable[[], str | None],
+        states: Callable[[], dict[str, str]],
         fetch: Callable[[str], Artifact],
+        note_failure: Callable[[str, str, str], None],
         key: str,
         poll_seconds: float,
     ) -> None:
-        self._active_version = active_version
+        self._states = states
         self._fetch = fetch
+        self._note_failure = note_failure
         self._key = key
         self._poll_seconds = poll_seconds
         self._served: Served | None = None
+        self._pinned: OrderedDict[str, Served] = OrderedDict()
         self._lock = threading.Lock()
         self._is_following = False
         self.problem: str | None = None
@@ -78,18 +96,38 @@ class Serving:
             raise NoModelError
         return self._served
 
+    def pinned(self, version: str) -> Served:
+        """The model of that version, whether it is active or not.
+
+        Raises:
+            UnknownModelError: it is not released, retired, or does not load.
+        """
+        served = self.current()
+        if served.version == version:
+            return served
+        with self._lock:
+            if version not in self._pinned:
+                self._pinned[version] = self._load_pinned(version)
+            self._pinned.move_to_end(version)
+            while len(self._pinned) > PINNED:
+                self._pinned.popitem(last=False)
+            return self._pinned[version]
+
     def refresh(self) -> None:
         """Switch to the registry's active model if it is another one; on any failure go on with the old one."""
         with self._lock:
+            version = None
             try:
-                version = self._active_version()
+                states = self._states()
+                for gone in [one for one in self._pinned if not _may_serve(states, one)]:
+                    del self._pinned[gone]
+                version = next((version for version, state in states.items() if state == "active"), None)
                 if version and (self._served is None or self._served.version != version):
-                    manifest, scorer = open_artifact(self._fetch(version), self._key)
-                    self._served = Served(version, scorer, manifest)
+                    self._served = self._load(version)
                     log.info("model_switched", model_version=version)
                 self.problem = None
             except Exception as error:  # noqa: BLE001  # whatever a model does at loading, the old one serves on
-                self._failed(error)
+                self._failed(version, error)
 
     def check(self) -> str | None:
         """What is wrong with the model: why there is none, or why a newer one is not served."""
@@ -110,7 +148,19 @@ class Serving:
         created = datetime.fromisoformat(self._served.manifest["created_at"])
         return (datetime.now(UTC) - created).total_seconds()
 
-    def _failed(self, error: Exception) -> None:
+    def _load(self, version: str) -> Served:
+        manifest, scorer = open_artifact(self._fetch(version), self._key)  # its golden texts have warmed it up
+        return Served(version, scorer, manifest)
+
+    def _load_pinned(self, version: str) -> Served:
+        if not _may_serve(self._states(), version):
+            raise UnknownModelError(version, "is not released here")
+        try:
+            return self._load(version)
+        except ModelError as error:
+            raise UnknownModelError(version, f"cannot be used: {error}") from None
+
+    def _failed(self, version: str | None, error: Exception) -> None:
         if isinstance(error, ModelError):
             problem = str(error)
         elif isinstance(error, SQLAlchemyError):
@@ -118,7 +168,10 @@ class Serving:
         else:
             problem = f"it does not load: {type(error).__name__}"
         if problem != self.problem:
-            log.error("model_not_switched", problem=problem)
+            log.error("model_not_switched", model_version=version, problem=problem)
+            if version:
+                with contextlib.suppress(SQLAlchemyError):
+                    self._note_failure(version, socket.gethostname(), problem)
         self.problem = problem
 
     def _follow(self, app: Flask) -> None:
@@ -131,3 +184,7 @@ class Serving:
 def serving() -> Serving:
     """What the running application serves."""
     return cast(Serving, current_app.extensions["serving"])
+
+
+def _may_serve(states: dict[str, str], version: str) -> bool:
+    return states.get(version, "retired") != "retired"

@@ -13,7 +13,7 @@ def test_an_answer_has_scores_and_the_model_that_gave_them(client, as_ada, model
     answer = client.post(URL, json={"text": "What a great film, I love it."}, headers=as_ada)
     assert answer.status_code == 200
     body = answer.json
-    assert set(body) == {"id", "sentiment", "confidence", "scores", "model_version", "processing_time"}
+    assert set(body) == {"id", "sentiment", "confidence", "scores", "model_version", "processing_time", "coverage"}
     assert body["sentiment"] == "positive"
     assert body["confidence"] == body["scores"]["positive"]
     assert math.isclose(sum(body["scores"].values()), 1.0, abs_tol=1e-12)

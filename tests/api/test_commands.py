@@ -1,9 +1,15 @@
 """The flask commands: what they print, and how a mistake ends."""
 
 import json
+import re
 
 import pytest
+from sqlalchemy import update
 
+from sentiment_app.extensions import db
+from sentiment_app.ml.artifact import Artifact
+from sentiment_app.sentiment import releases
+from sentiment_app.sentiment.models import ModelRelease
 from sentiment_app.users import service as users
 
 PASSWORD = "correct horse battery staple\n"
@@ -93,7 +99,7 @@ def test_evaluate_on_a_file(flask, tmp_path):
     file = tmp_path / "texts.csv"
     file.write_text("text,label\nI love this film,1\nThe food is not good,0\n")
     done = flask("model", "evaluate", "--data", str(file), "--labels", "0=negative,1=positive", "--json")
-    measured = json.loads(done.output)
+    measured = json.loads(done.stdout)
     assert (measured["texts"], measured["accuracy"]) == (2, 1.0)
     wrong = flask("model", "evaluate", "--data", str(file))
     assert (wrong.exit_code, "line 2" in wrong.output) == (1, True)
@@ -118,3 +124,61 @@ def test_every_command_has_help_with_an_example(flask, app):
     for group in ("user", "model", "config"):
         for name in app.cli.get_command(None, group).commands:
             assert "Example: flask" in flask(group, name, "--help").output
+
+
+@pytest.fixture
+def second(app, model):
+    manifest = json.loads(model[0].manifest) | {"version": "20990101-second00"}
+    return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
+
+
+def test_activate_roll_back_and_retire(flask, model, second):
+    assert flask("model", "activate", second).output == f"{second} is active\n"
+    assert flask("model", "retire", second).exit_code == 1
+    assert flask("model", "rollback").output == f"{model[1]} is active again\n"
+    assert flask("model", "retire", second).output == f"{second} is retired\n"
+    assert flask("model", "retire", second, "--undo").output == f"{second} is a candidate again\n"
+    told = json.loads(flask("model", "log", second, "--json").output)
+    assert [one["action"] for one in told] == ["reinstated", "retired", "activated", "released"]
+    assert "reinstated" in flask("model", "log").output
+
+
+def test_verify_exits_with_1_if_a_model_is_not_sound(flask, model, second):
+    assert flask("model", "verify").exit_code == 0
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
+    done = flask("model", "verify")
+    assert done.exit_code == 1
+    assert f"{model[1]}: sound" in done.output
+    assert f"{second}: serving.npz does not have the digest" in done.output
+
+
+def test_print_a_card(flask, model):
+    assert flask("model", "card", model[1]).output.startswith(f"# Model card: {model[1]}")
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    file = tmp_path / "texts.ndjson"
+    texts = [("I love this film", 2), ("The food is not good", 0), ("The room is in London", 1), ("I hate this", 0)]
+    file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in texts * 5))
+    return ["--data", str(file), "--labels", "0=negative,1=neutral,2=positive"]
+
+
+def test_compare_two_models(flask, model, second, labelled):
+    told = json.loads(flask("model", "evaluate", model[1], "--compare", second, *labelled, "--json").stdout)
+    assert told["versions"] == [model[1], second]
+    assert told["mcnemar"]["p_value"] == 1.0
+    assert {"label negative", "with a negation", "up to 10 terms"} <= {one["name"] for one in told["slices"]}
+    assert "McNemar" in flask("model", "evaluate", model[1], "--compare", second, *labelled).output
+
+
+def test_a_report_needs_nothing_from_elsewhere(flask, model, second, labelled, tmp_path):
+    file = tmp_path / "report.html"
+    assert flask("model", "evaluate", model[1], "--compare", second, *labelled, "--report", str(file)).exit_code == 0
+    page = file.read_text()
+    assert page.count("<svg") == 3
+    assert "McNemar" in page
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+    again = tmp_path / "again.html"
+    flask("model", "evaluate", model[1], "--compare", second, *labelled, "--report", str(again))
+    assert again.read_text() == page

@@ -5,6 +5,7 @@ import uuid
 
 PUBLIC = {
     "GET /docs",
+    "GET /docs/model",
     "GET /docs/assets/<path:name>",
     "GET /health",
     "GET /livez",

@@ -1,5 +1,7 @@
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from sentiment_app.ml import evaluation
 from sentiment_app.ml.labelled import parse_names, read_file
@@ -53,6 +55,8 @@ def test_csv_and_ndjson_are_read_alike(tmp_path, name, content):
         ("a.csv", "words,label\nx,positive\n", "line 2"),
         ("a.csv", "text,label\n", "no texts"),
         ("a.ndjson", "{", "cannot be read"),
+        ("a.ndjson", "[]", "line 1: is no object"),
+        ("a.parquet", "no parquet", "cannot be read"),
         ("a.txt", "x", "no known kind"),
         ("a.csv", b"text,label\n\xff,positive\n", "cannot be read"),
     ],
@@ -62,6 +66,13 @@ def test_a_bad_file_is_refused_with_its_line(tmp_path, name, content, said):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ModelError, match=said):
         read_file(path)
+
+
+def test_parquet_is_read_too(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": ["good", "bad"], "label": [2, 0], "source": ["shop", "forum"]}), path)
+    rows = read_file(path, parse_names("0=negative,2=positive"))
+    assert [tuple(row) for row in rows] == [("good", 2, "shop"), ("bad", 0, "forum")]
 
 
 def test_label_names():

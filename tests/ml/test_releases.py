@@ -80,3 +80,116 @@ def test_whatever_a_model_does_at_loading_the_old_one_serves_on(client, as_ada, 
     answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
     assert (answer.status_code, answer.json["model_version"]) == (200, model[1])
     assert client.get("/readyz").json["checks"]["model"] == "it does not load: KeyError"
+
+
+def released(model, version, recall=None):
+    manifest = json.loads(model[0].manifest) | {"version": version}
+    if recall:
+        manifest["metrics"] = {"by_source": {"tweets": {"macro_recall": recall}}}
+    return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
+
+
+def states():
+    return {version: state for version, state in releases.states().items() if version.startswith("v")}
+
+
+def actions(version):
+    return [one.action for one in reversed(releases.events(version))]
+
+
+def test_a_rollback_goes_back_and_forth(app, model):
+    for version in ("v1", "v2", "v3"):
+        releases.activate(released(model, version), by="tests")
+    assert states() == {"v1": "candidate", "v2": "previous", "v3": "active"}
+    assert releases.rollback(by="tests") == "v2"
+    assert states() == {"v1": "candidate", "v2": "active", "v3": "previous"}
+    assert releases.rollback(by="tests") == "v3"
+    assert actions("v2") == ["released", "activated", "rolled back"]
+
+
+def test_without_a_previous_model_there_is_no_rollback(app):
+    with pytest.raises(releases.StateError):
+        releases.rollback(by="tests")
+
+
+def test_a_previous_model_that_is_not_sound_is_not_rolled_back_to(app, model):
+    for version in ("v1", "v2"):
+        releases.activate(released(model, version), by="tests")
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == "v1").values(artifact=b"corrupt"))
+    with pytest.raises(releases.GateError, match="digest"):
+        releases.rollback(by="tests")
+    assert states() == {"v1": "previous", "v2": "active"}
+    assert actions("v1")[-1] == "refused"
+
+
+def test_a_model_that_measured_worse_is_refused_unless_told_otherwise(app, model):
+    releases.activate(released(model, "v1", 0.75), by="tests")
+    worse = released(model, "v2", 0.70)
+    with pytest.raises(releases.GateError, match=r"0\.700.*0\.750"):
+        releases.activate(worse, by="tests")
+    assert releases.active_version() == "v1"
+    assert actions("v2") == ["released", "refused"]
+    releases.activate(released(model, "v3", 0.74), by="tests")  # within the tolerance
+    releases.activate(worse, by="tests", allow_worse=True)
+    assert releases.active_version() == "v2"
+
+
+def test_the_active_model_is_not_retired(app, model):
+    with pytest.raises(releases.StateError, match="is active"):
+        releases.retire(model[1], by="tests")
+
+
+def test_a_retired_model_can_be_reinstated(second):
+    releases.retire(second, by="tests")
+    releases.retire(second, by="tests")
+    releases.reinstate(second, by="tests")
+    assert releases.states()[second] == "candidate"
+    assert actions(second) == ["released", "retired", "reinstated"]
+
+
+def test_a_host_that_cannot_load_a_model_says_so_in_the_audit(client, as_ada, second):
+    serving().refresh()
+    releases.activate(second, by="tests")
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
+    serving().refresh()
+    assert actions(second)[-1] == "not loaded"
+
+
+def test_a_request_may_name_a_released_model(client, as_ada, second):
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "x", "model": second}, headers=as_ada)
+    assert (answer.status_code, answer.json["model_version"]) == (200, second)
+
+
+def test_of_models_named_by_requests_few_stay_loaded(client, as_ada, model):
+    for number in range(4):
+        version = released(model, f"v{number}")
+        answer = client.post("/api/v1/sentiment/analyze", json={"text": "x", "model": version}, headers=as_ada)
+        assert answer.json["model_version"] == version
+    assert list(serving()._pinned) == ["v2", "v3"]
+
+
+@pytest.mark.parametrize("prepare", [lambda version: releases.retire(version, by="tests"), lambda _: None])
+def test_a_model_that_may_not_be_named_is_refused(client, as_ada, second, prepare):
+    prepare(second)
+    name = second if releases.states()[second] == "retired" else "nope"
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "x", "model": name}, headers=as_ada)
+    assert answer.status_code == 422
+    assert answer.json["errors"][0]["pointer"] == "/model"
+
+
+def test_a_model_retired_while_requests_name_it_is_withdrawn(client, as_ada, second):
+    body = {"text": "x", "model": second}
+    assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).status_code == 200
+    releases.retire(second, by="tests")
+    assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).status_code == 422
+
+
+def test_the_cache_of_a_host_is_used_and_not_believed(make_app, tmp_path, second):
+    with make_app(model_cache_dir=tmp_path).app_context():
+        expected = releases.fetch(second)
+        assert releases.fetch_cached(second) == expected
+        (file,) = tmp_path.iterdir()
+        db.session.execute(update(ModelRelease).values(artifact=b"not read"))
+        assert releases.fetch_cached(second) == expected
+        file.write_bytes(b"tampered")
+        assert releases.fetch_cached(second).serving == b"not read"

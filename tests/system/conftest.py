@@ -56,6 +56,7 @@ class Product:
             "JWT_SECRET_KEY": "a key that signs the tokens of tests only",
             "MODEL_SIGNING_KEY": "a key that signs the models of tests only",
             "MODEL_DIR": str(directory / "models"),
+            "MODEL_CACHE_DIR": str(directory / "cache"),
             "DATA_DIR": str(directory / "data"),
             "METRICS_BIND": f"127.0.0.1:{self.metrics_port}",
             "WEB_BIND": f"127.0.0.1:{self.port}",
