@@ -1,9 +1,13 @@
+import io
 import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
-from sentiment_app.ml.artifact import Artifact, open_artifact, sign
-from sentiment_app.ml.runtime import ModelError
+from sentiment_app.ml.artifact import SERVING, Artifact, describe, open_artifact, sign
+from sentiment_app.ml.runtime import ModelError, Scorer
 
 KEY = "a key that signs the models of tests only"
 
@@ -40,3 +44,29 @@ def test_other_golden_scores_are_refused(signed):
     raw = json.dumps(manifest).encode()
     with pytest.raises(ModelError, match="golden"):
         open_artifact(Artifact(raw, signed.serving, sign(raw, KEY)), KEY)
+
+
+SERVE = """
+import pathlib, re, sys
+from sentiment_app.ml.artifact import Artifact, open_artifact
+manifest, serving, signature, key = open(sys.argv[1]).read(), open(sys.argv[2], "rb").read(), *sys.argv[3:]
+scorer = open_artifact(Artifact(manifest.encode(), serving, signature), key)[1]
+print(scorer.score("w1 w2 w3").label, "sklearn" in sys.modules, re.search(r"VmRSS:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+"""
+
+
+def test_a_model_as_large_as_the_default_one_is_served_without_scikit_learn_in_less_than_100_mb(tmp_path):
+    size = 240_000  # the default recipe keeps 239 419 features
+    vocabulary = [f"w{number} w{number * 7}" for number in range(size)]
+    scorer = Scorer(vocabulary, np.zeros((size + 1, 4)), np.array([1.0, 1.0, -1.0]), (50.0, 150.0, 0.7))
+    content = io.BytesIO()
+    scorer.save(content)
+    known = {"recipe": "large", "parameters": {}, "data": [], "metrics": {}, "duration_seconds": 0.0}
+    _, raw = describe({SERVING: content.getvalue()}, scorer, "tests", **known)
+    (tmp_path / "manifest").write_bytes(raw)
+    (tmp_path / "serving").write_bytes(content.getvalue())
+    arguments = [str(tmp_path / "manifest"), str(tmp_path / "serving"), sign(raw, KEY), KEY]
+    done = subprocess.run([sys.executable, "-c", SERVE, *arguments], capture_output=True, text=True)
+    label, imported, kilobytes = done.stdout.split()
+    assert (label, imported) == ("positive", "False")
+    assert int(kilobytes) * 1024 < 100e6

@@ -1,6 +1,7 @@
 """The whole product as processes of its own; these tests know it by its URL, its command line and its signals."""
 
 import http.client
+import io
 import json
 import os
 import signal
@@ -11,10 +12,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from servers import Servers
+
+from sentiment_app.ml import training
+from sentiment_app.ml.artifact import SERVING, Artifact, describe
 
 ROOT = Path(__file__).parent.parent.parent
 PASSWORD = "correct horse battery staple"
@@ -64,11 +69,16 @@ class Product:
             "AUTH_RATE_LIMIT": "1000 per minute",
             "LOGIN_RATE_LIMIT": "1000 per minute",
         }
-        folder = directory / "models" / version
+        self.log = directory / "web.log"
+        self.models = directory / "models"
+        self.keep_model(artifact, version)
+
+    def keep_model(self, artifact, version):
+        """Put a model where `flask model train` would."""
+        folder = self.models / version
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_bytes(artifact.manifest)
         (folder / "serving.npz").write_bytes(artifact.serving)
-        self.log = directory / "web.log"
 
     def run(self, *command, **options):
         """Run a command to its end in the product's environment."""
@@ -129,3 +139,19 @@ def product(model):
         yield product
         product.stop()
         product.servers.stop()
+
+
+@pytest.fixture(scope="module")
+def second(product):
+    """Another model, released but not active: of the same templates, fitted otherwise, so that its scores differ."""
+    fitted = training.train(
+        training.TrainingData([], {}), replace(training.FAST, min_count=2, polarity_temperature=0.9)
+    )
+    scorer, content = training.compile_pipeline(fitted), io.BytesIO()
+    scorer.save(content)
+    known = {"recipe": "templates", "parameters": {}, "data": [], "metrics": {}, "duration_seconds": 0.0}
+    manifest, raw = describe({SERVING: content.getvalue()}, scorer, "tests", **known)
+    product.keep_model(Artifact(raw, content.getvalue()), manifest["version"])
+    done = product.run("flask", "model", "release", manifest["version"])
+    assert done.returncode == 0, done.stderr
+    return manifest["version"]

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import psycopg2
 import pytest
@@ -19,7 +20,7 @@ class Load:
     def __init__(self, product):
         self.url = product.url + "/api/v1/sentiment/analyze"
         self.token = product.token()
-        self.answers = []
+        self.answers, self.bodies = [], []
         self.stopping = threading.Event()
         self.threads = [threading.Thread(target=self.run) for _ in range(THREADS)]
 
@@ -28,6 +29,7 @@ class Load:
             started = time.monotonic()
             status, body = call(self.url, {"text": "a text under load"}, self.token)
             self.answers.append((status, body and body.get("id"), time.monotonic() - started))
+            self.bodies.append({**(body or {}), "at": started})
 
     def __enter__(self):
         for thread in self.threads:
@@ -142,3 +144,31 @@ def test_metrics_add_up_over_processes(product):
         text = answer.read().decode()
     assert 'http_requests_total{method="POST",route="/api/v1/sentiment/analyze",status="200"}' in text
     assert call(product.url + "/metrics")[0] == 404
+
+
+def test_a_switch_of_models_under_load_fails_no_request_and_is_seen_everywhere_within_five_seconds(product, second):
+    first = call(product.url + "/version")[1]["model_version"]
+    with Load(product) as load:
+        done = product.run("flask", "model", "activate", second)
+        assert done.returncode == 0, done.stderr
+        switched = time.monotonic()
+        time.sleep(5)
+        seen = len(load.answers)
+        time.sleep(1)
+        assert product.run("flask", "model", "rollback").returncode == 0
+        time.sleep(5)
+        back = len(load.answers)
+        time.sleep(1)
+    assert load.statuses() == {200}
+    versions = [answer["model_version"] for answer in load.bodies]
+    assert set(versions) == {first, second}
+    assert set(versions[back:]) == {first}
+    late = [one for one in load.bodies[seen:] if one["at"] < switched + 6]
+    assert {one["model_version"] for one in late} == {second}
+    # None mixes two versions: each has the scores of its own model.
+    assert len({(one["model_version"], one["confidence"]) for one in load.bodies}) == 2
+
+
+def test_a_web_process_serves_without_scikit_learn(product):
+    for worker in product.workers():
+        assert "sklearn" not in Path(f"/proc/{worker}/maps").read_text()
