@@ -11,6 +11,8 @@ from sentiment_app import cli, docs, errors, extensions, health, logs, metrics
 from sentiment_app.admission import Admission
 from sentiment_app.auth import routes as auth
 from sentiment_app.auth import tokens
+from sentiment_app.batch import events
+from sentiment_app.batch import routes as batch
 from sentiment_app.config import Settings
 from sentiment_app.guard import Guard
 from sentiment_app.sentiment import cards, releases
@@ -58,7 +60,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     extensions.init_app(app)
     _guard(app, settings)
     _serve_model(app, settings)
-    for feature in (auth, users, sentiment):
+    app.extensions["holding"] = events.Holding(settings.max_held_requests)
+    for feature in (auth, users, sentiment, batch):
         prefix = API + (feature.blueprint.url_prefix or "")
         app.register_blueprint(feature.blueprint, url_prefix=prefix)
     for blueprint in (health.blueprint, docs.blueprint):

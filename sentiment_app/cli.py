@@ -15,6 +15,7 @@ from sentiment_app.ml.runtime import ModelError
 # By name, and loaded when used: the model's commands import scikit-learn, which a serving process does not need.
 LAZY = {
     "config": "sentiment_app.cli:config",
+    "tasks": "sentiment_app.batch.cli:tasks",
     "model": "sentiment_app.sentiment.cli:model",
     "user": "sentiment_app.users.cli:user",
 }

@@ -4,6 +4,7 @@ Any setting may be given as `NAME_FILE`, the path of a file that holds the value
 secrets arrive (systemd's LoadCredential, Docker secrets), so they stand in no environment.
 """
 
+import ipaddress
 import os
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -55,6 +56,14 @@ def _is_rate(text: str) -> None:
         limits.parse(text)
     except ValueError:
         raise ValidationError("is not a rate, such as: 10 per minute") from None
+
+
+def _are_networks(names: list[str]) -> None:
+    for name in names:
+        try:
+            ipaddress.ip_network(name)
+        except ValueError:
+            raise ValidationError(f"{name} is no network, such as 10.1.0.0/16") from None
 
 
 _at_least_one = validate.Range(min=1)
@@ -133,6 +142,16 @@ class Settings:
     model_cache_dir: Path = _setting("where a host keeps the released models that it loaded", Path("models/cache"))
     data_dir: Path = _setting("cache of downloaded training data", Path("data"))
 
+    max_tasks: int = _setting("unfinished tasks that a user may have", 10, check=_at_least_one)
+    max_queued_rows: int = _setting("rows that may wait in a user's tasks", 3_000_000, check=_at_least_one)
+    max_upload_rows: int = _setting("rows of an upload", 1_000_000, check=_at_least_one)
+    max_upload_bytes: int = _setting("bytes of an upload, after decompression", 512 * 1024**2, check=_at_least_one)
+    max_held_requests: int = _setting("requests that may wait for a task, in each web process", 4, check=_at_least_one)
+    task_days: int = _setting("how long a task that has ended is kept", 30, check=_at_least_one)
+    webhook_networks: list[str] = _setting(
+        "networks inside the house that webhooks may go to, such as 10.1.0.0/16,fd00::/8", [], check=_are_networks
+    )
+
     trusted_proxies: int = _setting(
         "reverse proxies in front whose X-Forwarded-For and -Proto are believed",
         0,
@@ -172,6 +191,10 @@ class Settings:
         return timedelta(seconds=self.access_token_seconds)
 
     @property
+    def task_life(self) -> timedelta:
+        return timedelta(days=self.task_days)
+
+    @property
     def refresh_token_life(self) -> timedelta:
         return timedelta(days=self.refresh_token_days)
 
@@ -184,7 +207,7 @@ class Settings:
 
 
 def _read(env: FileAwareEnv, name: str, kind: Any, metadata: Any) -> Any:
-    parse = getattr(env, "path" if kind is Path else kind.__name__)
+    parse = getattr(env, "path" if kind is Path else kind.__name__)  # list[str] is named list
     default = {} if metadata["default"] is _REQUIRED else {"default": metadata["default"]}
     return parse(name.upper(), validate=metadata["check"], **default)
 

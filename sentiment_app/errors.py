@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 import structlog
-from flask import Flask, Response, current_app, g, jsonify, request
+from flask import Flask, Response, g, jsonify, request
 from flask_jwt_extended.exceptions import JWTExtendedException
 from gunicorn.http.errors import ParseException
 from jwt.exceptions import PyJWTError
@@ -142,8 +142,7 @@ def _http_exception(error: HTTPException) -> Response:
     if status == 429:
         return _app_error(RateLimitedError())
     if isinstance(error, RequestEntityTooLarge):
-        limit = current_app.config["MAX_CONTENT_LENGTH"]
-        return problem(413, f"A request body may have at most {limit} bytes.", "too-large")
+        return problem(413, f"This request's body may have at most {request.max_content_length} bytes.", "too-large")
     answer = problem(status, error.description or "")
     answer.headers.extend(
         (name, value)

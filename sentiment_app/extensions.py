@@ -30,7 +30,10 @@ from sentiment_app.config import Settings
 
 log = structlog.get_logger()
 
-QUEUE = "default"
+QUEUE, WEBHOOKS = "default", "webhooks"
+QUEUES = (QUEUE, WEBHOOKS)
+# Of a job; a chunk takes a second or two, and its lease knows better.
+JOB_SECONDS = 600
 AUTOCOMMIT = "autocommit"
 QUERY_CANCELED = "57014"
 UTC = TIMESTAMP(timezone=True)
@@ -69,9 +72,9 @@ def redis() -> Redis:
     return cast(Redis, current_app.extensions["redis"])
 
 
-def queue() -> Queue:
+def queue(name: str = QUEUE) -> Queue:
     """The work queue. Its messages are JSON: a pickled one would run any code, where these name a function of ours."""
-    return Queue(QUEUE, connection=redis(), serializer=JSONSerializer)
+    return Queue(name, connection=redis(), serializer=JSONSerializer)
 
 
 def queue_depth() -> float | None:
@@ -87,15 +90,24 @@ def autocommit() -> AbstractContextManager[Connection]:
     return db.engines[AUTOCOMMIT].connect()
 
 
-def enqueue(job: Callable[..., Any], *ids: str) -> bool:
+def enqueue(job: Callable[..., Any] | str, *ids: str, job_id: str | None = None, queue_name: str = QUEUE) -> bool:
     """Hand a job to the workers, naming what it works on by ids alone; False when Redis is away.
 
     The description is fixed because RQ's default quotes the arguments, and logs them.
     """
+    name = job if isinstance(job, str) else job.__name__
     try:
-        queue().enqueue_call(job, args=ids, description=job.__name__, result_ttl=0)
+        queue(queue_name).enqueue_call(
+            cast(Any, job),
+            args=ids,
+            job_id=job_id,
+            description=name,
+            timeout=JOB_SECONDS,
+            result_ttl=0,
+            failure_ttl=3600,
+        )
     except RedisError as error:
-        log.warning("job_not_enqueued", job=job.__name__, error=type(error).__name__)
+        log.warning("job_not_enqueued", job=name, error=type(error).__name__)
         return False
     return True
 

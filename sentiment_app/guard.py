@@ -88,7 +88,7 @@ def _tell_rate(response: Response) -> Response:
         response.headers.add("RateLimit-Policy", f'"{policy}";q={rate.amount};w={rate.get_expiry()}')
         response.headers.add("RateLimit", f'"{policy}";r={remaining};t={reset}')
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-            response.headers["Retry-After"] = str(max(1, reset))
+            response.headers.setdefault("Retry-After", str(max(1, reset)))
     return response
 
 

@@ -32,7 +32,11 @@ class Operation:
         access: who may call it. A view that declares nothing at all is for signed-in users.
         rate: which rate counts the call; None for the public pages that Nginx alone limits.
         body, form, query: schemas of what comes in; `form` is the same body sent by an HTML form.
+        streams: media types of a body that the view reads by itself.
+        max_body: bytes of the body, where that is not the application's limit.
+        request_headers: those that the view understands.
         status, returns, media_types: the successful answer.
+        also: another successful status.
         errors: statuses beside those that follow from the rest.
         headers: response headers worth documenting.
         documented: whether it stands in the document.
@@ -43,8 +47,12 @@ class Operation:
     body: Schema | None = None
     form: Schema | None = None
     query: Schema | None = None
+    streams: tuple[str, ...] = ()
+    max_body: int | None = None
+    request_headers: tuple[str, ...] = ()
     status: int = 200
     returns: Schema | None = None
+    also: int | None = None
     media_types: tuple[str, ...] = (JSON,)
     errors: tuple[int, ...] = ()
     headers: tuple[str, ...] = ()
@@ -64,6 +72,8 @@ def operation(**declared: Any) -> Callable[[Callable[..., Any]], View]:
         def checked(**arguments: Any) -> Response:
             if declaration.query:
                 arguments["query"] = load(declaration.query, request.args.to_dict(), "query")
+            if declaration.max_body:
+                request.max_content_length = declaration.max_body
             if declaration.body:
                 arguments["body"] = _load_body(declaration.body, declaration.form)
             return _answer(view(**arguments), declaration)
@@ -156,6 +166,22 @@ HEADERS = {
     "Retry-After": "Seconds to wait before another try",
     "WWW-Authenticate": "How to authenticate (RFC 6750)",
     "Location": "Where the new resource is",
+    "Preference-Applied": "Which preference was honoured (RFC 7240)",
+}
+
+FILE = {"type": "string", "format": "binary"}
+
+REQUEST_HEADERS: dict[str, dict[str, Any]] = {
+    "Idempotency-Key": {
+        "description": "Sent again with the same body within a day, the first request's task is the answer "
+        "(draft-ietf-httpapi-idempotency-key-header-07)",
+        "schema": {"type": "string", "pattern": "^[!#-~]{1,255}$"},
+    },
+    "Prefer": {
+        "description": "wait=N: up to N seconds, at most 30, for the results (RFC 7240)",
+        "schema": {"type": "string", "examples": ["wait=10"]},
+    },
+    "Last-Event-ID": {"description": "The last event that arrived", "schema": {"type": "string"}},
 }
 
 ERROR_HEADERS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
@@ -198,21 +224,26 @@ def _describe(rule: Rule, view: Any, declared: Operation) -> dict[str, Any]:
         "responses": _responses(rule, declared),
         "security": [] if declared.access == "public" else [{"password": []}, {"bearer": []}],
     }
-    if declared.query:
-        described["parameters"] = [{"in": "query", "schema": declared.query}]
+    described["parameters"] = [
+        *([{"in": "query", "schema": declared.query}] if declared.query else []),
+        *({"in": "header", "name": name, **REQUEST_HEADERS[name]} for name in declared.request_headers),
+    ]
     if declared.body:
         kinds = {JSON: declared.body, FORM: declared.form}
         content = {kind: {"schema": schema} for kind, schema in kinds.items() if schema}
         described["requestBody"] = {"required": True, "content": content}
+    if declared.streams:
+        described["requestBody"] = {"required": True, "content": {kind: {"schema": FILE} for kind in declared.streams}}
     return described
 
 
 def _responses(rule: Rule, declared: Operation) -> dict[str, Any]:
     always = ("X-Request-ID", *(("RateLimit", "RateLimit-Policy") if declared.rate else ()))
-    content: dict[str, Any] = {kind: {"schema": declared.returns or {}} for kind in declared.media_types}
-    success = _response(declared.status, (*always, *declared.headers))
-    if declared.status != HTTPStatus.NO_CONTENT:
-        success["content"] = content
+    successes = {
+        status: _success(status, (*always, *declared.headers), declared)
+        for status in (declared.status, declared.also)
+        if status
+    }
     failures = {
         status: {
             **_response(status, (*always, *ERROR_HEADERS.get(status, ()))),
@@ -220,7 +251,18 @@ def _responses(rule: Rule, declared: Operation) -> dict[str, Any]:
         }
         for status in _failures(rule, declared)
     }
-    return {str(declared.status): success, **{str(status): one for status, one in failures.items()}}
+    return {str(status): one for status, one in (successes | failures).items()}
+
+
+def _success(status: int, headers: tuple[str, ...], declared: Operation) -> dict[str, Any]:
+    response = _response(status, headers)
+    if status != HTTPStatus.NO_CONTENT:
+        # A schema describes JSON; what else a view may send is text.
+        response["content"] = {
+            kind: {"schema": declared.returns or {} if kind == JSON or len(declared.media_types) == 1 else {}}
+            for kind in declared.media_types
+        }
+    return response
 
 
 def _response(status: int, headers: tuple[str, ...]) -> dict[str, Any]:
@@ -231,14 +273,15 @@ def _response(status: int, headers: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _failures(rule: Rule, declared: Operation) -> list[int]:
+    takes_body = bool(declared.body or declared.streams)
     follows = {
         401: declared.access != "public",
         403: declared.access == "administrator",
         404: bool(rule.arguments),
-        400: bool(declared.body),
-        413: bool(declared.body),
-        415: bool(declared.body),
-        422: bool(declared.body or declared.query),
+        400: takes_body,
+        413: takes_body,
+        415: takes_body,
+        422: bool(takes_body or declared.query or declared.request_headers),
         429: bool(declared.rate),
         503: bool(declared.rate),
     }

@@ -89,7 +89,7 @@ class PageQuerySchema(Schema):
 class ProblemErrorSchema(Schema):
     """One thing that is wrong with the request."""
 
-    location = fields.String(data_key="in", required=True, metadata={"enum": ["body", "query"]})
+    location = fields.String(data_key="in", required=True, metadata={"enum": ["body", "query", "header"]})
     pointer = fields.String(required=True, metadata={"description": "JSON pointer (RFC 6901)"})
     detail = fields.String(required=True)
 

@@ -1,5 +1,9 @@
-"""The worker: `python -m sentiment_app.worker` runs queued jobs, each in an application context of its own."""
+"""The worker: `python -m sentiment_app.worker [QUEUE]` runs the jobs of a queue, each in a context of its own.
 
+One queue a worker: one that listens on two can lose a job for good when Redis goes between them.
+"""
+
+import argparse
 import sys
 
 from flask import Flask
@@ -11,14 +15,14 @@ from rq.serializers import JSONSerializer
 
 from sentiment_app.app import create_app
 from sentiment_app.config import ConfigError
-from sentiment_app.extensions import QUEUE
+from sentiment_app.extensions import QUEUE, QUEUES
 
 
 class Worker(SimpleWorker):
     """Runs jobs in this process, with the application built once: no fork and no import for each job."""
 
-    def __init__(self, app: Flask, connection: Redis) -> None:
-        queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    def __init__(self, app: Flask, connection: Redis, name: str = QUEUE) -> None:
+        queue = Queue(name, connection=connection, serializer=JSONSerializer)
         super().__init__([queue], connection=connection, serializer=JSONSerializer, log_job_description=False)
         self.app = app
 
@@ -29,12 +33,17 @@ class Worker(SimpleWorker):
 
 def main() -> None:
     """Work until SIGTERM or Ctrl-C, which let the job in hand finish."""
+    parser = argparse.ArgumentParser(prog="python -m sentiment_app.worker", description="Run queued jobs.")
+    parser.add_argument("queue", nargs="?", default=QUEUE, choices=QUEUES, help="whose jobs (default: %(default)s)")
+    name = parser.parse_args().queue
     try:
         app = create_app()
     except ConfigError as error:
         sys.exit(f"Error: {error}")
+    if name == QUEUE:
+        app.extensions["serving"].start(app)
     # A worker blocks on Redis until there is work: its connection has no such short timeout as a request's.
-    worker = Worker(app, Redis.from_url(app.extensions["settings"].redis_url))
+    worker = Worker(app, Redis.from_url(app.extensions["settings"].redis_url), name)
     worker.work(logging_level="WARNING")
 
 

@@ -49,9 +49,10 @@ def test_other_golden_scores_are_refused(signed):
 SERVE = """
 import pathlib, re, sys
 from sentiment_app.ml.artifact import Artifact, open_artifact
-manifest, serving, signature, key = open(sys.argv[1]).read(), open(sys.argv[2], "rb").read(), *sys.argv[3:]
-scorer = open_artifact(Artifact(manifest.encode(), serving, signature), key)[1]
-print(scorer.score("w1 w2 w3").label, "sklearn" in sys.modules, re.search(r"VmRSS:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+manifest, serving = (pathlib.Path(one).read_bytes() for one in sys.argv[1:3])
+scorer = open_artifact(Artifact(manifest, serving, sys.argv[3]), sys.argv[4])[1]
+size = re.search(r"VmRSS:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]
+print(scorer.score("w1 w2 w3").label, "sklearn" in sys.modules, size)
 """
 
 

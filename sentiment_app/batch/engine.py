@@ -1,0 +1,336 @@
+"""The engine: chunks are claimed with a lease, scored, and stored by whoever still holds the lease.
+
+    waiting ──dispatch──► queued ──claim──► running ──store──► done
+                             ▲                 │ lease ran out (reconcile), or handed back
+                             └─────────────────┘
+
+PostgreSQL is the truth and Redis only transport. Delivery is at least once; the token of a lease and the single
+statement that writes results and state make the effect exactly once. Few chunks of a task are queued at a time, and
+each that is done queues the next: so tasks take turns, and a small one is not stuck behind a large one.
+"""
+
+import json
+import time
+import zlib
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import uuid_utils.compat as uuid
+from sqlalchemy import bindparam, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from sentiment_app.batch import webhooks
+from sentiment_app.batch.models import BINS, OPEN, Chunk, Delivery, Task
+from sentiment_app.errors import AppError
+from sentiment_app.extensions import db, enqueue, settings, unit_of_work
+from sentiment_app.ml.runtime import LABELS, TextScorer
+from sentiment_app.sentiment.serving import serving
+
+SCORE = "sentiment_app.batch.jobs.score_chunk"
+# Chunks of a task that are queued at a time: enough that no worker waits, few enough that tasks take turns.
+WINDOW = 8
+LEASE_SECONDS = 8.0
+# Texts scored between two looks at the clock.
+SLICE = 256
+# Workers that died over a chunk before it is split.
+MAX_ATTEMPTS = 3
+LETHAL = "Scoring this text ended the worker that tried it."
+
+Floats = npt.NDArray[np.float64]
+
+log = structlog.get_logger()
+
+
+class Claim(NamedTuple):
+    """A chunk that this worker holds."""
+
+    id: UUID
+    task_id: UUID
+    token: UUID
+    attempts: int
+    model_version: str
+    texts: list[str | None]
+    scores: Floats
+    errors: dict[str, Any]
+
+
+def score_chunk(chunk_id: UUID) -> None:
+    """Score one chunk and store its results, if nobody else has it."""
+    claim = _claim(chunk_id, uuid.uuid4())
+    if claim is None:
+        return
+    if claim.attempts > MAX_ATTEMPTS:
+        _isolate(claim)
+    else:
+        _score(claim)
+    dispatch(claim.task_id, 1)
+    finish(claim.task_id)
+
+
+def _score(claim: Claim) -> None:
+    try:
+        scorer = serving().pinned(claim.model_version).scorer
+    except AppError as error:
+        fail(claim.task_id, error.detail)
+        return
+    try:
+        scores, errors = _judge(scorer, claim)
+    except BaseException:
+        hand_back(claim.id, claim.token)  # at once, not when the lease has run out
+        raise
+    if not _store(claim, scores, errors):
+        log.info("chunk_lost", chunk=str(claim.id))
+
+
+def _judge(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
+    """Score what is not scored yet; a text that the model cannot score fails alone."""
+    scores, errors = claim.scores, {place: one for place, one in claim.errors.items() if not one.get("retryable")}
+    places = [place for place, one in enumerate(claim.texts) if one is not None and np.isnan(scores[place, 0])]
+    renewed = time.monotonic()
+    for start in range(0, len(places), SLICE):
+        part = places[start : start + SLICE]
+        for place, one in zip(part, _score_all(scorer, [claim.texts[place] or "" for place in part]), strict=True):
+            if isinstance(one, str):
+                errors[str(place)] = {"detail": one, "retryable": True}
+            else:
+                scores[place] = one
+        if time.monotonic() - renewed > LEASE_SECONDS / 4:
+            _renew(claim.id, claim.token)
+            renewed = time.monotonic()
+    return scores, errors
+
+
+def _score_all(scorer: TextScorer, texts: Sequence[str]) -> Sequence[Sequence[float] | str]:
+    try:
+        return scorer.score_many(texts)
+    except Exception as error:  # noqa: BLE001  # any pipeline may serve, and raise what it likes
+        if len(texts) == 1:
+            return [f"The model cannot score this text ({type(error).__name__})."]
+    return [_score_all(scorer, [one])[0] for one in texts]
+
+
+@unit_of_work
+def _claim(chunk_id: UUID, token: UUID) -> Claim | None:
+    # A second run of this unit of work finds its own token, and counts no second attempt.
+    row = db.session.execute(
+        text(
+            """
+            UPDATE task_chunks AS chunk
+            SET state = 'running', token = :token, lease_until = now() + :lease,
+                attempts = attempts + (chunk.token IS DISTINCT FROM :token)::int
+            FROM tasks AS task
+            WHERE chunk.id = :id AND task.id = chunk.task_id
+                AND task.status IN ('queued', 'running') AND task.deleted_at IS NULL
+                AND (chunk.state = 'queued' OR chunk.state = 'running'
+                     AND (chunk.lease_until < now() OR chunk.token = :token))
+            RETURNING chunk.task_id, chunk.size, chunk.attempts, chunk.texts, chunk.results, chunk.errors,
+                task.model_version, task.status
+            """
+        ),
+        {"id": chunk_id, "token": token, "lease": timedelta(seconds=LEASE_SECONDS)},
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.status == "queued":
+        begun = update(Task).where(Task.id == row.task_id, Task.status == "queued")
+        db.session.execute(begun.values(status="running", started_at=func.coalesce(Task.started_at, func.now())))
+    return Claim(
+        chunk_id,
+        row.task_id,
+        token,
+        row.attempts,
+        row.model_version,
+        unpack(row.texts),
+        read_scores(row.results, row.size),
+        row.errors,
+    )
+
+
+@unit_of_work
+def _renew(chunk_id: UUID, token: UUID) -> None:
+    held = update(Chunk).where(Chunk.id == chunk_id, Chunk.token == token)
+    db.session.execute(held.values(lease_until=func.now() + timedelta(seconds=LEASE_SECONDS)))
+
+
+@unit_of_work
+def _store(claim: Claim, scores: Floats, errors: dict[str, Any]) -> bool:
+    """Write results and state in one statement; False if the lease is somebody else's by now."""
+    values = {
+        "state": "done",
+        "results": write_scores(scores),
+        "errors": errors,
+        "failed": len(errors),
+        "lease_until": None,
+        **summarise(scores),
+    }
+    # The token stays: this may run again after a lost answer, and finds that it has been done.
+    held = update(Chunk).where(Chunk.id == claim.id, Chunk.token == claim.token)
+    stored = db.session.execute(held.values(values).returning(Chunk.id)).scalar_one_or_none()
+    return stored is not None
+
+
+def summarise(scores: Floats) -> dict[str, Any]:
+    """What a chunk adds to its task's summary."""
+    good = scores[~np.isnan(scores[:, 0])]
+    confidence = good.max(axis=1) if len(good) else np.zeros(0)
+    labels = good.argmax(axis=1) if len(good) else np.zeros(0, dtype=int)
+    return {
+        "completed": len(good),
+        "counts": np.bincount(labels, minlength=len(LABELS)).tolist(),
+        "confidence_sum": float(confidence.sum()),
+        "histogram": np.bincount(np.minimum((confidence * BINS).astype(int), BINS - 1), minlength=BINS).tolist(),
+    }
+
+
+@unit_of_work
+def hand_back(chunk_id: UUID, token: UUID) -> None:
+    """Give a chunk up, unfinished; the attempt does not count."""
+    held = update(Chunk).where(Chunk.id == chunk_id, Chunk.token == token, Chunk.state == "running")
+    given_back = held.values(state="waiting", token=None, lease_until=None, attempts=Chunk.attempts - 1)
+    db.session.execute(given_back)
+
+
+def fail(task_id: UUID, error: str) -> None:
+    """End a task that cannot be scored at all."""
+    _fail(task_id, error)
+    webhooks.enqueue_deliveries(task_id)
+
+
+@unit_of_work
+def _fail(task_id: UUID, error: str) -> None:
+    db.session.execute(
+        update(Task)
+        .where(Task.id == task_id, Task.status.in_(OPEN))
+        .values(status="failed", error=error, finished_at=func.now(), expires_at=func.now() + settings().task_life)
+    )
+    _announce(task_id)
+
+
+def dispatch(task_id: UUID, most: int = WINDOW) -> None:
+    """Queue the next chunks of a task, as many as it is allowed at a time."""
+    for chunk_id in _take(task_id, most):
+        enqueue_chunk(chunk_id)
+
+
+def enqueue_chunk(chunk_id: UUID) -> None:
+    """Send a chunk's job; where Redis is away, the reconciler sends it later."""
+    enqueue(SCORE, str(chunk_id), job_id=str(chunk_id))
+
+
+@unit_of_work
+def _take(task_id: UUID, most: int) -> Sequence[UUID]:
+    chosen = (
+        select(Chunk.id)
+        .join(Task, Task.id == Chunk.task_id)
+        .where(Chunk.task_id == task_id, Chunk.state == "waiting", Task.status.in_(OPEN), Task.deleted_at.is_(None))
+        .order_by(Chunk.first)
+        .limit(most)
+        .with_for_update(skip_locked=True, of=Chunk)
+    )
+    queued = update(Chunk).where(Chunk.id.in_(chosen.scalar_subquery()))
+    statement = queued.values(state="queued", queued_at=func.now()).returning(Chunk.first, Chunk.id)
+    taken = db.session.execute(statement, execution_options={"synchronize_session": False})
+    return [row.id for row in sorted(taken, key=lambda row: int(row.first))]
+
+
+def finish(task_id: UUID) -> bool:
+    """End a task that has nothing left to do. Called after each chunk's commit: the last of them sees all done."""
+    has_ended = _finish(task_id)
+    if has_ended:
+        webhooks.enqueue_deliveries(task_id)
+    return has_ended
+
+
+@unit_of_work
+def _finish(task_id: UUID) -> bool:
+    undone = select(Chunk.id).where(Chunk.task_id == task_id)
+    ended = (
+        update(Task)
+        .where(
+            Task.id == task_id,
+            (Task.status.in_(OPEN) & ~undone.where(Chunk.state != "done").exists())
+            | ((Task.status == "cancelling") & ~undone.where(Chunk.state == "running").exists()),
+        )
+        .values(
+            status=text("CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'completed' END"),
+            finished_at=func.now(),
+            expires_at=func.now() + settings().task_life,
+        )
+        .returning(Task.id)
+    )
+    if db.session.execute(ended, execution_options={"synchronize_session": False}).scalar_one_or_none() is None:
+        return False
+    _announce(task_id)
+    return True
+
+
+def _announce(task_id: UUID) -> None:
+    """Note, in the transaction that ends a task, that its webhook is to be told."""
+    wanted = Task.id == task_id, Task.webhook_url.is_not(None)
+    told: Any = select(bindparam("id", uuid.uuid7()), Task.id).where(*wanted)
+    db.session.execute(insert(Delivery).from_select(["id", "task_id"], told))
+
+
+@unit_of_work
+def _isolate(claim: Claim) -> None:
+    """Halve a chunk that keeps killing its workers, until the guilty row stands alone and is marked failed."""
+    held = update(Chunk).where(Chunk.id == claim.id, Chunk.token == claim.token)
+    size = len(claim.texts)
+    if size == 1:
+        errors = {"0": {"detail": LETHAL, "retryable": True}}
+        done = {"state": "done", "errors": errors, "failed": 1, "completed": 0, "results": write_scores(claim.scores)}
+        db.session.execute(held.values(done))
+        return
+    half = size // 2
+    chunk = db.session.get_one(Chunk, claim.id, populate_existing=True)
+    if chunk.token != claim.token:
+        return
+    keys = unpack(chunk.keys)
+    halves = [(0, half), (half, size)]
+    parts = [
+        {
+            "size": end - start,
+            "texts": pack(claim.texts[start:end]),
+            "keys": pack(keys[start:end]),
+            "results": write_scores(claim.scores[start:end]),
+            "errors": {
+                str(int(place) - start): one for place, one in claim.errors.items() if start <= int(place) < end
+            },
+            "state": "waiting",
+            # One more death is enough to halve it again.
+            "attempts": MAX_ATTEMPTS - 1,
+            "token": None,
+            "lease_until": None,
+        }
+        for start, end in halves
+    ]
+    db.session.execute(held.values(parts[0]))
+    second = {**parts[1], "id": uuid.uuid7(), "task_id": claim.task_id, "first": chunk.first + half}
+    db.session.execute(upsert(Chunk).values(second).on_conflict_do_nothing())
+
+
+def pack(value: Any) -> bytes:
+    """A list as compressed JSON; strings may hold any character, lone surrogates excepted."""
+    return zlib.compress(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(), 1)
+
+
+def unpack(content: bytes) -> Any:
+    """What `pack` packed."""
+    return json.loads(zlib.decompress(content))
+
+
+def write_scores(scores: Floats) -> bytes:
+    """Scores as they are stored."""
+    return scores.astype("<f8").tobytes()
+
+
+def read_scores(content: bytes | None, size: int) -> Floats:
+    """Stored scores, `size` by 3; NaN where there are none yet."""
+    if content is None:
+        return np.full((size, len(LABELS)), np.nan)
+    return np.frombuffer(content, dtype="<f8").reshape(size, len(LABELS)).copy()

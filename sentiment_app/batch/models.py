@@ -1,0 +1,112 @@
+"""Tables of batch scoring: a task, the chunks that it is cut into, and the deliveries of its webhook."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from sentiment_app.extensions import UTC, Base
+
+STATUSES = ("uploading", "queued", "running", "cancelling", "completed", "failed", "cancelled", "expired")
+OPEN = ("queued", "running")
+UNFINISHED = ("uploading", *OPEN, "cancelling")
+BINS = 10
+
+
+class Task(Base):
+    """Many texts to be scored with one version of the model."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        CheckConstraint(f"status IN {STATUSES}", name="status"),
+        Index("ix_tasks_user_id_id", "user_id", "id"),
+        Index("ix_tasks_unfinished", "id", postgresql_where=text(f"status IN {UNFINISHED}")),
+        Index(
+            "uq_tasks_idempotency_key",
+            "user_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    status: Mapped[str] = mapped_column(server_default="uploading")
+    model_version: Mapped[str]
+    total: Mapped[int] = mapped_column(server_default="0")
+    error: Mapped[str | None]
+    webhook_url: Mapped[str | None]
+    idempotency_key: Mapped[str | None]
+    fingerprint: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    touched_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    started_at: Mapped[datetime | None] = mapped_column(UTC)
+    finished_at: Mapped[datetime | None] = mapped_column(UTC)
+    expires_at: Mapped[datetime | None] = mapped_column(UTC)
+    deleted_at: Mapped[datetime | None] = mapped_column(UTC)
+
+
+class Chunk(Base):
+    """Some thousand texts of a task: what one job scores.
+
+    Its results stand in the same row as its state, so that one statement writes both: a chunk is done if, and only
+    if, its results are there, and no row of it can have two.
+    """
+
+    __tablename__ = "task_chunks"
+    __table_args__ = (
+        CheckConstraint("state IN ('waiting', 'queued', 'running', 'done')", name="state"),
+        Index("uq_task_chunks_task_id_first", "task_id", "first", unique=True),
+        Index("ix_task_chunks_task_id_waiting", "task_id", "first", postgresql_where=text("state = 'waiting'")),
+        Index("ix_task_chunks_outstanding", "id", postgresql_where=text("state IN ('queued', 'running')")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    task_id: Mapped[UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    first: Mapped[int]
+    """Place of its first row in the task."""
+    size: Mapped[int]
+    state: Mapped[str] = mapped_column(server_default="waiting")
+    queued_at: Mapped[datetime | None] = mapped_column(UTC)
+    lease_until: Mapped[datetime | None] = mapped_column(UTC)
+    token: Mapped[UUID | None]
+    """Of the worker that holds the lease: who has lost it cannot write."""
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    texts: Mapped[bytes] = mapped_column(BYTEA, deferred=True)
+    keys: Mapped[bytes] = mapped_column(BYTEA, deferred=True)
+    results: Mapped[bytes | None] = mapped_column(BYTEA, deferred=True)
+    """Probabilities, `size` by 3 little-endian float64 in the order of LABELS; NaN where a row failed."""
+    errors: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}", deferred=True)
+    """By place in the chunk: why the row failed, and whether a retry may help."""
+    completed: Mapped[int] = mapped_column(server_default="0")
+    failed: Mapped[int] = mapped_column(server_default="0")
+    counts: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{0,0,0}")
+    """Rows of each label."""
+    confidence_sum: Mapped[float] = mapped_column(server_default="0")
+    histogram: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{0,0,0,0,0,0,0,0,0,0}")
+    """Rows by confidence, in tenths."""
+
+
+class Delivery(Base):
+    """One event that is to reach a webhook, and what came of it."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state"),
+        Index("ix_webhook_deliveries_task_id", "task_id"),
+        Index("ix_webhook_deliveries_due", "next_at", postgresql_where=text("state = 'pending'")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    task_id: Mapped[UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    state: Mapped[str] = mapped_column(server_default="pending")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    next_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    answer: Mapped[str | None]
+    """The status, or the reason why there was none, of the last attempt."""
+    created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    delivered_at: Mapped[datetime | None] = mapped_column(UTC)

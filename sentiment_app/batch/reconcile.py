@@ -1,0 +1,165 @@
+"""Puts back what was lost: PostgreSQL knows what is to be done, whatever became of Redis and the workers."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from redis.exceptions import RedisError
+from sqlalchemy import delete, func, select, update
+
+from sentiment_app.batch import engine, webhooks
+from sentiment_app.batch.models import OPEN, Chunk, Delivery, Task
+from sentiment_app.extensions import db, queue, unit_of_work
+
+# With the lease (8 s) and a round each EVERY_SECONDS, work goes on within 15 seconds of whatever happened.
+EVERY_SECONDS = 5.0
+# A queued chunk without a job in Redis for longer than this has lost it.
+GRACE = timedelta(seconds=3)
+UPLOAD_LIFE = timedelta(minutes=5)
+KEY_LIFE = timedelta(hours=24)
+BATCH = 50
+
+log = structlog.get_logger()
+
+
+def reconcile() -> dict[str, int]:
+    """One round; says how many of what it put back. Two at once do no harm: each step may be done twice."""
+    done = {
+        "leases": _put_back_expired(),
+        "jobs": _send_lost_jobs(),
+        "tasks": _move_on(),
+        "uploads": _forget_stale_uploads(),
+        "deliveries": _send_due_deliveries(),
+    }
+    if any(done.values()):
+        log.info("reconciled", **done)
+    return done
+
+
+def purge() -> dict[str, int]:
+    """Delete what has been kept long enough, or was deleted, in batches that block nobody."""
+    return {"expired": _expire(), "deleted": _delete_deleted(), "keys": _forget_keys()}
+
+
+@unit_of_work
+def _put_back_expired() -> int:
+    # To "waiting": the task's turn decides when it is queued again.
+    late = update(Chunk).where(Chunk.state == "running", Chunk.lease_until < func.now())
+    return len(db.session.scalars(late.values(state="waiting", token=None).returning(Chunk.id)).all())
+
+
+def _send_lost_jobs() -> int:
+    try:
+        known = set(queue().job_ids)
+    except RedisError:
+        return 0
+    lost = [one for one in _queued() if str(one) not in known]
+    for chunk_id in lost:
+        engine.enqueue_chunk(chunk_id)
+    return len(lost)
+
+
+@unit_of_work
+def _queued() -> Sequence[UUID]:
+    old = select(Chunk.id).where(Chunk.state == "queued", Chunk.queued_at < func.now() - GRACE)
+    return db.session.scalars(old.order_by(Chunk.queued_at)).all()
+
+
+def _move_on() -> int:
+    """End tasks that have nothing left, and queue chunks of those that have too few queued."""
+    moved = 0
+    for task_id, room in _unfinished():
+        moved += engine.finish(task_id)
+        if room > 0:
+            engine.dispatch(task_id, room)
+    return moved
+
+
+@unit_of_work
+def _unfinished() -> list[tuple[UUID, int]]:
+    outstanding = func.count(Chunk.id).filter(Chunk.state.in_(("queued", "running")))
+    rows = db.session.execute(
+        select(Task.id, outstanding)
+        .outerjoin(Chunk, Chunk.task_id == Task.id)
+        .where(Task.status.in_((*OPEN, "cancelling")), Task.deleted_at.is_(None))
+        .group_by(Task.id)
+        .order_by(Task.id)
+    )
+    return [(task_id, engine.WINDOW - count) for task_id, count in rows]
+
+
+@unit_of_work
+def _forget_stale_uploads() -> int:
+    stale = delete(Task).where(Task.status == "uploading", Task.touched_at < func.now() - UPLOAD_LIFE)
+    return len(db.session.scalars(stale.returning(Task.id)).all())
+
+
+def _send_due_deliveries() -> int:
+    due = _due()
+    for delivery_id in due:
+        webhooks.enqueue_delivery(delivery_id)
+    return len(due)
+
+
+@unit_of_work
+def _due() -> Sequence[UUID]:
+    return db.session.scalars(
+        select(Delivery.id).where(Delivery.state == "pending", Delivery.next_at <= func.now()).limit(1000)
+    ).all()
+
+
+def _expire() -> int:
+    number = 0
+    for task_id in _past(Task.expires_at < func.now(), Task.status != "expired"):
+        _drop_chunks(task_id)
+        number += _mark_expired(task_id)
+    return number
+
+
+@unit_of_work
+def _past(*conditions: object) -> Sequence[UUID]:
+    return db.session.scalars(select(Task.id).where(*conditions)).all()  # type: ignore[arg-type]  # SQL expressions
+
+
+@unit_of_work
+def _mark_expired(task_id: UUID) -> bool:
+    done = update(Task).where(Task.id == task_id, Task.status != "expired").values(status="expired")
+    return db.session.execute(done.returning(Task.id)).first() is not None
+
+
+def _delete_deleted() -> int:
+    gone = _past(Task.deleted_at.is_not(None))
+    for task_id in gone:
+        erase(task_id)
+    return len(gone)
+
+
+def erase(task_id: UUID) -> None:
+    """Delete a task with its inputs and results, for good."""
+    _drop_chunks(task_id)
+    _drop(task_id)
+
+
+def _drop_chunks(task_id: UUID) -> None:
+    while _drop_some_chunks(task_id):
+        pass
+
+
+@unit_of_work
+def _drop_some_chunks(task_id: UUID) -> int:
+    some = select(Chunk.id).where(Chunk.task_id == task_id).limit(BATCH)
+    dropped = delete(Chunk).where(Chunk.id.in_(some.scalar_subquery())).returning(Chunk.id)
+    return len(db.session.scalars(dropped, execution_options={"synchronize_session": False}).all())
+
+
+@unit_of_work
+def _drop(task_id: UUID) -> None:
+    db.session.execute(delete(Task).where(Task.id == task_id))
+
+
+@unit_of_work
+def _forget_keys() -> int:
+    old = update(Task).where(Task.idempotency_key.is_not(None), Task.created_at < func.now() - KEY_LIFE)
+    forgotten = old.values(idempotency_key=None, fingerprint=None).returning(Task.id)
+    return len(db.session.scalars(forgotten, execution_options={"synchronize_session": False}).all())

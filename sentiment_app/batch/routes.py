@@ -1,0 +1,286 @@
+"""/sentiment/analyze/batch and /sentiment/tasks: many texts at once."""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from typing import IO, Any, cast
+from uuid import UUID
+
+from flask import Blueprint, Response, current_app, jsonify, request, stream_with_context, url_for
+
+from sentiment_app.batch import events, intake, render, schemas, service, webhooks
+from sentiment_app.batch.models import UNFINISHED, Task
+from sentiment_app.errors import InvalidError, UnsupportedMediaTypeError
+from sentiment_app.extensions import settings
+from sentiment_app.guard import caller
+from sentiment_app.openapi import JSON, operation
+from sentiment_app.schema import paged
+
+MAX_BATCH_BYTES = 64 * 1024 * 1024
+MAX_WAIT_SECONDS = 30
+RETRY_AFTER = {"Retry-After": "1"}
+IDEMPOTENCY_KEY = re.compile(r'"?([\x21\x23-\x7e]{1,255})"?')
+PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
+SUBMITTED = ("Location", "Retry-After", "Preference-Applied")
+
+blueprint = Blueprint("tasks", __name__, url_prefix="/sentiment")
+
+
+@blueprint.post("/analyze/batch")
+@operation(
+    rate="user",
+    body=schemas.BatchSchema(),
+    max_body=MAX_BATCH_BYTES,
+    status=202,
+    also=200,
+    returns=schemas.TaskSchema(),
+    request_headers=("Idempotency-Key", "Prefer"),
+    headers=SUBMITTED,
+    errors=(409,),
+)
+def submit_batch(body: dict[str, Any]) -> Response:
+    """Score up to 10 000 texts as a task.
+
+    202 with a task to ask for; with `Prefer: wait=N`, 200 with its results if it ends within N seconds (at most 30).
+    """
+    submission = _submission(body.get("model"), body.get("webhook_url"))
+    fingerprint = _fingerprint(request.get_data())
+    task = service.replayed(submission, fingerprint) or service.submit(submission, _items(body), lambda: fingerprint)
+    return _submitted(task)
+
+
+@blueprint.post("/tasks")
+@operation(
+    rate="user",
+    query=schemas.UploadQuerySchema(),
+    streams=(intake.NDJSON, intake.CSV),
+    status=202,
+    also=200,
+    returns=schemas.TaskSchema(),
+    request_headers=("Idempotency-Key", "Prefer"),
+    headers=SUBMITTED,
+    errors=(409,),
+)
+def submit_file(query: dict[str, Any]) -> Response:
+    """Score a file of NDJSON or CSV as a task, up to a million rows.
+
+    It is read as a stream, also with `Content-Encoding: gzip`. A row that cannot be read fails alone, with its line.
+    NDJSON: `{"text": …, "custom_id": …}`, or a string, a line.
+    """
+    submission = _submission(query.pop("model"), query.pop("webhook_url"))
+    form = intake.Format(_upload_kind(), is_gzip=_is_gzip(), **query)
+    earlier = service.known(submission)
+    if earlier is None:
+        service.check_limits(submission.user_id)  # before the upload is read
+    request.max_content_length = settings().max_upload_bytes
+    upload = _Hashed(request.stream)
+    if earlier:
+        upload.drain()
+        return _submitted(service.replayed(submission, _fingerprint(upload.digest())) or earlier)
+    limits = intake.Limits(settings().max_upload_rows, settings().max_upload_bytes)
+    items = intake.read(cast(IO[bytes], upload), form, limits)
+    return _submitted(service.submit(submission, items, lambda: _fingerprint(upload.digest())))
+
+
+@blueprint.get("/tasks")
+@operation(query=schemas.TaskQuerySchema(), returns=schemas.TaskPageSchema())
+def index(query: dict[str, Any]) -> dict[str, Any]:
+    """Your tasks, newest first."""
+    page = paged(partial(service.page, caller().user_id), query)
+    return {**page, "items": [service.describe(one) for one in page["items"]]}
+
+
+@blueprint.get("/task/<uuid:task_id>", endpoint="show_singular")
+@blueprint.get("/tasks/<uuid:task_id>")
+@operation(returns=schemas.TaskSchema())
+def show(task_id: UUID) -> dict[str, Any]:
+    """One of your tasks: how far it is, and a small one's results when it is completed."""
+    return _told(service.get(caller().user_id, task_id))
+
+
+@blueprint.delete("/tasks/<uuid:task_id>")
+@operation(status=204)
+def delete(task_id: UUID) -> None:
+    """Delete a task, its texts and its results, for good."""
+    service.delete(caller().user_id, task_id)
+
+
+@blueprint.post("/tasks/<uuid:task_id>/cancel")
+@operation(returns=schemas.TaskSchema(), errors=(409,))
+def cancel(task_id: UUID) -> dict[str, Any]:
+    """Stop a task; what is scored by then stays."""
+    return service.describe(service.cancel(caller().user_id, task_id))
+
+
+@blueprint.post("/tasks/<uuid:task_id>/retry")
+@operation(status=202, returns=schemas.TaskSchema(), headers=("Location",), errors=(409,))
+def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
+    """Score again the rows that failed to be scored."""
+    return service.describe(service.retry(caller().user_id, task_id)), {"Location": _location(task_id)}
+
+
+@blueprint.get("/tasks/<uuid:task_id>/results")
+@operation(
+    query=schemas.ResultQuerySchema(), returns=schemas.ResultPageSchema(), media_types=(JSON, intake.NDJSON, intake.CSV)
+)
+def results(task_id: UUID, query: dict[str, Any]) -> Response:
+    """The results, in the order of the input: pages of JSON, or all of them as NDJSON or CSV.
+
+    What there is while the task runs, or after it was cancelled. Go on with `after`, the index of your last row.
+    """
+    task = service.get(caller().user_id, task_id)
+    after, limit = query["after"], query["limit"]
+    rows = service.results(task, after)
+    kind = request.accept_mimetypes.best_match([JSON, intake.NDJSON, intake.CSV]) or JSON
+    if kind == intake.NDJSON:
+        return _stream(render.ndjson(rows), kind)
+    if kind == intake.CSV:
+        return _stream(render.table(rows, with_header=after < 0), kind)
+    items = [render.as_object(one) for one in islice(rows, limit)]
+    return jsonify({"items": items, "next_cursor": items[-1]["index"] if len(items) == limit else None})
+
+
+@blueprint.get("/tasks/<uuid:task_id>/events")
+@operation(media_types=("text/event-stream",), also=204, request_headers=("Last-Event-ID",))
+def follow(task_id: UUID) -> Response:
+    """Progress as Server-Sent Events, resumed by Last-Event-ID and ended by an event named end.
+
+    204 when there is nothing more to come.
+    """
+    user_id, seen = caller().user_id, request.headers.get("Last-Event-ID")
+    task = service.get(user_id, task_id)
+    if task.status not in UNFINISHED and seen == events.last_id(task, service.describe(task)):
+        return Response(status=204)
+    stream = events.stream(user_id, task_id, seen, _holding(), schemas.TaskSchema().dump)
+    answer = _stream(stream, "text/event-stream")
+    answer.headers["X-Accel-Buffering"] = "no"
+    return answer
+
+
+@blueprint.get("/tasks/<uuid:task_id>/deliveries")
+@operation(returns=schemas.DeliveryListSchema())
+def deliveries(task_id: UUID) -> dict[str, Any]:
+    """What became of the task's webhook."""
+    return {"items": webhooks.deliveries(service.get(caller().user_id, task_id).id)}
+
+
+@blueprint.post("/tasks/<uuid:task_id>/deliveries/<uuid:delivery_id>/redeliver")
+@operation(status=202, returns=schemas.DeliverySchema())
+def redeliver(task_id: UUID, delivery_id: UUID) -> Any:
+    """Send the webhook again."""
+    return webhooks.redeliver(service.get(caller().user_id, task_id).id, delivery_id)
+
+
+@blueprint.get("/webhooks/secret")
+@operation(returns=schemas.SecretSchema())
+def webhook_secret() -> dict[str, str]:
+    """The key that verifies the signatures of your webhooks (Standard Webhooks)."""
+    return {"secret": webhooks.secret(caller().user_id)}
+
+
+class _Hashed(io.RawIOBase):
+    """A stream that knows the sha256 of what was read from it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._hash = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._stream.read(size)
+        self._hash.update(piece)
+        return piece
+
+    def drain(self) -> None:
+        """Read what is left, and keep nothing."""
+        while self.read(intake.SAMPLE):
+            pass
+
+    def digest(self) -> bytes:
+        self.drain()  # a reader may stop before the end of what was sent
+        return self._hash.digest()
+
+
+def _submission(model: str | None, webhook_url: str | None) -> service.Submission:
+    return service.Submission(caller().user_id, model, webhook_url, _idempotency_key())
+
+
+def _idempotency_key() -> str | None:
+    given = request.headers.get("Idempotency-Key")
+    if given is None:
+        return None
+    found = IDEMPOTENCY_KEY.fullmatch(given)
+    if not found:
+        detail = "Must be 1 to 255 visible ASCII characters."
+        raise InvalidError(errors=[{"in": "header", "pointer": "/Idempotency-Key", "detail": detail}])
+    return found[1]
+
+
+def _fingerprint(content: bytes) -> str:
+    """Identifies a request: where it goes, what it is, what it says."""
+    said = "\n".join((request.full_path, request.content_type or "", request.headers.get("Content-Encoding", "")))
+    return hashlib.sha256(said.encode(errors="replace") + b"\n" + content).hexdigest()
+
+
+def _items(body: dict[str, Any]) -> Iterator[intake.Item]:
+    given = body.get("items") or [{"text": one, "custom_id": None} for one in body["texts"]]
+    for line, one in enumerate(given, 1):
+        yield intake.Item(line, one["custom_id"], one["text"])
+
+
+def _upload_kind() -> str:
+    kinds = {intake.NDJSON: intake.NDJSON, "application/jsonl": intake.NDJSON, intake.CSV: intake.CSV}
+    if request.mimetype not in kinds:
+        raise UnsupportedMediaTypeError(f"Send the file as Content-Type {intake.NDJSON} or {intake.CSV}.")
+    return kinds[request.mimetype]
+
+
+def _is_gzip() -> bool:
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        raise UnsupportedMediaTypeError("Content-Encoding may be gzip, or nothing.")
+    return encoding != "identity"
+
+
+def _submitted(task: Task) -> Response:
+    headers = {"Location": _location(task.id)}
+    seconds = _preferred_wait()
+    if seconds is not None:
+        with _holding().one() as may_wait:
+            if may_wait:
+                task = service.wait(caller().user_id, task.id, seconds)
+                headers["Preference-Applied"] = f"wait={seconds}"
+    is_done = seconds is not None and task.status not in UNFINISHED
+    answer = jsonify(schemas.TaskSchema().dump(_told(task) if is_done else service.describe(task)))
+    answer.status_code = 200 if is_done else 202
+    answer.headers.update(headers if is_done else {**headers, **RETRY_AFTER})
+    return answer
+
+
+def _preferred_wait() -> int | None:
+    found = PREFER_WAIT.search(request.headers.get("Prefer", ""))
+    return min(int(found[1]), MAX_WAIT_SECONDS) if found else None
+
+
+def _told(task: Task) -> dict[str, Any]:
+    described = service.describe(task)
+    if service.is_small(task):
+        described["result"] = [render.as_object(one) for one in service.results(task)]
+    return described
+
+
+def _location(task_id: UUID) -> str:
+    return url_for("tasks.show", task_id=task_id)
+
+
+def _stream(pieces: Iterator[str], kind: str) -> Response:
+    return Response(stream_with_context(pieces), mimetype=kind)
+
+
+def _holding() -> events.Holding:
+    return cast(events.Holding, current_app.extensions["holding"])

@@ -1,0 +1,474 @@
+"""Tasks: submitted, watched, cancelled, retried, deleted."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import numpy as np
+import uuid_utils.compat as uuid
+from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+
+from sentiment_app.batch import engine, reconcile, webhooks
+from sentiment_app.batch.intake import Item
+from sentiment_app.batch.models import BINS, OPEN, UNFINISHED, Chunk, Task
+from sentiment_app.errors import AppError, ConflictError, InvalidError, NotFoundError, RateLimitedError
+from sentiment_app.extensions import db, settings, unit_of_work
+from sentiment_app.ml.runtime import LABELS, Scores
+from sentiment_app.sentiment.serving import serving
+
+# Measured with `scripts/bench batch`: larger chunks gain nothing, smaller ones wait for PostgreSQL more often.
+CHUNK_ROWS = 5_000
+# And no larger than what takes a second or two to score.
+CHUNK_CHARACTERS = 2_000_000
+INLINE_ROWS = 1_000
+STALE = timedelta(seconds=60)
+
+
+class TooManyTasksError(RateLimitedError):
+    """The caller has as many unfinished tasks, or queued rows, as one may have."""
+
+    kind = "too-many-tasks"
+    headers = {"Retry-After": "30"}  # noqa: RUF012  # as its parents have it
+
+
+class StillRunningError(ConflictError):
+    """The first request with this Idempotency-Key has not been answered yet."""
+
+    kind = "idempotency-in-progress"
+    detail = "A request with this Idempotency-Key is still running."
+
+
+class KeyReusedError(AppError):
+    """The Idempotency-Key came before, with another body."""
+
+    status, kind = 422, "idempotency-key-reused"
+    detail = "This Idempotency-Key was used for another request."
+
+
+class TaskStateError(ConflictError):
+    """Not from the status in which the task is."""
+
+    kind = "task-state"
+
+
+class Submission(NamedTuple):
+    """What is to be done with the items."""
+
+    user_id: UUID
+    model: str | None = None
+    webhook_url: str | None = None
+    idempotency_key: str | None = None
+
+
+class Progress(NamedTuple):
+    """How far a task is, added up over its chunks."""
+
+    completed: int
+    failed: int
+    counts: list[int]
+    confidence_sum: float
+    histogram: list[int]
+
+
+class Result(NamedTuple):
+    """A row's outcome: scores, or why there are none."""
+
+    place: int
+    line: int
+    custom_id: str | None
+    scores: Scores | None
+    error: str | None
+
+
+def replayed(submission: Submission, fingerprint: str) -> Task | None:
+    """The task that an earlier request with the same Idempotency-Key made; None if this is the first.
+
+    draft-ietf-httpapi-idempotency-key-header-07, section 2.6.
+
+    Raises:
+        StillRunningError: that request has not been answered.
+        KeyReusedError: it had another body.
+    """
+    found = known(submission)
+    if found is None:
+        return None
+    if found.fingerprint != fingerprint:
+        raise KeyReusedError
+    return found
+
+
+def known(submission: Submission) -> Task | None:
+    """The task of the caller's Idempotency-Key, if there is one.
+
+    Raises:
+        StillRunningError: the request that makes it has not been answered.
+    """
+    if submission.idempotency_key is None:
+        return None
+    found = _by_key(submission.user_id, submission.idempotency_key)
+    if found is None:
+        return None
+    if found.deleted_at or found.created_at < datetime.now(UTC) - reconcile.KEY_LIFE:
+        _release_key(found.id)
+        return None
+    if found.status == "uploading":
+        if found.touched_at > datetime.now(UTC) - STALE:
+            raise StillRunningError
+        reconcile.erase(found.id)  # whoever uploaded it is gone
+        return None
+    return found
+
+
+@unit_of_work
+def _by_key(user_id: UUID, key: str) -> Task | None:
+    return db.session.scalar(
+        select(Task).where(Task.user_id == user_id, Task.idempotency_key == key),
+        execution_options={"populate_existing": True},
+    )
+
+
+@unit_of_work
+def _release_key(task_id: UUID) -> None:
+    db.session.execute(update(Task).where(Task.id == task_id).values(idempotency_key=None, fingerprint=None))
+
+
+def submit(submission: Submission, items: Iterable[Item], fingerprint: Callable[[], str]) -> Task:
+    """Take in the items of a task and have workers score them; all of it, or nothing.
+
+    Args:
+        submission: for whom, and how.
+        items: read one by one, and stored chunk by chunk.
+        fingerprint: asked, after the last item, what identifies the request.
+
+    Raises:
+        UnknownModelError, NoModelError: there is no such model.
+        TooManyTasksError: the caller has enough to wait for.
+        InvalidError: there are no items.
+    """
+    version = _model_version(submission.model)
+    if submission.webhook_url:
+        webhooks.check_url(submission.webhook_url)
+    task_id = open_task(submission, version)
+    try:
+        total = 0
+        for part in _chunks(items):
+            _add_chunk(uuid.uuid7(), task_id, total, part)
+            total += len(part)
+        _close(task_id, total, fingerprint())
+    except BaseException:
+        reconcile.erase(task_id)
+        raise
+    engine.dispatch(task_id)
+    return get(submission.user_id, task_id)
+
+
+def _model_version(model: str | None) -> str:
+    return (serving().pinned(model) if model else serving().current()).version
+
+
+def open_task(submission: Submission, version: str) -> UUID:
+    """Note that a task is being uploaded, if its owner may have one more.
+
+    Raises:
+        TooManyTasksError: the caller has enough to wait for.
+        StillRunningError: a request with the same Idempotency-Key came first.
+    """
+    task_id = uuid.uuid7()
+    try:
+        _open(task_id, submission, version)
+    except IntegrityError:
+        raise StillRunningError from None
+    return task_id
+
+
+def check_limits(user_id: UUID) -> None:
+    """Refuse a caller who has enough to wait for, before the upload is read.
+
+    Raises:
+        TooManyTasksError
+    """
+    _check_limits(user_id)
+
+
+@unit_of_work
+def _open(task_id: UUID, submission: Submission, version: str) -> None:
+    # One at a time for each user: of two requests that come together, the second sees the first one's task.
+    db.session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:user, 0))"), {"user": str(submission.user_id)}
+    )
+    _refuse_too_many(submission.user_id, but=task_id)
+    values = {
+        "id": task_id,
+        "user_id": submission.user_id,
+        "model_version": version,
+        "webhook_url": submission.webhook_url,
+        "idempotency_key": submission.idempotency_key,
+    }
+    db.session.execute(insert(Task).values(values).on_conflict_do_nothing(index_elements=[Task.id]))
+
+
+@unit_of_work
+def _check_limits(user_id: UUID) -> None:
+    _refuse_too_many(user_id)
+
+
+def _refuse_too_many(user_id: UUID, but: UUID | None = None) -> None:
+    # "but" is the task's own row, which is there when its unit of work runs again.
+    counted = select(func.count(), func.coalesce(func.sum(Task.total), 0)).where(
+        Task.user_id == user_id,
+        Task.status.in_(UNFINISHED),
+        Task.deleted_at.is_(None),
+        Task.id.is_distinct_from(but),
+    )
+    tasks, queued = db.session.execute(counted).one()
+    if tasks >= settings().max_tasks:
+        raise TooManyTasksError(f"You have {tasks} unfinished tasks, of {settings().max_tasks} that you may have.")
+    if queued >= settings().max_queued_rows:
+        raise TooManyTasksError(
+            f"You have {queued:,} rows waiting, of {settings().max_queued_rows:,} that you may have."
+        )
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    part: list[Item] = []
+    characters = 0
+    for item in items:
+        part.append(item)
+        characters += len(item.text or "")
+        if len(part) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
+
+
+@unit_of_work
+def _add_chunk(chunk_id: UUID, task_id: UUID, first: int, items: Sequence[Item]) -> None:
+    errors = {str(place): {"detail": item.error} for place, item in enumerate(items) if item.error}
+    values = {
+        "id": chunk_id,
+        "task_id": task_id,
+        "first": first,
+        "size": len(items),
+        "texts": engine.pack([item.text for item in items]),
+        "keys": engine.pack([[item.line, item.custom_id] for item in items]),
+        "errors": errors,
+    }
+    db.session.execute(insert(Chunk).values(values).on_conflict_do_nothing(index_elements=[Chunk.id]))
+    db.session.execute(update(Task).where(Task.id == task_id).values(touched_at=func.now()))
+
+
+@unit_of_work
+def _close(task_id: UUID, total: int, fingerprint: str) -> None:
+    if not total:
+        raise InvalidError("There are no texts in it.")
+    closed = update(Task).where(Task.id == task_id)
+    db.session.execute(closed.values(status="queued", total=total, fingerprint=fingerprint))
+
+
+@unit_of_work
+def get(user_id: UUID | None, task_id: UUID) -> Task:
+    """A task; of any user if none is named.
+
+    Raises:
+        NotFoundError: there is none of that id, or it is somebody else's.
+    """
+    found = db.session.get(Task, task_id, populate_existing=True)
+    if found is None or found.deleted_at or found.status == "uploading" or user_id not in (None, found.user_id):
+        raise NotFoundError
+    return found
+
+
+@unit_of_work
+def page(user_id: UUID | None, limit: int, before: UUID | None, *, status: str | None = None) -> Sequence[Task]:
+    """Tasks, newest first, `limit` at most, beginning after a cursor; of all users if none is named."""
+    chosen = select(Task).where(Task.deleted_at.is_(None), Task.status != "uploading")
+    if user_id:
+        chosen = chosen.where(Task.user_id == user_id)
+    if before:
+        chosen = chosen.where(Task.id < before)
+    if status:
+        chosen = chosen.where(Task.status == status)
+    return db.session.scalars(
+        chosen.order_by(Task.id.desc()).limit(limit), execution_options={"populate_existing": True}
+    ).all()
+
+
+@unit_of_work
+def progress(task_id: UUID) -> Progress:
+    """How far a task is."""
+    columns = Chunk.completed, Chunk.failed, Chunk.counts, Chunk.confidence_sum, Chunk.histogram
+    rows = db.session.execute(select(*columns).where(Chunk.task_id == task_id, Chunk.state == "done")).all()
+    counts = np.array([row.counts for row in rows] or [[0] * len(LABELS)]).sum(axis=0)
+    histogram = np.array([row.histogram for row in rows] or [[0] * BINS]).sum(axis=0)
+    return Progress(
+        sum(row.completed for row in rows),
+        sum(row.failed for row in rows),
+        counts.tolist(),
+        sum(row.confidence_sum for row in rows),
+        histogram.tolist(),
+    )
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """A task as its owner sees it."""
+    at = progress(task.id)
+    seconds = _seconds(task)
+    done = at.completed + at.failed
+    rate = done / seconds if seconds and done else None
+    is_running = task.status in OPEN
+    return {
+        "task_id": task.id,
+        "status": task.status,
+        "request_counts": {"total": task.total, "completed": at.completed, "failed": at.failed},
+        "percent": round(100 * done / task.total, 2) if task.total else 0.0,
+        "rows_per_second": round(rate, 1) if rate else None,
+        "seconds_left": round((task.total - done) / rate, 1) if rate and is_running else None,
+        "model_version": task.model_version,
+        "created_at": task.created_at,
+        "started_at": task.started_at,
+        "finished_at": task.finished_at,
+        "expires_at": task.expires_at,
+        "error": task.error,
+        "summary": {
+            "counts": dict(zip(LABELS, at.counts, strict=True)),
+            "mean_confidence": at.confidence_sum / at.completed if at.completed else None,
+            "histogram": at.histogram,
+        },
+    }
+
+
+def _seconds(task: Task) -> float | None:
+    if task.started_at is None:
+        return None
+    return ((task.finished_at or datetime.now(UTC)) - task.started_at).total_seconds()
+
+
+def is_small(task: Task) -> bool:
+    """Whether a task's results are handed out with it."""
+    return task.status == "completed" and task.total <= INLINE_ROWS
+
+
+def results(task: Task, after: int = -1) -> Iterator[Result]:
+    """A task's results in the order of its input, beginning after an index; chunk by chunk in memory.
+
+    While it runs, they end before the first chunk that is not done: whoever goes on from the last index misses none.
+    """
+    is_final = task.status not in UNFINISHED
+    for chunk_id, first, size, state in _outline(task.id, after):
+        if state == "done":
+            yield from (one for one in _read(chunk_id, first, size) if one.place > after)
+        elif not is_final:
+            return
+
+
+@unit_of_work
+def _outline(task_id: UUID, after: int) -> list[tuple[UUID, int, int, str]]:
+    chosen = select(Chunk.id, Chunk.first, Chunk.size, Chunk.state)
+    rows = db.session.execute(
+        chosen.where(Chunk.task_id == task_id, Chunk.first + Chunk.size > after + 1).order_by(Chunk.first)
+    )
+    return [(row.id, row.first, row.size, row.state) for row in rows]
+
+
+@unit_of_work
+def _read(chunk_id: UUID, first: int, size: int) -> list[Result]:
+    columns = Chunk.keys, Chunk.results, Chunk.errors
+    row = db.session.execute(select(*columns).where(Chunk.id == chunk_id)).one_or_none()
+    if row is None:  # deleted while it was read
+        return []
+    scores = engine.read_scores(row.results, size).tolist()
+    return [
+        Result(
+            first + place,
+            line,
+            custom_id,
+            None if str(place) in row.errors else Scores(*scores[place]),
+            row.errors[str(place)]["detail"] if str(place) in row.errors else None,
+        )
+        for place, (line, custom_id) in enumerate(engine.unpack(row.keys))
+    ]
+
+
+def cancel(user_id: UUID | None, task_id: UUID) -> Task:
+    """Stop a task; what is scored stays. A second time changes nothing.
+
+    Raises:
+        NotFoundError: there is none of that id, or it is somebody else's.
+        TaskStateError: it has ended already.
+    """
+    task = get(user_id, task_id)
+    if task.status not in ("cancelling", "cancelled"):
+        if not _cancel(task_id):
+            raise TaskStateError(f"The task has ended already: it is {get(user_id, task_id).status}.")
+        engine.finish(task_id)
+    return get(user_id, task_id)
+
+
+@unit_of_work
+def _cancel(task_id: UUID) -> bool:
+    stopped = update(Task).where(Task.id == task_id, Task.status.in_((*OPEN, "cancelling")))
+    return db.session.execute(stopped.values(status="cancelling").returning(Task.id)).first() is not None
+
+
+def delete(user_id: UUID | None, task_id: UUID) -> None:
+    """Delete a task with its texts and results: nobody sees it from now on, and in seconds it is gone for good.
+
+    Raises:
+        NotFoundError: there is none of that id, or it is somebody else's.
+    """
+    get(user_id, task_id)
+    _mark_deleted(task_id)
+    reconcile.erase(task_id)
+
+
+@unit_of_work
+def _mark_deleted(task_id: UUID) -> None:
+    gone = update(Task).where(Task.id == task_id)
+    db.session.execute(gone.values(deleted_at=func.now(), idempotency_key=None))
+
+
+def retry(user_id: UUID | None, task_id: UUID) -> Task:
+    """Score again what failed to be scored; rows that were no texts stay failed.
+
+    Raises:
+        NotFoundError: there is none of that id, or it is somebody else's.
+        TaskStateError: it has not ended, or has nothing that a retry could mend.
+    """
+    task = get(user_id, task_id)
+    if task.status not in ("completed", "failed", "cancelled"):
+        raise TaskStateError(f"Only a task that has ended can be retried; this one is {task.status}.")
+    if not _reopen(task_id):
+        raise TaskStateError("Nothing failed in this task that a retry could mend.")
+    engine.dispatch(task_id)
+    return get(user_id, task_id)
+
+
+@unit_of_work
+def _reopen(task_id: UUID) -> bool:
+    again = text(
+        """
+        UPDATE task_chunks SET state = 'waiting', attempts = 0, token = NULL
+        WHERE task_id = :task AND (state <> 'done' OR jsonb_path_exists(errors, '$.*.retryable'))
+        """
+    )
+    db.session.execute(again, {"task": task_id})
+    undone = select(Chunk.id).where(Chunk.task_id == task_id, Chunk.state != "done").exists()
+    reopened = update(Task).where(Task.id == task_id, undone)
+    values = {"status": "queued", "error": None, "finished_at": None, "expires_at": None}
+    return db.session.execute(reopened.values(values).returning(Task.id)).first() is not None
+
+
+def wait(user_id: UUID, task_id: UUID, seconds: float) -> Task:
+    """The task as soon as it has ended, or after some seconds as it is then."""
+    deadline = time.monotonic() + seconds
+    pause = 0.02
+    while (task := get(user_id, task_id)).status in UNFINISHED and time.monotonic() + pause < deadline:
+        db.session.remove()  # no connection is held while nothing is asked
+        time.sleep(pause)
+        pause = min(0.5, pause * 1.5)
+    return task

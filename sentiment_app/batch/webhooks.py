@@ -1,0 +1,234 @@
+"""Webhooks: a finished task is told to a URL of its owner, signed as Standard Webhooks 1.0.0 says.
+
+An address inside the house is refused unless WEBHOOK_NETWORKS allows it. The name is resolved once for each attempt,
+all its addresses are checked, and the connection goes to the address that was checked: a name that changes its mind
+between check and connect gains nothing. Redirects are not followed.
+"""
+
+import base64
+import hashlib
+import hmac
+import ipaddress
+import json
+import random
+import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+from uuid import UUID
+
+import urllib3
+from sqlalchemy import func, select, update
+from urllib3.exceptions import HTTPError
+
+from sentiment_app import __version__
+from sentiment_app.batch.models import Delivery, Task
+from sentiment_app.errors import InvalidError, NotFoundError
+from sentiment_app.extensions import WEBHOOKS, db, enqueue, settings, unit_of_work
+
+DELIVER = "sentiment_app.batch.jobs.deliver_webhook"
+# Pauses after the first, second, … failed attempt: a day in all. Up to a tenth is added, so that not all come at once.
+PAUSES = tuple(timedelta(seconds=one) for one in (5, 300, 1800, 7200, 18_000, 28_800, 28_800))
+CLAIM = timedelta(minutes=2)
+TIMEOUT = urllib3.Timeout(connect=5, read=10)
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class ForbiddenAddressError(Exception):
+    """The URL leads to an address that webhooks may not go to."""
+
+
+def check_url(url: str) -> None:
+    """Refuse a URL that no webhook will be sent to.
+
+    Raises:
+        InvalidError: with a pointer to webhook_url.
+    """
+    parts = _split(url)
+    wrong = None
+    if parts is None:
+        wrong = "Must be an https URL without user, password or fragment."
+    else:
+        try:
+            _resolve(parts)
+        except ForbiddenAddressError as error:
+            wrong = str(error)
+    if wrong:
+        raise InvalidError(errors=[{"in": "body", "pointer": "/webhook_url", "detail": wrong}])
+
+
+def secret(user_id: UUID) -> str:
+    """The key with which a user's webhooks are signed, as Standard Webhooks writes it."""
+    return "whsec_" + base64.b64encode(_key(user_id)).decode()
+
+
+def enqueue_delivery(delivery_id: UUID) -> None:
+    """Send a delivery's job; where Redis is away, the reconciler sends it later."""
+    enqueue(DELIVER, str(delivery_id), job_id=str(delivery_id), queue_name=WEBHOOKS)
+
+
+def enqueue_deliveries(task_id: UUID) -> None:
+    """Send the jobs of a task's deliveries that are due."""
+    for one in deliveries(task_id):
+        if one.state == "pending" and one.attempts == 0:
+            enqueue_delivery(one.id)
+
+
+@unit_of_work
+def deliveries(task_id: UUID) -> Sequence[Delivery]:
+    """What became of a task's webhook."""
+    return db.session.scalars(select(Delivery).where(Delivery.task_id == task_id).order_by(Delivery.id)).all()
+
+
+def redeliver(task_id: UUID, delivery_id: UUID) -> Delivery:
+    """Send a delivery again, whatever became of it, with all its attempts before it.
+
+    Raises:
+        NotFoundError: the task has no such delivery.
+    """
+    found = _reset(task_id, delivery_id)
+    if found is None:
+        raise NotFoundError
+    enqueue_delivery(delivery_id)
+    return found
+
+
+@unit_of_work
+def _reset(task_id: UUID, delivery_id: UUID) -> Delivery | None:
+    chosen = update(Delivery).where(Delivery.id == delivery_id, Delivery.task_id == task_id)
+    again = chosen.values(state="pending", attempts=0, next_at=func.now(), delivered_at=None)
+    return db.session.scalar(again.returning(Delivery), execution_options={"populate_existing": True})
+
+
+def deliver(delivery_id: UUID) -> None:
+    """Make one attempt, if it is due and nobody else makes it."""
+    task = _claim(delivery_id)
+    if task is None:
+        return
+    body = json.dumps(_payload(task), separators=(",", ":")).encode()
+    delivered, answer = _post(str(task.webhook_url), _headers(delivery_id, task.user_id, body), body)
+    _note(delivery_id, delivered, answer)
+
+
+@unit_of_work
+def _claim(delivery_id: UUID) -> Task | None:
+    due = update(Delivery).where(
+        Delivery.id == delivery_id, Delivery.state == "pending", Delivery.next_at <= func.now()
+    )
+    claimed = due.values(attempts=Delivery.attempts + 1, next_at=func.now() + CLAIM).returning(Delivery.task_id)
+    task_id = db.session.execute(claimed, execution_options={"synchronize_session": False}).scalar_one_or_none()
+    return db.session.get(Task, task_id, populate_existing=True) if task_id else None
+
+
+@unit_of_work
+def _note(delivery_id: UUID, delivered: bool, answer: str) -> None:
+    one = db.session.get(Delivery, delivery_id, populate_existing=True)
+    if one is None:  # its task was deleted meanwhile
+        return
+    one.answer = answer
+    if delivered:
+        one.state, one.delivered_at = "delivered", datetime.now(UTC)
+    elif one.attempts > len(PAUSES):
+        one.state = "failed"
+    else:
+        pause = PAUSES[one.attempts - 1]
+        one.next_at = datetime.now(UTC) + pause * (1 + random.random() / 10)
+
+
+def _payload(task: Task) -> dict[str, Any]:
+    return {
+        "type": f"task.{task.status}",
+        "timestamp": task.finished_at.isoformat() if task.finished_at else None,
+        "data": {"task_id": str(task.id), "status": task.status, "model_version": task.model_version},
+    }
+
+
+def _headers(delivery_id: UUID, user_id: UUID, body: bytes) -> dict[str, str]:
+    """Standard Webhooks 1.0.0, "Signature scheme": HMAC-SHA256 over id, timestamp and body."""
+    timestamp = str(int(datetime.now(UTC).timestamp()))
+    signed = b".".join((str(delivery_id).encode(), timestamp.encode(), body))
+    signature = base64.b64encode(hmac.digest(_key(user_id), signed, "sha256")).decode()
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": f"sentiment-app/{__version__}",
+        "webhook-id": str(delivery_id),
+        "webhook-timestamp": timestamp,
+        "webhook-signature": f"v1,{signature}",
+    }
+
+
+def _post(url: str, headers: dict[str, str], body: bytes) -> tuple[bool, str]:
+    parts = _split(url)
+    if parts is None:
+        return False, "not an https URL"
+    try:
+        pool = _pool(parts, _resolve(parts))
+        with pool:
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            answer = pool.urlopen(
+                "POST",
+                target,
+                body=body,
+                headers={**headers, "Host": parts.netloc},
+                redirect=False,
+                retries=False,
+                timeout=TIMEOUT,
+                preload_content=False,
+            )
+            answer.close()  # what it says beside its status is nobody's business
+    except ForbiddenAddressError as error:
+        return False, str(error)
+    except (HTTPError, OSError) as error:
+        return False, type(error).__name__
+    return 200 <= answer.status < 300, str(answer.status)
+
+
+def _pool(parts: SplitResult, address: Address) -> urllib3.HTTPConnectionPool:
+    host = str(parts.hostname)
+    if parts.scheme == "http":
+        return urllib3.HTTPConnectionPool(str(address), parts.port or 80, maxsize=1)
+    return urllib3.HTTPSConnectionPool(
+        str(address), parts.port or 443, maxsize=1, server_hostname=host, assert_hostname=host
+    )
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        port_is_sane = parts.port != 0
+    except ValueError:
+        return None
+    is_plain = not (parts.username or parts.password or parts.fragment) and url.isascii() and url.isprintable()
+    return parts if parts.scheme in ("https", "http") and parts.hostname and is_plain and port_is_sane else None
+
+
+def _resolve(parts: SplitResult) -> Address:
+    """The address to connect to, all addresses of the name having been checked."""
+    default = 443 if parts.scheme == "https" else 80
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port or default, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise ForbiddenAddressError("The name of the host cannot be resolved.") from None
+    addresses = [ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found]
+    for address in addresses:
+        if not _may_go_to(address, parts.scheme):
+            raise ForbiddenAddressError("Webhooks go to public addresses over https only.")
+    return addresses[0]
+
+
+def _may_go_to(address: Address, scheme: str) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:
+            address = address.ipv4_mapped
+        elif address in NAT64 or address.sixtofour or address.teredo:
+            return False  # an IPv4 address in disguise
+    if any(address in ipaddress.ip_network(one) for one in settings().webhook_networks):
+        return True
+    return scheme == "https" and address.is_global and not address.is_multicast
+
+
+def _key(user_id: UUID) -> bytes:
+    return hmac.digest(settings().jwt_secret_key.encode(), f"webhook:{user_id}".encode(), hashlib.sha256)

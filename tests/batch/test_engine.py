@@ -1,0 +1,235 @@
+"""Leases, lost jobs, poison, retries: what the engine does when a worker is not there at the end."""
+
+import json
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import numpy as np
+from sqlalchemy import func, select, update
+
+from sentiment_app.batch import engine, reconcile, service
+from sentiment_app.batch.models import Chunk, Task
+from sentiment_app.extensions import db, queue
+from sentiment_app.ml.runtime import Scorer
+from sentiment_app.sentiment import releases
+from sentiment_app.sentiment.serving import serving
+
+
+def chunk(chunk_id):
+    return db.session.get(Chunk, UUID(chunk_id), populate_existing=True)
+
+
+def let_leases_run_out():
+    db.session.execute(update(Chunk).where(Chunk.state == "running").values(lease_until=func.now() - timedelta(1)))
+
+
+def outcome(fetch, task):
+    rows = [json.loads(line) for line in fetch(f"/{task}/results", Accept="application/x-ndjson").text.splitlines()]
+    return [(row["index"], row.get("sentiment"), row.get("error")) for row in rows]
+
+
+def test_a_chunk_is_claimed_once(upload, lines, chunk_jobs):
+    upload(lines("a"))
+    (one,) = chunk_jobs()
+    assert engine._claim(UUID(one), uuid4()) is not None
+    assert engine._claim(UUID(one), uuid4()) is None
+
+
+def test_the_same_job_twice_scores_once(upload, lines, chunk_jobs, monkeypatch):
+    upload(lines("a"))
+    (one,) = chunk_jobs()
+    engine.score_chunk(UUID(one))
+    before = chunk(one).token
+    engine.score_chunk(UUID(one))
+    assert chunk(one).token == before
+
+
+def test_who_has_lost_the_lease_cannot_write(upload, lines, chunk_jobs):
+    upload(lines("a"))
+    (one,) = chunk_jobs()
+    late = engine._claim(UUID(one), uuid4())
+    let_leases_run_out()
+    assert engine._claim(UUID(one), uuid4()) is not None
+    assert engine._store(late, np.zeros((1, 3)), {}) is False
+    assert chunk(one).state == "running"
+
+
+def test_a_unit_of_work_that_runs_again_counts_one_attempt(upload, lines, chunk_jobs):
+    upload(lines("a"))
+    (one,) = chunk_jobs()
+    token = uuid4()
+    assert [engine._claim(UUID(one), token).attempts for _ in range(2)] == [1, 1]
+
+
+def test_the_chunk_of_a_dead_worker_is_put_back(upload, lines, chunk_jobs, work, fetch):
+    task = upload(lines("a")).json["task_id"]
+    (one,) = chunk_jobs()
+    queue().empty()
+    engine._claim(UUID(one), uuid4())
+    assert reconcile.reconcile()["leases"] == 0
+    let_leases_run_out()
+    assert reconcile.reconcile()["leases"] == 1
+    assert chunk_jobs() == [one]
+    work()
+    assert fetch(f"/{task}").json["status"] == "completed"
+
+
+def test_a_job_that_redis_lost_is_sent_again(upload, lines, chunk_jobs, work, fetch, small_chunks):
+    task = upload(lines(*"abcdefgh")).json["task_id"]
+    queue().empty()
+    db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(seconds=10)))
+    assert reconcile.reconcile()["jobs"] == 3
+    assert reconcile.reconcile()["jobs"] == 0
+    work()
+    assert fetch(f"/{task}").json["status"] == "completed"
+
+
+def test_a_task_whose_end_nobody_noted_is_ended(upload, lines, chunk_jobs, fetch, monkeypatch):
+    task = upload(lines("a")).json["task_id"]
+    monkeypatch.setattr(engine, "finish", lambda _: False)
+    engine.score_chunk(UUID(chunk_jobs()[0]))
+    monkeypatch.undo()
+    assert fetch(f"/{task}").json["status"] == "running"
+    assert reconcile.reconcile()["tasks"] == 1
+    assert fetch(f"/{task}").json["status"] == "completed"
+
+
+def test_without_redis_a_task_is_accepted_and_scored_when_it_is_back(make_app, as_ada, lines, work, fetch):
+    client = make_app(redis_url="unix:///nowhere").test_client()
+    headers = {**as_ada, "Content-Type": "application/x-ndjson"}
+    task = client.post("/api/v1/sentiment/tasks", data=lines("a"), headers=headers)
+    assert task.status_code == 202
+    db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(seconds=10)))
+    assert reconcile.reconcile()["jobs"] == 1
+    work()
+    assert fetch(f"/{task.json['task_id']}").json["status"] == "completed"
+
+
+def test_few_chunks_of_a_task_are_queued_at_a_time_and_a_small_task_takes_its_turn(
+    upload, lines, chunk_jobs, monkeypatch
+):
+    monkeypatch.setattr(service, "CHUNK_ROWS", 1)
+    upload(lines(*(str(number) for number in range(50))))
+    upload(lines("small"))
+    jobs = chunk_jobs()
+    assert len(jobs) == engine.WINDOW + 1
+    small = jobs[-1]
+    for job in jobs:
+        engine.score_chunk(UUID(job))
+    assert chunk(small).state == "done"
+    assert len(chunk_jobs()) > engine.WINDOW  # each that was done has queued the next
+
+
+def test_a_chunk_that_keeps_killing_workers_is_halved_until_the_guilty_row_stands_alone(
+    upload, lines, chunk_jobs, fetch
+):
+    """A death is what the engine sees of it: a claim, and never a word again."""
+    task = upload(lines("good one", "bad one", "POISON", "fine", "great")).json["task_id"]
+    deaths = 0
+    for _ in range(60):
+        reconcile.reconcile()
+        for job in db.session.scalars(select(Chunk.id).where(Chunk.state == "queued")).all():
+            texts = engine.unpack(chunk(str(job)).texts)
+            if "POISON" in texts and chunk(str(job)).attempts < engine.MAX_ATTEMPTS:
+                engine._claim(job, uuid4())
+                let_leases_run_out()
+                deaths += 1
+            else:
+                engine.score_chunk(job)
+    assert fetch(f"/{task}").json["request_counts"] == {"total": 5, "completed": 4, "failed": 1}
+    rows = outcome(fetch, task)
+    assert [index for index, _, _ in rows] == [0, 1, 2, 3, 4]
+    assert rows[2] == (2, None, engine.LETHAL)
+    assert all(sentiment for index, sentiment, _ in rows if index != 2)
+    assert deaths <= engine.MAX_ATTEMPTS + 3
+
+
+def test_a_text_that_the_model_cannot_score_fails_alone_and_can_be_retried(
+    client, as_ada, upload, lines, work, fetch, monkeypatch
+):
+    score_many = Scorer.score_many
+
+    def moody(self, texts):
+        if "trouble" in texts:
+            raise ValueError
+        return score_many(self, texts)
+
+    monkeypatch.setattr(Scorer, "score_many", moody)
+    task = upload(lines("good", "trouble", "bad") + "not json\n").json["task_id"]
+    work()
+    assert fetch(f"/{task}").json["request_counts"] == {"total": 4, "completed": 2, "failed": 2}
+    assert outcome(fetch, task)[1] == (1, None, "The model cannot score this text (ValueError).")
+    monkeypatch.undo()
+    again = client.post(f"/api/v1/sentiment/tasks/{task}/retry", headers=as_ada)
+    assert (again.status_code, again.json["status"]) == (202, "queued")
+    work()
+    assert fetch(f"/{task}").json["request_counts"] == {"total": 4, "completed": 3, "failed": 1}
+    assert client.post(f"/api/v1/sentiment/tasks/{task}/retry", headers=as_ada).status_code == 409
+
+
+def second_model(model):
+    manifest = json.loads(model[0].manifest) | {"version": "20990101-second00"}
+    return releases.release(model[0]._replace(manifest=json.dumps(manifest).encode()), by="tests")
+
+
+def test_a_task_keeps_its_model_when_another_one_is_activated(
+    upload, lines, chunk_jobs, work, fetch, model, small_chunks
+):
+    task = upload(lines(*"abcdefgh")).json["task_id"]
+    engine.score_chunk(UUID(chunk_jobs()[0]))
+    releases.activate(second_model(model), by="tests")
+    work()
+    told = fetch(f"/{task}").json
+    assert (told["status"], told["model_version"]) == ("completed", model[1])
+
+
+def test_a_task_whose_model_is_gone_fails_with_the_reason_and_can_be_retried(
+    client, as_ada, upload, lines, work, fetch, model
+):
+    version = second_model(model)
+    task = upload(lines("a"), query=f"?model={version}").json["task_id"]
+    releases.retire(version, by="tests")
+    serving()._pinned.clear()
+    work()
+    told = fetch(f"/{task}").json
+    assert told["status"] == "failed"
+    assert version in told["error"]
+    releases.reinstate(version, by="tests")
+    assert client.post(f"/api/v1/sentiment/tasks/{task}/retry", headers=as_ada).status_code == 202
+    work()
+    assert fetch(f"/{task}").json["status"] == "completed"
+
+
+def test_only_ids_travel(upload, lines, app):
+    upload(lines("a very private text"))
+    redis = app.extensions["redis"]
+    for key in redis.keys("rq:*"):
+        kind = redis.type(key)
+        said = key + (b"".join(redis.hgetall(key).values()) if kind == b"hash" else b"")
+        assert b"private" not in said
+
+
+def test_an_upload_that_nobody_ends_is_forgotten(app, ada, model):
+    service.open_task(service.Submission(ada.id), model[1])
+    db.session.execute(update(Task).values(touched_at=func.now() - timedelta(minutes=6)))
+    assert reconcile.reconcile()["uploads"] == 1
+    assert db.session.scalar(select(func.count()).select_from(Task)) == 0
+
+
+def test_what_was_kept_long_enough_expires(upload, lines, work, fetch):
+    task = upload(lines("a")).json["task_id"]
+    work()
+    assert reconcile.purge()["expired"] == 0
+    db.session.execute(update(Task).values(expires_at=func.now() - timedelta(1)))
+    assert reconcile.purge()["expired"] == 1
+    assert fetch(f"/{task}").json["status"] == "expired"
+    assert db.session.scalar(select(func.count()).select_from(Chunk)) == 0
+
+
+def test_deleted_tasks_and_old_keys_are_purged(upload, lines, ada):
+    task = upload(lines("a"), **{"Idempotency-Key": "k"}).json["task_id"]
+    db.session.execute(update(Task).values(created_at=func.now() - timedelta(days=2)))
+    assert reconcile.purge()["keys"] == 1
+    service._mark_deleted(UUID(task))
+    assert reconcile.purge()["deleted"] == 1
+    assert db.session.scalar(select(func.count()).select_from(Task)) == 0

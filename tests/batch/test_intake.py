@@ -1,0 +1,128 @@
+"""Reading uploads: whatever they hold, a bounded part of it is in memory, and each bad row is told with its line."""
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentiment_app.batch import intake
+from sentiment_app.batch.intake import CSV, NDJSON, Format, Item, Limits
+
+MANY = Limits(10**9, 10**12)
+
+
+def read(content, kind=NDJSON, limits=MANY, **options):
+    return list(intake.read(io.BytesIO(content), Format(kind, **options), limits))
+
+
+class Drip(io.BytesIO):
+    """A stream that gives few bytes at a time, and cuts characters in two."""
+
+    def read(self, size=-1):
+        return super().read(3)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)))
+def test_every_text_comes_back_from_ndjson(texts):
+    content = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
+    expected = [intake.checked(line, None, text) for line, text in enumerate(texts, 1)]
+    assert read(content) == expected
+    assert list(intake.read(Drip(content), Format(NDJSON, encoding="utf-8"), MANY)) == expected
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30), min_size=1))
+def test_every_text_comes_back_from_csv(texts):
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerows([["text", "other"], *([text, "x"] for text in texts)])
+    found = read(file.getvalue().encode(), CSV, delimiter=",", encoding="utf-8")
+    assert [item.text for item in found] == [intake.checked(0, None, text).text for text in texts]
+
+
+@given(st.binary(max_size=500), st.sampled_from([NDJSON, CSV]))
+def test_no_bytes_are_an_unexpected_error(content, kind):
+    try:
+        items = read(content, kind)
+    except intake.AppError:
+        return
+    assert all((item.text is None) != (item.error is None) for item in items)
+
+
+def test_a_text_of_several_lines_is_one_row_of_csv():
+    found = read(b'text,custom_id\n"one\ntwo",a\nthree,b\n', CSV)
+    assert found == [Item(2, "a", "one\ntwo"), Item(4, "b", "three")]
+
+
+def test_texts_are_normalised():
+    assert read('{"text":"e\u0301"}'.encode())[0].text == "é"
+
+
+@pytest.mark.parametrize("kind", [NDJSON, CSV])
+def test_a_line_without_an_end_is_one_bad_row(kind):
+    good = b'{"text":"fine"}\n' if kind == NDJSON else b"fine\n"
+    head = b"" if kind == NDJSON else b"text\n"
+    found = read(head + good + b"x" * (intake.MAX_LINE * 3) + b"\n" + good, kind)
+    assert [item.text is None for item in found] == [False, True, False]
+
+
+def test_a_quote_that_is_never_closed_costs_the_rows_behind_it_and_no_more_memory():
+    rows = itertools.chain([b'text\nfine\n"open\n'], (b"row\n" * 1000 for _ in range(100)))
+    found = read(b"".join(rows), CSV)
+    assert found[0].text == "fine"
+    assert any(item.error and "CSV" in item.error for item in found)
+    assert found[-1].text == "row"
+
+
+def test_bytes_that_are_not_in_the_encoding_spoil_their_row_only():
+    found = read(b'{"text":"fine"}\n{"text":"\xff"}\n{"text":"fine"}\n', encoding="utf-8")
+    assert [item.error is None for item in found] == [True, False, True]
+
+
+def test_an_encoding_is_found_out():
+    text = "Das Frühstück war großartig, die Küche grün und schön. " * 20
+    assert read(f"text\n{text}\n".encode("cp1252"), CSV)[0].text.startswith("Das Frühstück")
+    assert read(f"text\n{text}\n".encode("utf-16"), CSV)[0].text.startswith("Das Frühstück")
+    assert read(b"\xef\xbb\xbftext\nfine\n", CSV)[0].text == "fine"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_a_delimiter_is_found_out(delimiter):
+    rows = "".join(f'{number}{delimiter}"A text, with; signs"\n' for number in range(5))
+    found = read(f"id{delimiter}text\n{rows}".encode(), CSV, id_column="id")
+    assert found[3] == Item(5, "3", "A text, with; signs")
+
+
+def test_a_bomb_of_gzip_is_stopped():
+    bomb = gzip.compress(b'{"text":"' + b"a" * 50_000_000 + b'"}')
+    with pytest.raises(intake.TooLargeError):
+        read(bomb, limits=Limits(10, 1_000_000), is_gzip=True)
+
+
+@pytest.mark.parametrize("cut", [1, 20, -1])
+def test_gzip_that_is_cut_is_refused(cut):
+    content = gzip.compress(b'{"text":"fine"}\n' * 100)
+    with pytest.raises(intake.MalformedError):
+        read(content[:cut], is_gzip=True)
+
+
+def test_a_large_file_is_read_in_constant_memory():
+    class Endless(io.RawIOBase):
+        left = 8_000_000
+
+        def read(self, size=-1):
+            piece = b'{"text":"a text of some words"}\n' * 2000
+            self.left -= len(piece)
+            return piece if self.left > 0 else b""
+
+    tracemalloc.start()
+    rows = sum(1 for _ in intake.read(Endless(), Format(NDJSON), MANY))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert rows > 200_000
+    assert peak < 2_000_000

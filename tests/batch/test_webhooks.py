@@ -1,0 +1,204 @@
+"""Webhooks: signed, retried, and kept away from what is inside the house."""
+
+import base64
+import hmac
+import json
+import socket
+import threading
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from sqlalchemy import func, update
+
+from sentiment_app.batch import reconcile, webhooks
+from sentiment_app.batch.models import Delivery
+from sentiment_app.extensions import WEBHOOKS, db, queue
+
+BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
+
+
+@pytest.fixture
+def receiver():
+    """A real server on this host, and what it was sent; it answers with `status`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.server.received.append((dict(self.headers), body))
+            self.send_response(self.server.status)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.received, server.status = [], 204
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def inside(make_app):
+    """An application whose webhooks may go to this host."""
+    app = make_app(webhook_networks=["127.0.0.0/8"])
+    with app.app_context():
+        yield app
+
+
+@pytest.fixture
+def finished(inside, as_ada, receiver, work):
+    """A task that has ended and has a webhook."""
+    client = inside.test_client()
+    url = f"http://127.0.0.1:{receiver.server_port}/hook?x=1"
+    task = client.post(BATCH, json={"texts": ["a"], "webhook_url": url}, headers=as_ada)
+    assert task.status_code == 202, task.json
+    work()
+    return task.json["task_id"]
+
+
+@pytest.fixture
+def deliveries(client, as_ada):
+    return lambda task: client.get(f"{TASKS}/{task}/deliveries", headers=as_ada).json["items"]
+
+
+@pytest.fixture
+def deliver(inside):
+    """Makes the attempts that are due."""
+
+    def deliver():
+        reconcile.reconcile()
+        for job in queue(WEBHOOKS).jobs:
+            webhooks.deliver(job.args[0])
+            job.delete()
+
+    return deliver
+
+
+def test_the_end_of_a_task_is_told_with_a_standard_signature(client, as_ada, finished, deliver, receiver, deliveries):
+    deliver()
+    ((headers, body),) = receiver.received
+    said = json.loads(body)
+    assert (said["type"], said["data"]["task_id"]) == ("task.completed", finished)
+    secret = client.get("/api/v1/sentiment/webhooks/secret", headers=as_ada).json["secret"]
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+    (one,) = deliveries(finished)
+    assert (one["id"], one["state"], one["answer"]) == (headers["webhook-id"], "delivered", "204")
+
+
+def test_a_delivery_that_fails_is_tried_again_with_the_same_id(finished, deliver, receiver, deliveries):
+    receiver.status = 500
+    deliver()
+    (one,) = deliveries(finished)
+    assert (one["state"], one["attempts"], one["answer"]) == ("pending", 1, "500")
+    deliver()  # not yet due
+    assert len(receiver.received) == 1
+    receiver.status = 200
+    db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+    deliver()
+    assert deliveries(finished)[0]["state"] == "delivered"
+    assert len({headers["webhook-id"] for headers, _ in receiver.received}) == 1
+
+
+def test_a_delivery_is_given_up_after_a_day_and_can_be_sent_again(
+    client, as_ada, finished, deliver, receiver, deliveries
+):
+    receiver.status = 503
+    waited = timedelta()
+    while (one := deliveries(finished)[0])["state"] == "pending":
+        deliver()
+        if deliveries(finished)[0]["state"] == "pending":
+            waited += db.session.query(Delivery).one().next_at - func_now()
+        db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+    assert one["state"] == "failed"
+    assert timedelta(hours=23) < waited < timedelta(hours=27)
+    receiver.status = 200
+    url = f"{TASKS}/{finished}/deliveries/{one['id']}/redeliver"
+    assert client.post(url, headers=as_ada).status_code == 202
+    deliver()
+    assert deliveries(finished)[0]["state"] == "delivered"
+
+
+def func_now():
+    return db.session.scalar(db.select(func.clock_timestamp()))
+
+
+def test_a_redirect_is_not_followed(finished, deliver, receiver, deliveries):
+    receiver.status = 302
+    deliver()
+    assert len(receiver.received) == 1
+    assert deliveries(finished)[0]["answer"] == "302"
+
+
+def test_a_receiver_that_is_away_is_an_answer_too(finished, deliver, receiver, deliveries):
+    receiver.server_close()
+    deliver()
+    assert deliveries(finished)[0]["answer"] == "NewConnectionError"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.org/",
+        "https://",
+        "https://user:secret@example.org/",
+        "https://example.org:99999/",
+        "http://example.org/",
+        "https://127.0.0.1/",
+        "https://localhost/",
+        "https://10.0.0.1/",
+        "https://192.168.1.1/",
+        "https://169.254.169.254/latest/meta-data/",
+        "https://0.0.0.0/",
+        "https://[::1]/",
+        "https://[fe80::1]/",
+        "https://[fd00::1]/",
+        "https://[::ffff:127.0.0.1]/",
+        "https://[64:ff9b::7f00:1]/",
+        "https://[2002:7f00:1::]/",
+        "https://2130706433/",
+        "https://0x7f.1/",
+        "https://nowhere.invalid/",
+        "https://224.0.0.1/",
+    ],
+)
+def test_an_address_that_is_not_public_is_refused(client, as_ada, url, monkeypatch):
+    if "example.org" in url:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("93.184.215.14", 443))])
+    answer = client.post(BATCH, json={"texts": ["a"], "webhook_url": url}, headers=as_ada)
+    assert answer.status_code == 422
+    assert answer.json["errors"][0]["pointer"] == "/webhook_url"
+
+
+def test_a_name_that_changes_its_mind_is_refused_at_the_attempt(
+    make_app, as_ada, work, receiver, deliveries, monkeypatch
+):
+    """DNS rebinding: public when the task is submitted, inside the house when the webhook is sent."""
+    found = iter(["93.184.215.14", "127.0.0.1"])
+    resolve = lambda *_, **__: [(2, 1, 6, "", (next(found), receiver.server_port))]  # noqa: E731
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    client = make_app().test_client()
+    task = client.post(BATCH, json={"texts": ["a"], "webhook_url": "https://rebind.example/"}, headers=as_ada)
+    assert task.status_code == 202
+    monkeypatch.undo()
+    work()
+    monkeypatch.setattr(webhooks.socket, "getaddrinfo", resolve)
+    (one,) = deliveries(task.json["task_id"])
+    webhooks.deliver(one["id"])
+    assert deliveries(task.json["task_id"])[0]["answer"] == "Webhooks go to public addresses over https only."
+    assert receiver.received == []
+
+
+def test_of_several_addresses_all_must_be_public(client, as_ada, monkeypatch):
+    both = [(2, 1, 6, "", (address, 443)) for address in ("93.184.215.14", "10.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    answer = client.post(BATCH, json={"texts": ["a"], "webhook_url": "https://two.example/"}, headers=as_ada)
+    assert answer.status_code == 422
