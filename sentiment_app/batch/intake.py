@@ -204,7 +204,10 @@ def _csv(lines: Iterator[str | None], form: Format) -> Iterator[Item]:
         raise _invalid("delimiter", "Must be one character.")
     counted = _Counted(itertools.chain(head, lines))
     reader = csv.reader(iter(counted), delimiter=delimiter)
-    header = next(reader, None)
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        raise MalformedError(f"The header of the file is not CSV: {error}.") from None
     if header is None:
         return
     text_at, id_at = _columns([name.strip() for name in header], form)

@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, update
 
 from sentiment_app.batch import engine, webhooks
 from sentiment_app.batch.models import OPEN, Chunk, Delivery, Task
-from sentiment_app.extensions import db, queue, unit_of_work
+from sentiment_app.extensions import QUEUE, WEBHOOKS, db, queue, unit_of_work
 
 # With the lease (8 s) and a round each EVERY_SECONDS, work goes on within 15 seconds of whatever happened.
 EVERY_SECONDS = 5.0
@@ -50,14 +50,18 @@ def _put_back_expired() -> int:
 
 
 def _send_lost_jobs() -> int:
-    try:
-        known = set(queue().job_ids)
-    except RedisError:
-        return 0
-    lost = [one for one in _queued() if str(one) not in known]
+    lost = _without_job(_queued(), QUEUE)
     for chunk_id in lost:
         engine.enqueue_chunk(chunk_id)
     return len(lost)
+
+
+def _without_job(ids: Sequence[UUID], name: str) -> Sequence[UUID]:
+    try:
+        known = set(queue(name).job_ids) if ids else set()
+    except RedisError:
+        return []
+    return [one for one in ids if str(one) not in known]
 
 
 @unit_of_work
@@ -96,7 +100,7 @@ def _forget_stale_uploads() -> int:
 
 
 def _send_due_deliveries() -> int:
-    due = _due()
+    due = _without_job(_due(), WEBHOOKS)
     for delivery_id in due:
         webhooks.enqueue_delivery(delivery_id)
     return len(due)

@@ -75,7 +75,7 @@ def deliver(inside):
         reconcile.reconcile()
         for job in queue(WEBHOOKS).jobs:
             webhooks.deliver(job.args[0])
-            job.delete()
+        queue(WEBHOOKS).empty()
 
     return deliver
 
