@@ -46,9 +46,7 @@ def receiver():
 @pytest.fixture
 def inside(make_app):
     """An application whose webhooks may go to this host."""
-    app = make_app(webhook_networks=["127.0.0.0/8"])
-    with app.app_context():
-        yield app
+    return make_app(webhook_networks=["127.0.0.0/8"])
 
 
 @pytest.fixture
@@ -72,10 +70,11 @@ def deliver(inside):
     """Makes the attempts that are due."""
 
     def deliver():
-        reconcile.reconcile()
-        for job in queue(WEBHOOKS).jobs:
-            webhooks.deliver(job.args[0])
-        queue(WEBHOOKS).empty()
+        with inside.app_context():
+            reconcile.reconcile()
+            for job in queue(WEBHOOKS).jobs:
+                webhooks.deliver(job.args[0])
+            queue(WEBHOOKS).empty()
 
     return deliver
 
@@ -139,6 +138,7 @@ def test_a_redirect_is_not_followed(finished, deliver, receiver, deliveries):
 
 
 def test_a_receiver_that_is_away_is_an_answer_too(finished, deliver, receiver, deliveries):
+    receiver.shutdown()
     receiver.server_close()
     deliver()
     assert deliveries(finished)[0]["answer"] == "NewConnectionError"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, call, free_port
+from product import ROOT, call, free_port
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from conftest import PASSWORD, call
+from product import PASSWORD, call
 
 THREADS = 8
 

@@ -1,0 +1,113 @@
+"""The whole product as processes of its own; these tests know it by its URL, its command line and its signals."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from servers import Servers
+
+ROOT = Path(__file__).parent.parent.parent
+PASSWORD = "correct horse battery staple"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def call(url, body=None, token=None, timeout=30):
+    """Status and JSON of a request; the status is 0 when the connection broke."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    data = json.dumps(body).encode() if body is not None else None
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=timeout) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+    except (OSError, ValueError, http.client.HTTPException):
+        return 0, None
+
+
+class Product:
+    """gunicorn on its own PostgreSQL and Valkey."""
+
+    def __init__(self, directory, artifact, version):
+        self.servers = Servers(directory)
+        self.servers.start()
+        self.port, self.metrics_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(directory),
+            "ENVIRONMENT": "production",
+            "DATABASE_URL": self.servers.database_url,
+            "REDIS_URL": self.servers.redis_url,
+            "JWT_SECRET_KEY": "a key that signs the tokens of tests only",
+            "MODEL_SIGNING_KEY": "a key that signs the models of tests only",
+            "MODEL_DIR": str(directory / "models"),
+            "MODEL_CACHE_DIR": str(directory / "cache"),
+            "DATA_DIR": str(directory / "data"),
+            "METRICS_BIND": f"127.0.0.1:{self.metrics_port}",
+            "WEB_BIND": f"127.0.0.1:{self.port}",
+            "SCORING_RATE_LIMIT": "1000000 per minute",
+            "AUTH_RATE_LIMIT": "1000 per minute",
+            "USER_RATE_LIMIT": "100000 per minute",
+            "LOGIN_RATE_LIMIT": "1000 per minute",
+        }
+        self.log = directory / "web.log"
+        self.models = directory / "models"
+        self.keep_model(artifact, version)
+
+    def keep_model(self, artifact, version):
+        """Put a model where `flask model train` would."""
+        folder = self.models / version
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_bytes(artifact.manifest)
+        (folder / "serving.npz").write_bytes(artifact.serving)
+
+    def run(self, *command, **options):
+        """Run a command to its end in the product's environment."""
+        return subprocess.run(
+            [sys.executable, "-m", *command],
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            **options,
+        )
+
+    def start(self):
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py"]
+            self.web = subprocess.Popen(command, env=self.environment, cwd=ROOT, stderr=log)
+        self.wait_until_ready()
+
+    def wait_until_ready(self):
+        deadline = time.monotonic() + 30
+        while call(self.url + "/readyz", timeout=2)[0] != 200:
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+            time.sleep(0.1)
+
+    def stop(self):
+        self.web.send_signal(signal.SIGTERM)
+        self.web.wait(30)
+
+    def token(self):
+        status, tokens = call(self.url + "/api/v1/auth/login", {"username": "ada", "password": PASSWORD})
+        assert status == 200, tokens
+        return tokens["access_token"]
+
+    def workers(self):
+        """Process ids of gunicorn's workers."""
+        children = Path(f"/proc/{self.web.pid}/task/{self.web.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]

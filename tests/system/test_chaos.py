@@ -1,0 +1,198 @@
+"""Batch scoring while parts are killed at random: afterwards every row has exactly one result, and it is the right one.
+
+A few kills of each kind in every run; `CHAOS_SECONDS=600 scripts/test tests/system/test_chaos.py` goes on for longer.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+import redis
+from product import ROOT, call
+
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "12"))
+ROWS = 60_000
+PLACES = ("room", "staff", "food", "plot", "phone")
+WORDS = ("great", "awful", "red", "not bad", "not good", "lovely", "terrible", "new")
+
+
+def texts(number=ROWS):
+    return [f"The {PLACES[place % 5]} was {WORDS[place % 8]}, {place}" for place in range(number)]
+
+
+class Workers:
+    """Two workers and the reconciler, restarted as systemd would when they die."""
+
+    COMMANDS = (("sentiment_app.worker",), ("sentiment_app.worker",), ("flask", "tasks", "reconcile", "--every", "5"))
+
+    def __init__(self, product, directory):
+        self.product = product
+        self.log = (directory / "workers.log").open("ab")
+        self.processes = [self.start(command) for command in self.COMMANDS]
+
+    def start(self, command):
+        return subprocess.Popen(
+            [sys.executable, "-m", *command], env=self.product.environment, cwd=ROOT, stderr=self.log, stdout=self.log
+        )
+
+    def keep_alive(self):
+        for place, process in enumerate(self.processes):
+            if process.poll() is not None:
+                self.processes[place] = self.start(self.COMMANDS[place])
+
+    def kill(self, place, number=signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            self.processes[place].send_signal(number)
+        self.processes[place].wait(30)
+
+    def stop(self):
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.wait(30)
+        self.log.close()
+
+
+@pytest.fixture
+def workers(product, tmp_path):
+    workers = Workers(product, tmp_path)
+    yield workers
+    workers.stop()
+
+
+@pytest.fixture
+def token(product):
+    return product.token()
+
+
+def post_file(product, token, rows):
+    body = "".join(json.dumps({"text": text}) + "\n" for text in rows).encode()
+    headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(product.url + "/api/v1/sentiment/tasks", body, headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert answer.status == 202
+        return json.load(answer)["task_id"]
+
+
+def status(product, token, task):
+    for _ in range(100):  # a web process that was killed answers nothing; gunicorn has another one soon
+        code, told = call(f"{product.url}/api/v1/sentiment/tasks/{task}", token=token)
+        if code == 200:
+            return told
+        time.sleep(0.1)
+    raise AssertionError((code, told))
+
+
+def wait_until_ended(product, token, task, workers, seconds=90):
+    deadline = time.monotonic() + seconds
+    while (told := status(product, token, task))["status"] in ("queued", "running", "cancelling"):
+        assert time.monotonic() < deadline, told
+        workers.keep_alive()
+        time.sleep(0.3)
+    return told
+
+
+def results(product, token, task):
+    headers = {"Accept": "application/x-ndjson", "Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"{product.url}/api/v1/sentiment/tasks/{task}/results", headers=headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return [json.loads(line) for line in answer]
+
+
+def check_every_row(product, token, task, rows, scorer):
+    found = results(product, token, task)
+    assert [row["index"] for row in found] == list(range(len(rows)))
+    assert all(row["scores"] == scorer.score(text)._asdict() for row, text in zip(found, rows, strict=True))
+
+
+@pytest.fixture
+def scorer(pipeline):
+    from sentiment_app.ml.training import compile_pipeline  # noqa: PLC0415
+
+    return compile_pipeline(pipeline)
+
+
+BLOWS = {
+    "worker killed": lambda product, workers: workers.kill(random.randrange(2)),
+    "worker stopped": lambda product, workers: workers.kill(random.randrange(2), signal.SIGTERM),
+    "reconciler killed": lambda product, workers: workers.kill(2),
+    "web process killed": lambda product, workers: os.kill(random.choice(product.workers()), signal.SIGKILL),
+    "redis wiped": lambda product, workers: redis.Redis.from_url(product.servers.redis_url).flushall(),
+    "redis restarted": lambda product, workers: (product.servers.stop_valkey(), product.servers.start_valkey()),
+    "postgresql restarted": lambda product, workers: product.servers.restart_postgres("fast"),
+    "postgresql crashed": lambda product, workers: product.servers.restart_postgres("immediate"),
+}
+
+
+def test_whatever_is_killed_every_row_has_exactly_one_result(product, workers, token, scorer):
+    rows = texts()
+    task = post_file(product, token, rows)
+    ended = time.monotonic() + SECONDS
+    blows = []
+    while time.monotonic() < ended:
+        name = random.choice(list(BLOWS)) if len(blows) >= len(BLOWS) else list(BLOWS)[len(blows)]
+        BLOWS[name](product, workers)
+        blows.append(name)
+        time.sleep(random.uniform(0, 1.5))
+        workers.keep_alive()
+        if status(product, token, task)["status"] == "completed":
+            check_every_row(product, token, task, rows, scorer)
+            task = post_file(product, token, rows)
+    told = wait_until_ended(product, token, task, workers)
+    assert told["status"] == "completed", blows
+    assert told["request_counts"] == {"total": ROWS, "completed": ROWS, "failed": 0}, blows
+    check_every_row(product, token, task, rows, scorer)
+
+
+@pytest.mark.parametrize("blow", ["worker killed", "redis wiped", "postgresql restarted"])
+def test_work_goes_on_within_fifteen_seconds(product, workers, token, blow):
+    task = post_file(product, token, texts())
+    while status(product, token, task)["request_counts"]["completed"] == 0:
+        time.sleep(0.05)
+    BLOWS[blow](product, workers)
+    struck = time.monotonic()
+    workers.keep_alive()
+    wait_until_ended(product, token, task, workers, seconds=60)
+    # The whole of the rest takes seconds; what was lost must have been put back within the bound.
+    assert time.monotonic() - struck < 15 + 10
+
+
+def test_a_small_task_is_not_stuck_behind_a_large_one(product, workers, token):
+    large = post_file(product, token, texts(300_000))
+    started = time.monotonic()
+    small = post_file(product, token, texts(100))
+    wait_until_ended(product, token, small, workers, seconds=30)
+    waited = time.monotonic() - started
+    assert status(product, token, large)["status"] == "running"
+    assert waited < 6
+    status_code, _ = call(f"{product.url}/api/v1/sentiment/tasks/{large}/cancel", {}, token)
+    assert status_code == 200
+    told = wait_until_ended(product, token, large, workers)
+    assert told["status"] == "cancelled"
+    assert 0 < told["request_counts"]["completed"] < 300_000
+
+
+def test_a_web_process_killed_during_an_upload_leaves_no_task(product, workers, token):
+    before = len(call(product.url + "/api/v1/sentiment/tasks?limit=100", token=token)[1]["items"])
+
+    def rows():
+        line = json.dumps({"text": "a text that never ends"}).encode() + b"\n"
+        for number in range(200):
+            if number == 100:
+                for worker in product.workers():
+                    os.kill(worker, signal.SIGKILL)
+            yield line * 500
+
+    headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(product.url + "/api/v1/sentiment/tasks", rows(), headers)
+    with pytest.raises(OSError):
+        urllib.request.urlopen(request, timeout=30)
+    product.wait_until_ready()
+    assert len(call(product.url + "/api/v1/sentiment/tasks?limit=100", token=token)[1]["items"]) == before
