@@ -94,11 +94,11 @@ def _judge(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
     renewed = time.monotonic()
     for start in range(0, len(places), SLICE):
         part = places[start : start + SLICE]
-        for place, one in zip(part, _score_all(scorer, [claim.texts[place] or "" for place in part]), strict=True):
+        found = _score_all(scorer, [claim.texts[place] or "" for place in part])
+        for place, one in zip(part, found, strict=True):
             if isinstance(one, str):
                 errors[str(place)] = {"detail": one, "retryable": True}
-            else:
-                scores[place] = one
+        scores[part] = [(np.nan,) * len(LABELS) if isinstance(one, str) else one for one in found]
         if time.monotonic() - renewed > LEASE_SECONDS / 4:
             _renew(claim.id, claim.token)
             renewed = time.monotonic()
@@ -125,20 +125,21 @@ def _claim(chunk_id: UUID, token: UUID) -> Claim | None:
                 attempts = attempts + (chunk.token IS DISTINCT FROM :token)::int
             FROM tasks AS task
             WHERE chunk.id = :id AND task.id = chunk.task_id
-                AND task.status IN ('queued', 'running') AND task.deleted_at IS NULL
+                AND task.status IN ('uploading', 'queued', 'running') AND task.deleted_at IS NULL
                 AND (chunk.state = 'queued' OR chunk.state = 'running'
                      AND (chunk.lease_until < now() OR chunk.token = :token))
             RETURNING chunk.task_id, chunk.size, chunk.attempts, chunk.texts, chunk.results, chunk.errors,
-                task.model_version, task.status
+                task.model_version, task.status, task.started_at
             """
         ),
         {"id": chunk_id, "token": token, "lease": timedelta(seconds=LEASE_SECONDS)},
     ).one_or_none()
     if row is None:
         return None
-    if row.status == "queued":
-        begun = update(Task).where(Task.id == row.task_id, Task.status == "queued")
-        db.session.execute(begun.values(status="running", started_at=func.coalesce(Task.started_at, func.now())))
+    if row.status == "queued" or row.started_at is None:
+        status = text("CASE status WHEN 'queued' THEN 'running' ELSE status END")
+        begun = update(Task).where(Task.id == row.task_id)
+        db.session.execute(begun.values(status=status, started_at=func.coalesce(Task.started_at, func.now())))
     return Claim(
         chunk_id,
         row.task_id,
@@ -211,8 +212,21 @@ def _fail(task_id: UUID, error: str) -> None:
     _announce(task_id)
 
 
-def dispatch(task_id: UUID, most: int = WINDOW) -> None:
+def top_up(task_id: UUID) -> None:
     """Queue the next chunks of a task, as many as it is allowed at a time."""
+    room = WINDOW - _outstanding(task_id)
+    if room > 0:
+        dispatch(task_id, room)
+
+
+@unit_of_work
+def _outstanding(task_id: UUID) -> int:
+    chosen = select(func.count()).where(Chunk.task_id == task_id, Chunk.state.in_(("queued", "running")))
+    return db.session.scalar(chosen) or 0
+
+
+def dispatch(task_id: UUID, most: int) -> None:
+    """Queue the next chunks of a task, so many at most."""
     for chunk_id in _take(task_id, most):
         enqueue_chunk(chunk_id)
 
@@ -227,7 +241,12 @@ def _take(task_id: UUID, most: int) -> Sequence[UUID]:
     chosen = (
         select(Chunk.id)
         .join(Task, Task.id == Chunk.task_id)
-        .where(Chunk.task_id == task_id, Chunk.state == "waiting", Task.status.in_(OPEN), Task.deleted_at.is_(None))
+        .where(
+            Chunk.task_id == task_id,
+            Chunk.state == "waiting",
+            Task.status.in_(("uploading", *OPEN)),
+            Task.deleted_at.is_(None),
+        )
         .order_by(Chunk.first)
         .limit(most)
         .with_for_update(skip_locked=True, of=Chunk)

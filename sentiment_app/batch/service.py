@@ -158,11 +158,12 @@ def submit(submission: Submission, items: Iterable[Item], fingerprint: Callable[
         for part in _chunks(items):
             _add_chunk(uuid.uuid7(), task_id, total, part)
             total += len(part)
+            engine.top_up(task_id)  # workers begin while the rest is still on its way
         _close(task_id, total, fingerprint())
     except BaseException:
         reconcile.erase(task_id)
         raise
-    engine.dispatch(task_id)
+    engine.finish(task_id)  # they may have been faster than the upload
     return get(submission.user_id, task_id)
 
 
@@ -267,7 +268,8 @@ def _close(task_id: UUID, total: int, fingerprint: str) -> None:
     if not total:
         raise InvalidError("There are no texts in it.")
     closed = update(Task).where(Task.id == task_id)
-    db.session.execute(closed.values(status="queued", total=total, fingerprint=fingerprint))
+    status = text("CASE WHEN started_at IS NULL THEN 'queued' ELSE 'running' END")
+    db.session.execute(closed.values(status=status, total=total, fingerprint=fingerprint))
 
 
 @unit_of_work
@@ -444,7 +446,7 @@ def retry(user_id: UUID | None, task_id: UUID) -> Task:
         raise TaskStateError(f"Only a task that has ended can be retried; this one is {task.status}.")
     if not _reopen(task_id):
         raise TaskStateError("Nothing failed in this task that a retry could mend.")
-    engine.dispatch(task_id)
+    engine.top_up(task_id)
     return get(user_id, task_id)
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from product import PASSWORD, Product
+from product import Product
 
 from sentiment_app.ml import training
 from sentiment_app.ml.artifact import SERVING, Artifact, describe
@@ -15,21 +15,9 @@ def product(model):
     with tempfile.TemporaryDirectory(prefix="sentiment-system-") as directory:
         Path(directory).chmod(0o755)
         product = Product(Path(directory), *model)
-        for command in (
-            ("flask", "db", "upgrade"),
-            ("flask", "model", "release", model[1]),
-            ("flask", "model", "activate", model[1]),
-        ):
-            done = product.run(*command)
-            assert done.returncode == 0, done.stderr
-        done = product.run(
-            "flask", "user", "create", "ada", "ada@example.org", "--password-stdin", input=PASSWORD + "\n"
-        )
-        assert done.returncode == 0, done.stderr
         product.start()
         yield product
         product.stop()
-        product.servers.stop()
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +31,5 @@ def second(product):
     known = {"recipe": "templates", "parameters": {}, "data": [], "metrics": {}, "duration_seconds": 0.0}
     manifest, raw = describe({SERVING: content.getvalue()}, scorer, "tests", **known)
     product.keep_model(Artifact(raw, content.getvalue()), manifest["version"])
-    done = product.run("flask", "model", "release", manifest["version"])
-    assert done.returncode == 0, done.stderr
+    product.must("flask", "model", "release", manifest["version"])
     return manifest["version"]

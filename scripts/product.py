@@ -1,4 +1,4 @@
-"""The whole product as processes of its own; these tests know it by its URL, its command line and its signals."""
+"""The whole product as processes of its own, for system tests and benchmarks: known by URL, commands and signals."""
 
 import http.client
 import json
@@ -11,25 +11,29 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from servers import Servers
 
-ROOT = Path(__file__).parent.parent.parent
-PASSWORD = "correct horse battery staple"
+from sentiment_app.ml.artifact import Artifact
+
+ROOT = Path(__file__).parent.parent
+PASSWORD = "correct horse battery staple"  # noqa: S105  # of an account that lives as long as a test
 
 
-def free_port():
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
-def call(url, body=None, token=None, timeout=30):
+def call(url: str, body: Any = None, token: str | None = None, timeout: float = 30) -> tuple[int, Any]:
     """Status and JSON of a request; the status is 0 when the connection broke."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     data = json.dumps(body).encode() if body is not None else None
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=timeout) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=timeout) as answer:  # noqa: S310  # our own
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -38,9 +42,9 @@ def call(url, body=None, token=None, timeout=30):
 
 
 class Product:
-    """gunicorn on its own PostgreSQL and Valkey."""
+    """gunicorn on its own PostgreSQL and Valkey, with one active model and the account ada."""
 
-    def __init__(self, directory, artifact, version):
+    def __init__(self, directory: Path, artifact: Artifact, version: str) -> None:
         self.servers = Servers(directory)
         self.servers.start()
         self.port, self.metrics_port = free_port(), free_port()
@@ -66,48 +70,72 @@ class Product:
         self.log = directory / "web.log"
         self.models = directory / "models"
         self.keep_model(artifact, version)
+        for command in (
+            ("flask", "db", "upgrade"),
+            ("flask", "model", "release", version),
+            ("flask", "model", "activate", version),
+        ):
+            self.must(*command)
+        self.must("flask", "user", "create", "ada", "ada@example.org", "--password-stdin", input=PASSWORD + "\n")
 
-    def keep_model(self, artifact, version):
+    def keep_model(self, artifact: Artifact, version: str) -> None:
         """Put a model where `flask model train` would."""
         folder = self.models / version
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_bytes(artifact.manifest)
         (folder / "serving.npz").write_bytes(artifact.serving)
 
-    def run(self, *command, **options):
-        """Run a command to its end in the product's environment."""
-        return subprocess.run(
+    def run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a module to its end in the product's environment."""
+        return subprocess.run(  # noqa: S603  # our own commands
             [sys.executable, "-m", *command],
             env=self.environment,
             cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=60,
+            check=False,
             **options,
         )
 
-    def start(self):
+    def must(self, *command: str, **options: Any) -> str:
+        """The same, where it must succeed; returns what it printed."""
+        done = self.run(*command, **options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def process(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start a module that stays; its output goes to the log."""
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py"]
-            self.web = subprocess.Popen(command, env=self.environment, cwd=ROOT, stderr=log)
+            return subprocess.Popen(  # noqa: S603  # our own commands
+                [sys.executable, "-m", *command], env=self.environment, cwd=ROOT, stderr=log, stdout=log
+            )
+
+    def start(self) -> None:
+        """Start gunicorn, and wait until it can serve."""
+        self.web = self.process("gunicorn", "-c", "deploy/gunicorn.conf.py")
         self.wait_until_ready()
 
-    def wait_until_ready(self):
+    def wait_until_ready(self) -> None:
+        """Wait until requests are served."""
         deadline = time.monotonic() + 30
         while call(self.url + "/readyz", timeout=2)[0] != 200:
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             time.sleep(0.1)
 
-    def stop(self):
+    def stop(self) -> None:
+        """Stop gunicorn gracefully, then the servers."""
         self.web.send_signal(signal.SIGTERM)
         self.web.wait(30)
+        self.servers.stop()
 
-    def token(self):
+    def token(self) -> str:
+        """Ada's access token."""
         status, tokens = call(self.url + "/api/v1/auth/login", {"username": "ada", "password": PASSWORD})
         assert status == 200, tokens
-        return tokens["access_token"]
+        return str(tokens["access_token"])
 
-    def workers(self):
+    def workers(self) -> list[int]:
         """Process ids of gunicorn's workers."""
         children = Path(f"/proc/{self.web.pid}/task/{self.web.pid}/children").read_text()
         return [int(pid) for pid in children.split()]

@@ -1,0 +1,348 @@
+"""Benchmarks: each compares side by side in one run, and prints ratios with their spread.
+
+Absolute figures say more of the machine than of the product; the ratios are what to look at.
+"""
+
+import io
+import json
+import os
+import selectors
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import psutil
+import uuid_utils.compat as uuid
+from flask import Flask
+from product import ROOT, Product, call, free_port
+from redis import Redis
+from rq import Queue, Worker
+
+from sentiment_app.ml import artifact, datasets, experiment
+from sentiment_app.ml.runtime import Scorer
+from sentiment_app.ml.training import SentimentPipeline
+
+DATA, MODELS = ROOT / ".dev/data", ROOT / ".dev/models"
+TEXT = "The service was quick and friendly, and I would certainly come back with my family."
+CORES = 2
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    """Dispatch."""
+
+
+def spread(name: str, values: list[float], unit: str = "") -> None:
+    """Print the median of repeated measurements, and how far they lie apart."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    click.echo(f"{name:58} {middle:12,.3f} {unit:6} ({low:,.3f} to {high:,.3f}, {len(values)} runs)")
+
+
+def tweets() -> list[str]:
+    """Real short texts."""
+    datasets.fetch(DATA)
+    return [row.text for row in datasets.read(DATA, 1000) if row.source == "tweets"]
+
+
+def a_model() -> tuple[artifact.Artifact, str]:
+    """The newest model of scripts/dev, or a fast one."""
+    trained = [one for one in experiment.experiments(MODELS) if artifact.SERVING in one["files"]]
+    if not trained:
+        trained = [experiment.run(experiment.find_recipe("fast"), data_dir=DATA, model_dir=MODELS, progress=click.echo)]
+    version = trained[0]["version"]
+    return artifact.read(MODELS / version), version
+
+
+@contextmanager
+def product(**settings: str) -> Iterator[Product]:
+    """The product on servers of its own."""
+    with tempfile.TemporaryDirectory(prefix="sentiment-bench-") as directory:
+        Path(directory).chmod(0o755)
+        made = Product(Path(directory), *a_model())
+        made.environment |= settings
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+# -- one request ------------------------------------------------------------------------------------------------------
+
+
+def hello() -> Flask:
+    """What the request is measured against: a bare Flask application."""
+    app = Flask("hello")
+    app.get("/")(lambda: "hello")
+    return app
+
+
+HELLO = """
+exec(open("deploy/gunicorn.conf.py").read())
+wsgi_app, bind, chdir = "benchmarks:hello()", "127.0.0.1:{port}", "scripts"
+def post_worker_init(worker): pass
+"""
+
+
+def drive(port: int, request: bytes, connections: int, seconds: float) -> tuple[float, int]:
+    """Requests a second over keep-alive connections, and how many were not answered with 200."""
+    selector = selectors.DefaultSelector()
+    for _ in range(connections):
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.sendall(request)
+        selector.register(connection, selectors.EVENT_READ)
+    done = bad = 0
+    started = time.perf_counter()
+    while (now := time.perf_counter()) < started + seconds:
+        for key, _ in selector.select(1):
+            connection = key.fileobj  # type: ignore[assignment]  # what was registered
+            answer = connection.recv(65536)  # answers are small: one piece each
+            done += 1
+            bad += not answer.startswith(b"HTTP/1.1 200")
+            connection.sendall(request)
+    for key in list(selector.get_map().values()):
+        key.fileobj.close()  # type: ignore[union-attr]
+    return done / (now - started), bad
+
+
+def http(path: str, body: bytes = b"", headers: str = "") -> bytes:
+    """A request as bytes."""
+    method = "POST" if body else "GET"
+    return f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
+
+
+@main.command("request")
+@click.option("--rounds", default=8, show_default=True)
+@click.option("--seconds", default=4.0, show_default=True)
+@click.option("--connections", default=16, show_default=True)
+def bench_request(rounds: int, seconds: float, connections: int) -> None:
+    """A whole analyze request (authenticated, limited, scored, committed) against a bare Flask hello."""
+    with product() as ours, tempfile.NamedTemporaryFile("w", suffix=".py") as config:
+        port = free_port()
+        config.write(HELLO.format(port=port))
+        config.flush()
+        environment = ours.environment | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "gunicorn", "-c", config.name]
+        bare = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)  # noqa: S603  # ours
+        time.sleep(4)
+        body = json.dumps({"text": TEXT}).encode()
+        headers = f"Content-Type: application/json\r\nAuthorization: Bearer {ours.token()}\r\n"
+        analyze = http("/api/v1/sentiment/analyze", body, headers)
+        pairs = []
+        for number in range(rounds + 1):
+            greeted, _ = drive(port, http("/"), connections, seconds)
+            scored, bad = drive(ours.port, analyze, connections, seconds)
+            assert bad == 0, f"{bad} requests failed"
+            if number:  # the first round warms up
+                pairs.append((greeted, scored))
+        bare.terminate()
+        bare.wait()
+    spread("hello, requests a second", [one for one, _ in pairs])
+    spread("analyze, requests a second", [two for _, two in pairs])
+    spread("analyze / hello", [two / one for one, two in pairs])
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
+
+
+def seconds_each(function: Callable[[], Any], number: int) -> float:
+    """Seconds that one call takes, of the best of five rounds."""
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        for _ in range(number):
+            function()
+        best = min(best, (time.perf_counter() - started) / number)
+    return best
+
+
+@main.command("model")
+@click.option("--rounds", default=5, show_default=True)
+def bench_model(rounds: int) -> None:
+    """The serving form against scikit-learn's predict_proba, on the same texts."""
+    import joblib  # noqa: PLC0415  # here only
+
+    stored, version = a_model()
+    scorer = Scorer.load(io.BytesIO(stored.serving))
+    pipeline: SentimentPipeline = joblib.load(MODELS / version / artifact.PIPELINE)
+    texts = tweets()
+    long = " ".join(" ".join(texts[:60]).split()[:420])
+    apart = np.abs(np.array(scorer.score_many(texts[:5000])) - pipeline.predict_proba(texts[:5000])).max()
+    click.echo(f"model {version}: the greatest difference on 5,000 tweets is {apart:.1e}")
+    for name, text in ((f"a text of {len(TEXT.split())} words", TEXT), ("a text of 420 words", long)):
+        ours = [seconds_each(partial(scorer.score, text), 200) for _ in range(rounds)]
+        theirs = [seconds_each(partial(pipeline.predict_proba, [text]), 20) for _ in range(rounds)]
+        explained = [seconds_each(partial(scorer.explain, text), 100) for _ in range(rounds)]
+        spread(f"{name}: serving form", [one * 1e6 for one in ours], "us")
+        spread(f"{name}: explained", [one * 1e6 for one in explained], "us")
+        spread(f"{name}: scikit-learn / serving form", [two / one for one, two in zip(ours, theirs, strict=True)])
+    pairs = [
+        tuple(
+            len(texts) / seconds_each(partial(score, texts), 1) for score in (scorer.score_many, pipeline.predict_proba)
+        )
+        for _ in range(rounds)
+    ]
+    spread("tweets a second, one core: serving form", [one for one, _ in pairs])
+    spread("tweets a second, one core: serving form / scikit-learn", [one / two for one, two in pairs])
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def score_part(serving: bytes, texts: list[str]) -> int:
+    """What a process of the first baseline does."""
+    return len(Scorer.load(io.BytesIO(serving)).score_many(texts))
+
+
+def in_process(serving: bytes, texts: list[str]) -> float:
+    """Rows a second of bare scoring, a process for each core, the model loaded before the clock starts."""
+    half = len(texts) // CORES
+    parts = [texts[place * half : (place + 1) * half] for place in range(CORES)]
+    with ProcessPoolExecutor(CORES) as pool:
+        list(pool.map(score_part, [serving] * CORES, [["warm up"]] * CORES))
+        started = time.perf_counter()
+        rows = sum(pool.map(score_part, [serving] * CORES, parts))
+        return rows / (time.perf_counter() - started)
+
+
+def naive_job(user_id: str, texts: list[str]) -> None:
+    """What a job of the second baseline does: score, and insert with the ORM."""
+    from sentiment_app.app import create_app  # noqa: PLC0415  # as a tutorial has it: the job's fork imports all
+    from sentiment_app.extensions import db  # noqa: PLC0415
+    from sentiment_app.sentiment import service  # noqa: PLC0415
+    from sentiment_app.sentiment.models import SentimentRequest  # noqa: PLC0415
+    from sentiment_app.sentiment.serving import serving  # noqa: PLC0415
+
+    with create_app().app_context():
+        served = serving().current()
+        for text in texts:
+            scores = served.scorer.score(text)
+            row_id = uuid.uuid7()
+            db.session.add(
+                SentimentRequest(
+                    id=row_id,
+                    user_id=user_id,
+                    created_at=service._made_at(row_id),  # noqa: SLF001  # as the service makes it
+                    text=text,
+                    sentiment=scores.label,
+                    **scores._asdict(),
+                    model_version=served.version,
+                    processing_time=0.0,
+                )
+            )
+        db.session.commit()
+
+
+def forking_workers(ours: Product, texts: list[str]) -> float:
+    """Rows a second of RQ's default worker, one for each core, with ORM inserts in chunks of 1 000."""
+    user = call(ours.url + "/api/v1/users/me", token=ours.token())[1]["id"]
+    redis = Redis.from_url(ours.environment["REDIS_URL"])
+    queue = Queue("naive", connection=redis)
+    environment = ours.environment | {"PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+    command = [sys.executable, "-m", "rq.cli", "worker", "naive", "--url", ours.environment["REDIS_URL"], "--quiet"]
+    workers = [
+        subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)  # noqa: S603  # ours
+        for _ in range(CORES)
+    ]
+    try:
+        return naive_rate(queue, user, texts)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.wait()
+
+
+def naive_rate(queue: Queue, user: str, texts: list[str]) -> float:
+    """Rows a second, once the workers are there."""
+    while len(Worker.all(connection=queue.connection)) < CORES:
+        time.sleep(0.1)
+    started = time.perf_counter()
+    jobs = [
+        queue.enqueue("benchmarks.naive_job", user, texts[place : place + 1000]) for place in range(0, len(texts), 1000)
+    ]
+    while any(job.get_status() not in ("finished", "failed") for job in jobs):
+        time.sleep(0.05)
+    rate = len(texts) / (time.perf_counter() - started)
+    assert all(job.get_status() == "finished" for job in jobs)
+    return rate
+
+
+def task(ours: Product, token: str, body: bytes) -> dict[str, Any]:
+    """Upload a file and wait for its last result; returns the task."""
+    headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(ours.url + "/api/v1/sentiment/tasks", body, headers)  # noqa: S310  # our own
+    with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310
+        told: dict[str, Any] = json.load(answer)
+    while told["status"] in ("queued", "running"):
+        time.sleep(0.1)
+        told = call(f"{ours.url}/api/v1/sentiment/tasks/{told['task_id']}", token=token)[1]
+    assert told["request_counts"]["completed"] == told["request_counts"]["total"], told
+    return told
+
+
+def largest(processes: list[psutil.Process], seen: dict[str, int]) -> None:
+    """Note how much memory each kind of process takes at most."""
+    for process in processes:
+        with_children = [process, *process.children(recursive=True)]
+        for one in with_children:
+            name = "worker" if "sentiment_app.worker" in one.cmdline() else "web"
+            seen[name] = max(seen.get(name, 0), one.memory_info().rss)
+
+
+@main.command("batch")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--rows", default=200_000, show_default=True, help="Of a task in each round.")
+@click.option("--most", default=1_000_000, show_default=True, help="Rows of the largest task.")
+def bench_batch(rounds: int, rows: int, most: int) -> None:
+    """Rows a second, from submission to the last result, against bare scoring and against RQ's default worker."""
+    some = tweets()
+    texts = (some * (rows // len(some) + 1))[:rows]
+    serving = a_model()[0].serving
+    with product(WEB_CONCURRENCY="1") as ours:
+        token = ours.token()
+        naive = [forking_workers(ours, texts[:20_000]) for _ in range(rounds)]
+        workers = [ours.process("sentiment_app.worker") for _ in range(CORES)]
+        time.sleep(5)
+        body = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+        pairs = []
+        for _ in range(rounds):
+            bare = in_process(serving, texts)
+            started = time.perf_counter()
+            task(ours, token, body)
+            pairs.append((bare, rows / (time.perf_counter() - started)))
+        spread("bare scoring in two processes, rows a second", [one for one, _ in pairs])
+        spread("RQ's default worker with ORM inserts, rows a second", naive)
+        spread("a task, from submission to the last result, rows a second", [two for _, two in pairs])
+        spread("task / bare scoring", [two / one for one, two in pairs])
+        spread("task / default worker", [two / one for (_, two), one in zip(pairs, naive, strict=True)])
+        seen: dict[str, int] = {}
+        size = 10_000
+        while size <= most:
+            body = "".join(json.dumps({"text": some[place % len(some)]}) + "\n" for place in range(size)).encode()
+            started = time.perf_counter()
+            task(ours, token, body)
+            taken = time.perf_counter() - started
+            largest([psutil.Process(one.pid) for one in (ours.web, *workers)], seen)
+            sizes = ", ".join(f"{name} {size_ / 1e6:.0f} MB" for name, size_ in sorted(seen.items()))
+            click.echo(f"{size:>9,} rows: {taken:7.2f} s, {size / taken:10,.0f} rows a second; {sizes}")
+            size *= 10
+        for worker in workers:
+            worker.terminate()
+            worker.wait()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONHASHSEED", "0")
+    main()
