@@ -1,0 +1,163 @@
+"""What the tests of a deployment share: a host, playbooks, and a load that counts what fails.
+
+scripts/test-deploy makes the hosts, and tells about them in TEST_STATE.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+NAME = "sentiment.test"
+RATE = 50  # requests a second; the machine's two cores also run the host and Ansible
+
+
+@pytest.fixture(scope="session")
+def state() -> Path:
+    """Where scripts/test-deploy keeps what belongs to this run."""
+    return Path(os.environ["TEST_STATE"])
+
+
+@pytest.fixture(scope="session")
+def host(state: Path) -> Any:
+    """The host with everything on it, through SSH, as root."""
+    return testinfra.get_host(f"ansible://app1?ansible_inventory={state}/hosts.yml&force_ansible=False", sudo=True)
+
+
+@pytest.fixture(scope="session")
+def address() -> str:
+    """The host's address."""
+    return os.environ["TEST_ADDRESS"]
+
+
+def testbed(*arguments: str) -> str:
+    """Run a command of the test bed."""
+    return run(str(ROOT / "scripts/testbed"), *arguments).stdout
+
+
+def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command, and show what it said if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=ROOT / "ansible")
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+class Playbooks:
+    """The project's playbooks, on the hosts of the test bed."""
+
+    def __init__(self, state: Path, repository: Path) -> None:
+        self.state = state
+        self.repository = repository
+        self.deployed = os.environ["TEST_VERSION"]
+
+    def __call__(self, name: str, *arguments: str, check: bool = True) -> str:
+        """Run one and return what it printed."""
+        inventories = ["-i", f"{self.state}/hosts.yml", "-i", f"{HERE}/single"]
+        own = ["-e", f"app_release_repository={self.repository}"]
+        done = run("ansible-playbook", *inventories, f"{name}.yml", *own, *arguments, check=check)
+        return done.stdout + done.stderr
+
+
+class Repository:
+    """A clone of the project in which releases are made up."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.base = self.git("rev-parse", "HEAD")
+
+    def git(self, *arguments: str) -> str:
+        """Run git in it."""
+        return run(
+            "git", "-C", str(self.path), "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments
+        ).stdout.strip()
+
+    def release(self, title: str, **files: tuple[str, str]) -> str:
+        """Commit a change on top of the base; each file gets (what is replaced, by what). Returns the name."""
+        self.git("checkout", "-q", "--detach", self.base)
+        for path, (old, new) in ((name.replace("__", "/"), change) for name, change in files.items()):
+            self.edit(path, old, new)
+        return self.commit(title)
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replace text in a file, or write a new one."""
+        file = self.path / path
+        text = file.read_text() if old else ""
+        assert old in text, f"{path} has no {old!r}"
+        file.write_text(text.replace(old, new) if old else new)
+
+    def commit(self, title: str) -> str:
+        """Commit everything; returns the release's name."""
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", title)
+        return self.git("rev-parse", "HEAD")[:12]
+
+
+@pytest.fixture(scope="session")
+def repository(state: Path) -> Repository:
+    """A clone for releases that only exist here."""
+    path = state / "repository"
+    if not path.exists():
+        run("git", "clone", "-q", str(ROOT), str(path))
+    return Repository(path)
+
+
+@pytest.fixture(scope="session")
+def playbook(state: Path, repository: Repository) -> Playbooks:
+    """Runs playbooks."""
+    return Playbooks(state, repository.path)
+
+
+class Load:
+    """A load, while it runs and after it."""
+
+    def __init__(self, process: subprocess.Popen[str], ids: Path) -> None:
+        self.process = process
+        self.ids = ids
+        self.result: dict[str, Any] = {}
+
+    def end(self) -> None:
+        """Stop it and take its figures."""
+        self.process.send_signal(signal.SIGTERM)
+        out, _ = self.process.communicate(timeout=60)
+        self.result = json.loads(out.splitlines()[-1])
+        print({key: value for key, value in self.result.items() if key != "ids"})
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """What failed, by kind."""
+        assert self.result["ok"], "nothing was answered at all"
+        return dict(self.result["failed"])
+
+
+@pytest.fixture
+def load(state: Path, address: str) -> Any:
+    """Score texts while the body of a with-statement runs."""
+
+    @contextlib.contextmanager
+    def running(rate: int = RATE) -> Iterator[Load]:
+        ids = state / "ids"
+        command = [sys.executable, str(HERE / "load.py"), NAME, address, str(state / "root.pem"), str(rate), str(ids)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        assert process.stdout.readline() == "loading\n"
+        one = Load(process, ids)
+        time.sleep(1)
+        try:
+            yield one
+            time.sleep(1)
+        finally:
+            one.end()
+
+    return running

@@ -1,0 +1,31 @@
+"""A certificate is renewed by the same timer's service as in production, and served at once."""
+
+import re
+import socket
+import ssl
+
+from conftest import NAME
+
+
+def serial(address, root):
+    context = ssl.create_default_context(cafile=root)
+    with socket.create_connection((address, 443)) as plain, context.wrap_socket(plain, server_hostname=NAME) as tls:
+        return tls.getpeercert()["serialNumber"]
+
+
+def test_renewal_changes_what_is_served_and_fails_no_request(host, state, address, load):
+    before = serial(address, state / "root.pem")
+    # The service as the timer starts it; only told that it is time.
+    host.run("sed -i '1i renew_before_expiry = 3650 days' /etc/letsencrypt/renewal/sentiment.conf")
+    try:
+        with load() as during:
+            done = host.run("systemctl start certbot.service")
+    finally:
+        host.run("sed -i '/^renew_before_expiry/d' /etc/letsencrypt/renewal/sentiment.conf")
+    assert done.rc == 0, host.run("journalctl -n 30 -u certbot --no-pager").stdout
+    assert serial(address, state / "root.pem") != before
+    assert during.failed == {}
+
+
+def test_renewal_is_scheduled(host):
+    assert re.search(r"certbot\.timer", host.run("systemctl list-timers --no-pager").stdout)

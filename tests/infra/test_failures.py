@@ -1,0 +1,60 @@
+"""What callers notice when a part of the host dies under load: nothing that was acknowledged is lost."""
+
+import time
+
+from conftest import testbed
+
+
+def lost(host, ids) -> int:
+    """How many acknowledged rows are not in the database."""
+    acknowledged = ",".join(ids.read_text().split())
+    known = "SELECT id FROM sentiment_requests"
+    sql = f"SELECT count(*) FROM unnest('{{{acknowledged}}}'::uuid[]) AS id WHERE id NOT IN ({known})"
+    host.run("cat > /tmp/lost.sql <<'END'\n" + sql + "\nEND")
+    return int(host.run("sudo -u postgres psql -d sentiment -At -f /tmp/lost.sql").stdout)
+
+
+def test_killed_processes_fail_nothing(host, load):
+    with load() as during:
+        for _ in range(3):
+            host.run("kill -9 $(systemctl show -P MainPID sentiment-web@1.service)")
+            time.sleep(2)
+            host.run("pkill -9 -o -P $(systemctl show -P MainPID sentiment-web@2.service)")
+            time.sleep(2)
+    assert during.failed == {}
+
+
+def test_a_restart_of_postgresql_fails_nothing(host, load):
+    with load() as during:
+        host.run("systemctl restart postgresql@17-main.service")
+    assert during.failed == {}
+    assert during.result["longest_gap_s"] <= 5
+
+
+def test_a_crash_of_postgresql_fails_nothing(host, load):
+    with load() as during:
+        host.run("kill -9 $(head -n 1 /var/lib/postgresql/17/main/postmaster.pid)")
+        time.sleep(8)
+    assert during.failed == {}
+
+
+def test_a_minute_without_valkey_fails_nothing(host, load):
+    with load(10) as during:
+        host.run("systemctl stop valkey-server.service")
+        time.sleep(60)
+        host.run("systemctl start valkey-server.service")
+    assert during.failed == {}
+
+
+def test_after_a_power_cut_everything_is_back_and_nothing_is_lost(host, load, address):
+    with load() as during:
+        time.sleep(3)
+        testbed("kill", "app1")
+        testbed("start", "app1")
+        time.sleep(10)
+    assert during.result["ok"] > 0
+    assert lost(host, during.ids) == 0
+    assert host.run("systemctl --failed --no-legend --plain").stdout == ""
+    with load() as after:
+        time.sleep(2)
+    assert after.failed == {}

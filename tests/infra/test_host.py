@@ -1,0 +1,155 @@
+"""What a provisioned and deployed host is like, from inside and from outside."""
+
+import re
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from conftest import NAME
+
+
+def test_a_second_run_changes_nothing(playbook):
+    out = playbook("site", "-e", f"version={playbook.deployed}")
+    assert re.search(r"app1 .*changed=0 .*failed=0", out), out
+
+
+def test_check_mode_foresees_no_change_but_the_release(playbook):
+    assert re.search(r"app1 .*failed=0", playbook("site", "--check", "--diff"))
+
+
+@pytest.mark.parametrize(
+    ("unit", "most"),
+    [
+        ("sentiment-web@1", 0.5),
+        ("sentiment-web@2", 0.5),
+        ("sentiment-worker@1", 0.5),
+        ("sentiment-reconcile", 0.5),
+        ("sentiment-purge", 0.5),
+        ("sentiment-webhooks", 1.5),
+        ("certbot", 2.0),
+        ("nginx", 2.0),
+        ("postgresql@17-main", 2.0),
+    ],
+)
+def test_a_service_is_sandboxed(host, unit, most):
+    line = host.run(f"systemd-analyze security --no-pager {unit}.service | tail -n 1").stdout
+    print(line)
+    assert float(re.search(r": ([0-9.]+)", line).group(1)) <= most, line
+
+
+def test_nothing_has_failed(host):
+    assert host.run("systemctl --failed --no-legend --plain").stdout == ""
+
+
+def is_open(address: str, port: int) -> int:
+    """The port, or 0 if nobody answers there."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return port if probe.connect_ex((address, port)) == 0 else 0
+
+
+def test_only_ssh_and_the_web_are_open(address):
+    with ThreadPoolExecutor(512) as pool:
+        opened = [port for port in pool.map(partial(is_open, address), range(1, 65536)) if port]
+    assert opened == [22, 80, 443]
+
+
+def test_no_service_listens_beyond_them(host):
+    listening = host.run("ss --tcp --udp --listening --no-header --numeric").stdout.splitlines()
+    ports = {line.split()[4].rpartition(":")[2] for line in listening}
+    assert ports <= {"22", "80", "443"}
+
+
+def test_secrets_are_only_for_root(host, state):
+    for name in ("jwt_secret_key", "model_signing_key", "redis_url", "database_url", "gate_password"):
+        file = host.file(f"/etc/sentiment/credentials/{name}")
+        assert (file.user, file.mode) == ("root", 0o400)
+    assert host.run("sudo -u www-data cat /etc/sentiment/credentials/jwt_secret_key").rc != 0
+    secrets = [file.read_text().strip() for file in (state / "secrets").iterdir()]
+    assert len(secrets) >= 4
+    for place in (
+        "journalctl --no-pager",
+        "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ",
+        "cat /var/log/nginx/*",
+        "systemctl show '*'",
+    ):
+        said = host.run(f"{place} 2>/dev/null | tr '\\0' ' '").stdout
+        assert not [secret for secret in secrets if secret in said], place
+
+
+def test_the_service_cannot_change_its_tables(host):
+    sql = "psql -d 'postgresql://sentiment@/sentiment?host=/run/postgresql' -c"
+    assert host.run(f"sudo -u sentiment {sql} 'DROP TABLE users'").rc != 0
+    assert host.run(f"sudo -u sentiment {sql} 'CREATE TABLE mine (id int)'").rc != 0
+    assert host.run(f"sudo -u sentiment {sql} 'SELECT count(*) FROM users'").rc == 0
+    assert host.run("sudo -u postgres psql -Atc 'SHOW data_checksums'").stdout.strip() == "on"
+
+
+def curl(state, address, *arguments: str) -> str:
+    command = [
+        "curl",
+        "-si",
+        "--max-time",
+        "10",
+        "--cacert",
+        f"{state}/root.pem",
+        "--resolve",
+        f"{NAME}:443:{address}",
+        "--resolve",
+        f"{NAME}:80:{address}",
+        *arguments,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def test_http_redirects_pages_and_refuses_the_api(state, address):
+    page = curl(state, address, f"http://{NAME}/docs?x=1")
+    assert "308 Permanent Redirect" in page
+    assert f"Location: https://{NAME}/docs?x=1" in page
+    api = curl(state, address, f"http://{NAME}/api/v1/users/me")
+    assert "403 Forbidden" in api
+    assert "application/problem+json" in api
+
+
+def test_https_says_that_it_will_stay(state, address):
+    page = curl(state, address, f"https://{NAME}/docs")
+    assert page.startswith("HTTP/2 200")
+    assert "strict-transport-security: max-age=63072000" in page
+
+
+def test_a_large_body_is_refused_as_a_problem(state, address):
+    (state / "large").write_bytes(b"x" * 2**21)
+    answer = curl(state, address, "--data-binary", f"@{state}/large", f"https://{NAME}/api/v1/sentiment/analyze")
+    assert answer.startswith("HTTP/2 413")
+    assert "application/problem+json" in answer
+    assert "x-request-id: " in answer
+
+
+def test_maintenance_is_told(host, state, address):
+    host.run("touch /etc/nginx/sentiment/maintenance")
+    try:
+        api = curl(state, address, f"https://{NAME}/api/v1/users/me")
+        page = curl(state, address, f"https://{NAME}/docs")
+    finally:
+        host.run("rm /etc/nginx/sentiment/maintenance")
+    assert api.startswith("HTTP/2 503")
+    assert "application/problem+json" in api
+    assert "retry-after: " in api
+    assert page.startswith("HTTP/2 503")
+    assert "Back soon" in page
+
+
+def test_the_access_log_holds_no_query(host, state, address):
+    curl(state, address, f"https://{NAME}/version?token=never-log-this")
+    log = host.run("tail -n 5 /var/log/nginx/sentiment.json").stdout
+    assert '"path":"/version"' in log
+    assert "never-log-this" not in log
+
+
+@pytest.mark.parametrize(("version", "works"), [("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)])
+def test_tls_is_of_today(address, version, works):
+    command = ["openssl", "s_client", "-connect", f"{address}:443", "-servername", NAME, version]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+    assert ("Cipher is (NONE)" not in done.stdout and done.returncode == 0) is works
