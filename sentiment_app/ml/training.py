@@ -12,6 +12,7 @@ made on the log-odds, so each term contributes additively to the polarity of a t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -177,6 +178,8 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         wanted = {*known, *(NEGATED + term for term in known if term[0].isalnum())}
         vocabulary = frequent.get_feature_names_out().tolist()
         vocabulary += sorted(wanted.difference(vocabulary))
+        # One object for equal strings: pickle tells them apart, and the same training shall give the same file.
+        vocabulary = [sys.intern(term) for term in vocabulary]
         self.vectorizer_ = CountVectorizer(vocabulary=vocabulary, **options)
         counts.resize((len(texts), len(vocabulary)))
         return sparse.csr_matrix(counts)
@@ -256,7 +259,8 @@ def train(
     rows = [*data.rows, *sentences()]
     progress(f"training on {len(rows)} texts")
     texts, labels, sources = zip(*rows, strict=True)
-    pipeline = SentimentPipeline(parameters, data.lexicon).fit(texts, labels, sources)
+    lexicon = {sys.intern(term): valence for term, valence in data.lexicon.items()}
+    pipeline = SentimentPipeline(parameters, lexicon).fit(texts, labels, sources)
     progress(f"{len(pipeline.idf_)} features")
     return pipeline
 

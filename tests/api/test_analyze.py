@@ -91,4 +91,4 @@ def test_another_content_type_is_refused(client, as_ada):
 def test_a_body_over_a_mebibyte_is_refused(client, as_ada):
     answer = client.post(URL, data=b" " * (1024 * 1024 + 1), content_type="application/json", headers=as_ada)
     assert answer.status_code == 413
-    assert answer.json["detail"] == "A request body may have at most 1048576 bytes."
+    assert answer.json["detail"] == "This request's body may have at most 1048576 bytes."

@@ -113,7 +113,7 @@ def test_gzip_that_is_cut_is_refused(cut):
 
 def test_a_large_file_is_read_in_constant_memory():
     class Endless(io.RawIOBase):
-        left = 8_000_000
+        left = 4_000_000
 
         def read(self, size=-1):
             piece = b'{"text":"a text of some words"}\n' * 2000
@@ -124,5 +124,5 @@ def test_a_large_file_is_read_in_constant_memory():
     rows = sum(1 for _ in intake.read(Endless(), Format(NDJSON), MANY))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert rows > 200_000
+    assert rows > 100_000
     assert peak < 2_000_000

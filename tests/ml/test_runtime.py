@@ -119,10 +119,10 @@ _HOSTILE = [
 @pytest.mark.parametrize("unit", _HOSTILE)
 def test_hostile_input_takes_linear_time(unit: str) -> None:
     text = unit * (20_000 // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()
     terms(text)
     tokenize(text)
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
 
 
 def test_classes_are_told_apart(scorer: Scorer) -> None:

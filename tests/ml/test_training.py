@@ -16,33 +16,42 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-def test_the_fast_recipe_makes_an_honest_model_twice_alike(make_app, data_dir, tmp_path):
-    app = make_app(data_dir=data_dir, model_dir=tmp_path)
-    runs = []
-    for _ in range(2):
-        done = app.test_cli_runner().invoke(args=["model", "train", "--recipe", "fast", "--activate", "--json"])
-        assert done.exit_code == 0, done.output
-        runs.append(json.loads(done.output.splitlines()[-1]))
-    assert runs[0]["files"] == runs[1]["files"]
-    assert runs[0]["metrics"]["by_source"]["reviews"]["accuracy"] > 0.85
-    assert runs[0]["metrics"]["all"]["macro_recall"] > 0.65
-    assert runs[0]["duration_seconds"] < 30
-    with app.app_context():
-        assert releases.active_version() == runs[0]["version"]
-
-
-def test_own_texts_train_a_model(make_app, data_dir, tmp_path):
+@pytest.fixture
+def own(tmp_path):
+    """A file of one's own texts, as arguments."""
     file = tmp_path / "own.csv"
     rows = [
         f"{word} number {n},{label}" for n in range(60) for word, label in (("splendid", 2), ("dire", 0), ("grey", 1))
     ]
     file.write_text("text,label\n" + "\n".join(rows))
+    return ["--data", str(file), "--labels", "0=negative,1=neutral,2=positive"]
+
+
+@pytest.fixture
+def train(make_app, data_dir, tmp_path):
+    """Trains, and returns the manifest."""
     app = make_app(data_dir=data_dir, model_dir=tmp_path / "models")
-    arguments = ["model", "train", "--data", str(file), "--labels", "0=negative,1=neutral,2=positive", "--json"]
-    done = app.test_cli_runner().invoke(args=arguments)
-    assert done.exit_code == 0, done.output
-    manifest = json.loads(done.output.splitlines()[-1])
-    assert manifest["data"][0]["file"] == "own.csv"
+
+    def train(*arguments):
+        done = app.test_cli_runner().invoke(args=["model", "train", *arguments, "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return train
+
+
+def test_the_fast_recipe_makes_an_honest_model(app, train):
+    made = train("--recipe", "fast", "--activate")
+    assert made["metrics"]["by_source"]["reviews"]["accuracy"] > 0.85
+    assert made["metrics"]["all"]["macro_recall"] > 0.65
+    assert made["duration_seconds"] < 30
+    assert releases.active_version() == made["version"]
+
+
+def test_own_texts_train_a_model_the_same_bit_for_bit(train, own):
+    first, second = train(*own), train(*own)
+    assert first["data"][0]["file"] == "own.csv"
+    assert first["files"] == second["files"]
 
 
 def test_a_cached_file_that_was_changed_is_refused(data_dir, tmp_path):
@@ -53,13 +62,10 @@ def test_a_cached_file_that_was_changed_is_refused(data_dir, tmp_path):
         datasets.fetch(tmp_path)
 
 
-def test_a_recipe_file_changes_parameters(make_app, data_dir, tmp_path):
+def test_a_recipe_file_changes_parameters(train, own, make_app, tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text("min_count = 8\nreview_stride = 40\n[polarity]\ncost = 1.0\nratio_power = 0.5\n")
-    app = make_app(data_dir=data_dir, model_dir=tmp_path / "models")
-    done = app.test_cli_runner().invoke(args=["model", "train", "--recipe", str(recipe), "--json"])
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.output.splitlines()[-1])["parameters"]["polarity"]["cost"] == 1.0
+    assert train(*own, "--recipe", str(recipe))["parameters"]["polarity"]["cost"] == 1.0
     recipe.write_text("speed = 9\n")
-    wrong = app.test_cli_runner().invoke(args=["model", "train", "--recipe", str(recipe)])
+    wrong = make_app().test_cli_runner().invoke(args=["model", "train", "--recipe", str(recipe)])
     assert (wrong.exit_code, "sets speed" in wrong.output) == (1, True)

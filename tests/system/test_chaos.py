@@ -1,6 +1,6 @@
 """Batch scoring while parts are killed at random: afterwards every row has exactly one result, and it is the right one.
 
-A few kills of each kind in every run; `CHAOS_SECONDS=600 scripts/test tests/system/test_chaos.py` goes on for longer.
+One kill of each kind in every run; `CHAOS_SECONDS=600 scripts/test tests/system/test_chaos.py` goes on for longer.
 With CHAOS_NAIVE=1 nobody puts back what was lost, and the test fails: it can.
 """
 
@@ -16,7 +16,10 @@ import pytest
 import redis
 from product import call
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "12"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "8"))
+at_length = pytest.mark.skipif(
+    "CHAOS_SECONDS" not in os.environ, reason="half a minute; CHAOS_SECONDS=60 runs it"
+)
 NAIVE = "CHAOS_NAIVE" in os.environ
 ROWS = 60_000
 PLACES = ("room", "staff", "food", "plot", "phone")
@@ -145,6 +148,7 @@ def test_whatever_is_killed_every_row_has_exactly_one_result(product, workers, t
     check_every_row(product, token, task, rows, scorer)
 
 
+@at_length
 @pytest.mark.parametrize("blow", ["worker killed", "redis wiped", "postgresql restarted"])
 def test_work_goes_on_within_fifteen_seconds(product, workers, token, blow):
     task = post_file(product, token, texts())
@@ -158,6 +162,7 @@ def test_work_goes_on_within_fifteen_seconds(product, workers, token, blow):
     assert time.monotonic() - struck < 15 + 10
 
 
+@at_length
 def test_a_small_task_is_not_stuck_behind_a_large_one(product, workers, token):
     large = post_file(product, token, texts(300_000))
     started = time.monotonic()
