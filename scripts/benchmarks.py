@@ -58,7 +58,7 @@ def tweets() -> list[str]:
 
 def a_model() -> tuple[artifact.Artifact, str]:
     """The newest model of scripts/dev, or a fast one."""
-    trained = [one for one in experiment.experiments(MODELS) if artifact.SERVING in one["files"]]
+    trained = [one for one in artifact.kept(MODELS) if artifact.SERVING in one["files"]]
     if not trained:
         trained = [experiment.run(experiment.find_recipe("fast"), data_dir=DATA, model_dir=MODELS, progress=click.echo)]
     version = trained[0]["version"]

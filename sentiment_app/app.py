@@ -46,7 +46,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_env()
     app = _SyncFlask("sentiment_app", static_folder=None)
     app.url_map.merge_slashes = False  # a doubled slash is a 404, not a redirect to whatever Host says
-    app.cli = cli.Commands()
+    app.cli = cli.LazyGroup(lazy=cli.LAZY)
     app.config.from_mapping(_flask_config(settings))
     app.json.compact = True  # type: ignore[attr-defined]  # the default provider has it
     app.json.sort_keys = False  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from sentiment_app.errors import AppError
 from sentiment_app.extensions import is_disconnect, settings
 from sentiment_app.ml.runtime import ModelError
 
-# By name, and loaded when used: the model's commands import scikit-learn, which a serving process does not need.
+# By name, and loaded when used.
 LAZY = {
     "config": "sentiment_app.cli:config",
     "tasks": "sentiment_app.batch.cli:tasks",
@@ -21,22 +21,29 @@ LAZY = {
 }
 
 
-class Commands(AppGroup):
-    """The application's commands, each imported when it is first asked for."""
+class LazyGroup(AppGroup):
+    """Commands, some of which are imported when they are first asked for: `lazy` says where they are."""
+
+    def __init__(self, *arguments: Any, lazy: dict[str, str], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *LAZY})
+        return sorted({*super().list_commands(ctx), *self._lazy})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in LAZY:
+        if name not in self._lazy:
             return super().get_command(ctx, name)
-        module, _, attribute = LAZY[name].partition(":")
+        module, _, attribute = self._lazy[name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
 
-class Group(AppGroup):
+class Group(LazyGroup):
     """Commands whose refusals are printed and exit with 1."""
+
+    def __init__(self, *arguments: Any, lazy: dict[str, str] | None = None, **options: Any) -> None:
+        super().__init__(*arguments, lazy=lazy or {}, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

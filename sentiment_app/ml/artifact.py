@@ -156,6 +156,12 @@ def read(directory: Path) -> Artifact:
         raise ModelError(f"there is no model in {directory}: {error.filename} is missing") from None
 
 
+def kept(model_dir: Path) -> list[Manifest]:
+    """The records of all models in a folder, the newest first."""
+    found: list[Manifest] = [json.loads(path.read_bytes()) for path in model_dir.glob(f"*/{MANIFEST}")]
+    return sorted(found, key=lambda manifest: manifest["created_at"], reverse=True)
+
+
 def describe(files: dict[str, bytes], scorer: TextScorer, code_version: str, **known: Any) -> tuple[Manifest, bytes]:
     """The manifest of a new model, and its canonical bytes. The version names the day and the content."""
     now = datetime.now(UTC)

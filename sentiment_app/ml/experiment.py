@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -171,9 +170,3 @@ def take_over(file: Path, *, model_dir: Path, code_version: str) -> Manifest:
     manifest, raw = artifact.describe(files, PipelineScorer(pipeline), code_version, **known)
     artifact.write(model_dir, manifest["version"], {**files, artifact.MANIFEST: raw})
     return manifest
-
-
-def experiments(model_dir: Path) -> list[Manifest]:
-    """The records of all models trained here, the newest first."""
-    found = [json.loads(path.read_bytes()) for path in model_dir.glob(f"*/{artifact.MANIFEST}")]
-    return sorted(found, key=lambda manifest: str(manifest["created_at"]), reverse=True)

@@ -121,8 +121,9 @@ def test_a_model_that_is_not_there(flask, arguments):
 
 
 def test_every_command_has_help_with_an_example(flask, app):
-    for group in ("user", "model", "config"):
-        for name in app.cli.get_command(None, group).commands:
+    for group in ("user", "model", "tasks", "config"):
+        commands = app.cli.get_command(None, group)
+        for name in commands.list_commands(None):
             assert "Example: flask" in flask(group, name, "--help").output
 
 

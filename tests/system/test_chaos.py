@@ -17,9 +17,7 @@ import redis
 from product import call
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "8"))
-at_length = pytest.mark.skipif(
-    "CHAOS_SECONDS" not in os.environ, reason="half a minute; CHAOS_SECONDS=60 runs it"
-)
+at_length = pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="half a minute; CHAOS_SECONDS=60 runs it")
 NAIVE = "CHAOS_NAIVE" in os.environ
 ROWS = 60_000
 PLACES = ("room", "staff", "food", "plot", "phone")
