@@ -69,7 +69,7 @@ def mcnemar(first_right: npt.NDArray[np.bool_], second_right: npt.NDArray[np.boo
     only_first = int((first_right & ~second_right).sum())
     only_second = int((~first_right & second_right).sum())
     differ = only_first + only_second
-    # Twice the binomial tail, as both sides are alike at one half; scipy.stats, which says the same, loads for a second.
+    # Twice the binomial tail, as both sides are alike at one half; scipy.stats says the same, and loads for a second.
     p_value = min(1.0, 2 * float(bdtr(min(only_first, only_second), differ, 0.5))) if differ else 1.0
     return {"only_first_right": only_first, "only_second_right": only_second, "p_value": p_value}
 
