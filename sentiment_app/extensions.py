@@ -90,7 +90,13 @@ def autocommit() -> AbstractContextManager[Connection]:
     return db.engines[AUTOCOMMIT].connect()
 
 
-def enqueue(job: Callable[..., Any] | str, *ids: str, job_id: str | None = None, queue_name: str = QUEUE) -> bool:
+def enqueue(
+    job: Callable[..., Any] | str,
+    *ids: str,
+    job_id: str | None = None,
+    queue_name: str = QUEUE,
+    timeout: int = JOB_SECONDS,
+) -> bool:
     """Hand a job to the workers, naming what it works on by ids alone; False when Redis is away.
 
     The description is fixed because RQ's default quotes the arguments, and logs them.
@@ -102,7 +108,7 @@ def enqueue(job: Callable[..., Any] | str, *ids: str, job_id: str | None = None,
             args=ids,
             job_id=job_id,
             description=name,
-            timeout=JOB_SECONDS,
+            timeout=timeout,
             result_ttl=0,
             failure_ttl=3600,
         )

@@ -33,6 +33,7 @@ class Operation:
         rate: which rate counts the call; None for the public pages that Nginx alone limits.
         body, form, query: schemas of what comes in; `form` is the same body sent by an HTML form.
         streams: media types of a body that the view reads by itself.
+        before: called before the body is read, to refuse it.
         max_body: bytes of the body, where that is not the application's limit.
         request_headers: those that the view understands.
         status, returns, media_types: the successful answer.
@@ -48,6 +49,7 @@ class Operation:
     form: Schema | None = None
     query: Schema | None = None
     streams: tuple[str, ...] = ()
+    before: Callable[[], None] | None = None
     max_body: int | None = None
     request_headers: tuple[str, ...] = ()
     status: int = 200
@@ -72,6 +74,8 @@ def operation(**declared: Any) -> Callable[[Callable[..., Any]], View]:
         def checked(**arguments: Any) -> Response:
             if declaration.query:
                 arguments["query"] = load(declaration.query, request.args.to_dict(), "query")
+            if declaration.before:
+                declaration.before()
             if declaration.max_body:
                 request.max_content_length = declaration.max_body
             if declaration.body:
@@ -175,7 +179,7 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
         "description": "Sent again with the same body within a day, the first request's task is the answer "
         "(draft-ietf-httpapi-idempotency-key-header-07)",
-        "schema": {"type": "string", "pattern": "^[!#-~]{1,255}$"},
+        "schema": {"type": "string", "pattern": '^"?[!#-~]{1,255}"?$'},
     },
     "Prefer": {
         "description": "wait=N: up to N seconds, at most 30, for the results (RFC 7240)",

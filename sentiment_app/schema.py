@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from marshmallow import RAISE, ValidationError, fields, validate
 from sentiment_app.errors import InvalidError
 
 MAX_PAGE = 100
+MAX_ERRORS = 100
 
 
 class Schema(marshmallow.Schema):
@@ -116,7 +118,7 @@ def load(schema: Schema, data: Any, location: str) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = schema.load(data)
     except ValidationError as error:
-        raise InvalidError(errors=list(_pointers(error.messages, location))) from None
+        raise InvalidError(errors=list(islice(_pointers(error.messages, location), MAX_ERRORS))) from None
     return loaded
 
 

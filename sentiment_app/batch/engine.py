@@ -22,14 +22,12 @@ import numpy.typing as npt
 import structlog
 import uuid_utils.compat as uuid
 from sqlalchemy import bindparam, func, insert, select, text, update
-from sqlalchemy.dialects.postgresql import insert as upsert
 
 from sentiment_app.batch import webhooks
 from sentiment_app.batch.models import BINS, OPEN, Chunk, Delivery, Task
-from sentiment_app.errors import AppError
 from sentiment_app.extensions import db, enqueue, settings, unit_of_work
 from sentiment_app.ml.runtime import LABELS, TextScorer
-from sentiment_app.sentiment.serving import serving
+from sentiment_app.sentiment.serving import UnknownModelError, serving
 
 SCORE = "sentiment_app.batch.jobs.score_chunk"
 # Chunks of a task that are queued at a time: enough that no worker waits, few enough that tasks take turns.
@@ -68,18 +66,17 @@ def score_chunk(chunk_id: UUID) -> None:
         _isolate(claim)
     else:
         _score(claim)
-    dispatch(claim.task_id, 1)
+    dispatch(claim.task_id)
     finish(claim.task_id)
 
 
 def _score(claim: Claim) -> None:
     try:
         scorer = serving().pinned(claim.model_version).scorer
-    except AppError as error:
+        scores, errors = _judge(scorer, claim)
+    except UnknownModelError as error:
         fail(claim.task_id, error.detail)
         return
-    try:
-        scores, errors = _judge(scorer, claim)
     except BaseException:
         hand_back(claim.id, claim.token)  # at once, not when the lease has run out
         raise
@@ -120,12 +117,16 @@ def _claim(chunk_id: UUID, token: UUID) -> Claim | None:
     row = db.session.execute(
         text(
             """
+            WITH task AS (  -- locked: whoever cancels it meanwhile waits, and then sees this claim
+                SELECT * FROM tasks WHERE id = (SELECT task_id FROM task_chunks WHERE id = :id)
+                    AND status IN ('uploading', 'queued', 'running') AND deleted_at IS NULL
+                FOR SHARE
+            )
             UPDATE task_chunks AS chunk
             SET state = 'running', token = :token, lease_until = now() + :lease,
                 attempts = attempts + (chunk.token IS DISTINCT FROM :token)::int
-            FROM tasks AS task
+            FROM task
             WHERE chunk.id = :id AND task.id = chunk.task_id
-                AND task.status IN ('uploading', 'queued', 'running') AND task.deleted_at IS NULL
                 AND (chunk.state = 'queued' OR chunk.state = 'running'
                      AND (chunk.lease_until < now() OR chunk.token = :token))
             RETURNING chunk.task_id, chunk.size, chunk.attempts, chunk.texts, chunk.results, chunk.errors,
@@ -198,36 +199,24 @@ def hand_back(chunk_id: UUID, token: UUID) -> None:
 
 def fail(task_id: UUID, error: str) -> None:
     """End a task that cannot be scored at all."""
-    _fail(task_id, error)
-    webhooks.enqueue_deliveries(task_id)
+    if _fail(task_id, error):
+        webhooks.enqueue_deliveries(task_id)
 
 
 @unit_of_work
-def _fail(task_id: UUID, error: str) -> None:
-    db.session.execute(
-        update(Task)
-        .where(Task.id == task_id, Task.status.in_(OPEN))
-        .values(status="failed", error=error, finished_at=func.now(), expires_at=func.now() + settings().task_life)
-    )
+def _fail(task_id: UUID, error: str) -> bool:
+    ended = update(Task).where(Task.id == task_id, Task.status.in_(("uploading", *OPEN)))
+    values = {"status": "failed", "error": error, "finished_at": func.now()}
+    values["expires_at"] = func.now() + settings().task_life
+    if db.session.execute(ended.values(values).returning(Task.id)).first() is None:
+        return False
     _announce(task_id)
+    return True
 
 
-def top_up(task_id: UUID) -> None:
+def dispatch(task_id: UUID) -> None:
     """Queue the next chunks of a task, as many as it is allowed at a time."""
-    room = WINDOW - _outstanding(task_id)
-    if room > 0:
-        dispatch(task_id, room)
-
-
-@unit_of_work
-def _outstanding(task_id: UUID) -> int:
-    chosen = select(func.count()).where(Chunk.task_id == task_id, Chunk.state.in_(("queued", "running")))
-    return db.session.scalar(chosen) or 0
-
-
-def dispatch(task_id: UUID, most: int) -> None:
-    """Queue the next chunks of a task, so many at most."""
-    for chunk_id in _take(task_id, most):
+    for chunk_id in _take(task_id):
         enqueue_chunk(chunk_id)
 
 
@@ -237,7 +226,8 @@ def enqueue_chunk(chunk_id: UUID) -> None:
 
 
 @unit_of_work
-def _take(task_id: UUID, most: int) -> Sequence[UUID]:
+def _take(task_id: UUID) -> Sequence[UUID]:
+    outstanding = select(func.count()).where(Chunk.task_id == task_id, Chunk.state.in_(("queued", "running")))
     chosen = (
         select(Chunk.id)
         .join(Task, Task.id == Chunk.task_id)
@@ -248,7 +238,7 @@ def _take(task_id: UUID, most: int) -> Sequence[UUID]:
             Task.deleted_at.is_(None),
         )
         .order_by(Chunk.first)
-        .limit(most)
+        .limit(func.greatest(0, WINDOW - outstanding.scalar_subquery()))
         .with_for_update(skip_locked=True, of=Chunk)
     )
     queued = update(Chunk).where(Chunk.id.in_(chosen.scalar_subquery()))
@@ -291,28 +281,30 @@ def _finish(task_id: UUID) -> bool:
 def _announce(task_id: UUID) -> None:
     """Note, in the transaction that ends a task, that its webhook is to be told."""
     wanted = Task.id == task_id, Task.webhook_url.is_not(None)
-    told: Any = select(bindparam("id", uuid.uuid7()), Task.id).where(*wanted)
-    db.session.execute(insert(Delivery).from_select(["id", "task_id"], told))
+    told: Any = select(bindparam("id", uuid.uuid7()), Task.id, Task.status).where(*wanted)
+    db.session.execute(insert(Delivery).from_select(["id", "task_id", "event"], told))
 
 
 @unit_of_work
 def _isolate(claim: Claim) -> None:
     """Halve a chunk that keeps killing its workers, until the guilty row stands alone and is marked failed."""
-    held = update(Chunk).where(Chunk.id == claim.id, Chunk.token == claim.token)
-    size = len(claim.texts)
-    if size == 1:
-        errors = {"0": {"detail": LETHAL, "retryable": True}}
-        done = {"state": "done", "errors": errors, "failed": 1, "completed": 0, "results": write_scores(claim.scores)}
-        db.session.execute(held.values(done))
+    chunk = db.session.get(Chunk, claim.id, with_for_update=True, populate_existing=True)
+    if chunk is None or chunk.token != claim.token:
+        return  # somebody else has it, or this has been done
+    if chunk.size == 1:
+        chunk.state, chunk.failed = "done", 1
+        chunk.errors, chunk.results = {"0": {"detail": LETHAL, "retryable": True}}, write_scores(claim.scores)
         return
-    half = size // 2
-    chunk = db.session.get_one(Chunk, claim.id, populate_existing=True)
-    if chunk.token != claim.token:
-        return
+    half = chunk.size // 2
     keys = unpack(chunk.keys)
-    halves = [(0, half), (half, size)]
-    parts = [
-        {
+    # Both get new ids: the job of this one's id is running, and its end would take a new one of that name with it.
+    db.session.delete(chunk)
+    db.session.flush()
+    for start, end in ((0, half), (half, chunk.size)):
+        part = {
+            "id": uuid.uuid7(),
+            "task_id": claim.task_id,
+            "first": chunk.first + start,
             "size": end - start,
             "texts": pack(claim.texts[start:end]),
             "keys": pack(keys[start:end]),
@@ -320,17 +312,10 @@ def _isolate(claim: Claim) -> None:
             "errors": {
                 str(int(place) - start): one for place, one in claim.errors.items() if start <= int(place) < end
             },
-            "state": "waiting",
-            # One more death is enough to halve it again.
-            "attempts": MAX_ATTEMPTS - 1,
-            "token": None,
-            "lease_until": None,
+            # One more death is enough to halve it again; a row that stands alone is given every chance.
+            "attempts": MAX_ATTEMPTS - 1 if end - start > 1 else 0,
         }
-        for start, end in halves
-    ]
-    db.session.execute(held.values(parts[0]))
-    second = {**parts[1], "id": uuid.uuid7(), "task_id": claim.task_id, "first": chunk.first + half}
-    db.session.execute(upsert(Chunk).values(second).on_conflict_do_nothing())
+        db.session.execute(insert(Chunk).values(part))
 
 
 def pack(value: Any) -> bytes:

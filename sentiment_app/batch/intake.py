@@ -8,6 +8,7 @@ import csv
 import gzip
 import itertools
 import json
+import re
 import unicodedata
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ MAX_KEY = 200
 MAX_LINE = 256 * 1024
 SAMPLE = 64 * 1024
 DELIMITERS = ",;\t|"
+ENCODINGS = re.compile(
+    r"ascii|utf-8(-sig)?|utf-16(-[lb]e)?|cp\d{3,4}|iso8859-\d+|koi8-[ru]|mac-.+|gbk|gb18030|gb2312|big5|big5hkscs"
+    r"|shift_jis|euc_jp|euc_kr|johab|tis-620|hp-roman8"
+)
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 OVERLONG = "x" * (csv.field_size_limit() + 1)
 TOO_LONG = f"The line has more than {MAX_LINE} characters."
@@ -107,13 +112,24 @@ def _characters(stream: IO[bytes], form: Format, most: int) -> Iterator[str]:
     pieces = _pieces(stream, form.is_gzip, most)
     sample = next(pieces, b"")
     encoding = form.encoding or _encoding(sample)
+    decoder = codecs.getincrementaldecoder(_known(encoding))(errors="surrogateescape")
     try:
-        decoder = codecs.getincrementaldecoder(encoding)(errors="surrogateescape")
-    except LookupError:
-        raise _invalid("encoding", "There is no such encoding.") from None
-    for piece in itertools.chain([sample], pieces):
-        yield decoder.decode(piece)
-    yield decoder.decode(b"", final=True)
+        for piece in itertools.chain([sample], pieces):
+            yield decoder.decode(piece)
+        yield decoder.decode(b"", final=True)
+    except UnicodeError:
+        raise MalformedError(f"The body is not {encoding}; name its encoding with ?encoding=") from None
+
+
+def _known(encoding: str) -> str:
+    """The codec's name. Not every codec of Python's is an encoding of text, and some take quadratic time."""
+    try:
+        name = codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        name = ""
+    if not ENCODINGS.fullmatch(name):
+        raise _invalid("encoding", "There is no such encoding here.")
+    return name
 
 
 def _pieces(stream: IO[bytes], is_gzip: bool, most: int) -> Iterator[bytes]:
@@ -130,11 +146,7 @@ def _pieces(stream: IO[bytes], is_gzip: bool, most: int) -> Iterator[bytes]:
 
 
 def _encoding(sample: bytes) -> str:
-    for mark, name in (
-        (codecs.BOM_UTF8, "utf-8-sig"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
+    for mark, name in MARKS.items():
         if sample.startswith(mark):
             return name
     try:
@@ -185,24 +197,31 @@ def _object(number: int, line: str) -> Item:
 
 
 class _Counted:
-    """The lines that a CSV reader asked for, and how many. One that was too long comes as what the reader refuses."""
+    """The lines that a CSV reader asks for, and how many. It refuses a line, or a record of many, that is too long."""
 
     def __init__(self, lines: Iterator[str | None]) -> None:
         self._lines = lines
-        self.number = 0
+        self._number = 0
+        self._size = 0
+
+    def next_record(self) -> int:
+        """The line where the next record begins."""
+        self._size = 0
+        return self._number + 1
 
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
-            self.number += 1
-            yield OVERLONG if line is None else line
+            self._number += 1
+            self._size += len(line or "")
+            yield OVERLONG if line is None or self._size > MAX_LINE else line
 
 
 def _csv(lines: Iterator[str | None], form: Format) -> Iterator[Item]:
-    head = list(itertools.islice(lines, 20))
-    delimiter = form.delimiter or _delimiter("".join(line or "" for line in head))
-    if len(delimiter) != 1:
-        raise _invalid("delimiter", "Must be one character.")
-    counted = _Counted(itertools.chain(head, lines))
+    head = next(lines, None) or ""
+    delimiter = form.delimiter or _delimiter(head)
+    if len(delimiter) != 1 or delimiter in '\r\n"':
+        raise _invalid("delimiter", "Must be one character, and no quote or line break.")
+    counted = _Counted(itertools.chain([head], lines))
     reader = csv.reader(iter(counted), delimiter=delimiter)
     try:
         header = next(reader, None)
@@ -212,7 +231,7 @@ def _csv(lines: Iterator[str | None], form: Format) -> Iterator[Item]:
         return
     text_at, id_at = _columns([name.strip() for name in header], form)
     while True:
-        line = counted.number + 1
+        line = counted.next_record()
         try:
             record = next(reader)
         except StopIteration:
@@ -220,16 +239,17 @@ def _csv(lines: Iterator[str | None], form: Format) -> Iterator[Item]:
         except csv.Error as error:
             yield Item(line, None, None, f"The line is not CSV: {error}.")
             continue
-        if record:
+        if len(record) > len(header):
+            yield Item(line, None, None, f"The line has {len(record)} fields, the header {len(header)}.")
+        elif record:
             custom_id = record[id_at] if id_at is not None and id_at < len(record) else None
             yield checked(line, custom_id or None, record[text_at] if text_at < len(record) else None)
 
 
-def _delimiter(sample: str) -> str:
-    try:
-        return csv.Sniffer().sniff(sample, DELIMITERS).delimiter
-    except csv.Error:  # a single column has none
-        return ","
+def _delimiter(header: str) -> str:
+    # Not csv.Sniffer, whose regular expressions take quadratic time.
+    outside_quotes = "".join(header.split('"')[::2])
+    return max(DELIMITERS, key=outside_quotes.count)
 
 
 def _columns(header: list[str], form: Format) -> tuple[int, int | None]:

@@ -38,6 +38,9 @@ class Task(Base):
     status: Mapped[str] = mapped_column(server_default="uploading")
     model_version: Mapped[str]
     total: Mapped[int] = mapped_column(server_default="0")
+    completed: Mapped[int] = mapped_column(server_default="0")
+    failed: Mapped[int] = mapped_column(server_default="0")
+    """Rows, once the chunks that say it better are gone."""
     error: Mapped[str | None]
     webhook_url: Mapped[str | None]
     idempotency_key: Mapped[str | None]
@@ -103,6 +106,8 @@ class Delivery(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     task_id: Mapped[UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    event: Mapped[str]
+    """The status with which the task ended."""
     state: Mapped[str] = mapped_column(server_default="pending")
     attempts: Mapped[int] = mapped_column(server_default="0")
     next_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 from redis.exceptions import RedisError
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 
 from sentiment_app.batch import engine, webhooks
 from sentiment_app.batch.models import OPEN, Chunk, Delivery, Task
@@ -66,37 +66,26 @@ def _without_job(ids: Sequence[UUID], name: str) -> Sequence[UUID]:
 
 @unit_of_work
 def _queued() -> Sequence[UUID]:
-    old = select(Chunk.id).where(Chunk.state == "queued", Chunk.queued_at < func.now() - GRACE)
-    return db.session.scalars(old.order_by(Chunk.queued_at)).all()
+    old = select(Chunk.id).join(Task, Task.id == Chunk.task_id)
+    old = old.where(Chunk.state == "queued", Chunk.queued_at < func.now() - GRACE)
+    alive = old.where(Task.status.in_(("uploading", *OPEN)), Task.deleted_at.is_(None))
+    return db.session.scalars(alive.order_by(Chunk.queued_at)).all()
 
 
 def _move_on() -> int:
     """End tasks that have nothing left, and queue chunks of those that have too few queued."""
     moved = 0
-    for task_id, room in _unfinished():
+    for task_id in _tasks(Task.status.in_((*OPEN, "cancelling")), Task.deleted_at.is_(None)):
         moved += engine.finish(task_id)
-        if room > 0:
-            engine.dispatch(task_id, room)
+        engine.dispatch(task_id)
     return moved
 
 
-@unit_of_work
-def _unfinished() -> list[tuple[UUID, int]]:
-    outstanding = func.count(Chunk.id).filter(Chunk.state.in_(("queued", "running")))
-    rows = db.session.execute(
-        select(Task.id, outstanding)
-        .outerjoin(Chunk, Chunk.task_id == Task.id)
-        .where(Task.status.in_((*OPEN, "cancelling")), Task.deleted_at.is_(None))
-        .group_by(Task.id)
-        .order_by(Task.id)
-    )
-    return [(task_id, engine.WINDOW - count) for task_id, count in rows]
-
-
-@unit_of_work
 def _forget_stale_uploads() -> int:
-    stale = delete(Task).where(Task.status == "uploading", Task.touched_at < func.now() - UPLOAD_LIFE)
-    return len(db.session.scalars(stale.returning(Task.id)).all())
+    stale = _tasks(Task.status == "uploading", Task.touched_at < func.now() - UPLOAD_LIFE)
+    for task_id in stale:
+        erase(task_id)
+    return len(stale)
 
 
 def _send_due_deliveries() -> int:
@@ -115,25 +104,30 @@ def _due() -> Sequence[UUID]:
 
 def _expire() -> int:
     number = 0
-    for task_id in _past(Task.expires_at < func.now(), Task.status != "expired"):
-        _drop_chunks(task_id)
+    for task_id in _tasks(Task.expires_at < func.now(), Task.status != "expired"):
         number += _mark_expired(task_id)
+    for task_id in _tasks(Task.status == "expired", select(Chunk.id).where(Chunk.task_id == Task.id).exists()):
+        _drop_chunks(task_id)
     return number
 
 
 @unit_of_work
-def _past(*conditions: object) -> Sequence[UUID]:
-    return db.session.scalars(select(Task.id).where(*conditions)).all()  # type: ignore[arg-type]  # SQL expressions
+def _tasks(*conditions: ColumnElement[bool]) -> Sequence[UUID]:
+    return db.session.scalars(select(Task.id).where(*conditions).order_by(Task.id)).all()
 
 
 @unit_of_work
 def _mark_expired(task_id: UUID) -> bool:
-    done = update(Task).where(Task.id == task_id, Task.status != "expired").values(status="expired")
+    """Before its chunks go, so that no retry revives half a task; how many rows there were is kept."""
+    rows = select(func.coalesce(func.sum(Chunk.completed), 0), func.coalesce(func.sum(Chunk.failed), 0))
+    completed, failed = db.session.execute(rows.where(Chunk.task_id == task_id)).one()
+    old = update(Task).where(Task.id == task_id, Task.expires_at < func.now(), Task.status != "expired")
+    done = old.values(status="expired", completed=completed, failed=failed)
     return db.session.execute(done.returning(Task.id)).first() is not None
 
 
 def _delete_deleted() -> int:
-    gone = _past(Task.deleted_at.is_not(None))
+    gone = _tasks(Task.deleted_at.is_not(None))
     for task_id in gone:
         erase(task_id)
     return len(gone)

@@ -19,7 +19,7 @@ from sentiment_app.guard import caller
 from sentiment_app.openapi import JSON, operation
 from sentiment_app.schema import paged
 
-MAX_BATCH_BYTES = 64 * 1024 * 1024
+MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_WAIT_SECONDS = 30
 RETRY_AFTER = {"Retry-After": "1"}
 IDEMPOTENCY_KEY = re.compile(r'"?([\x21\x23-\x7e]{1,255})"?')
@@ -29,11 +29,18 @@ SUBMITTED = ("Location", "Retry-After", "Preference-Applied")
 blueprint = Blueprint("tasks", __name__, url_prefix="/sentiment")
 
 
+def _before_it_is_read() -> None:
+    """Refuse an upload whose sender has enough to wait for; one that was taken before is answered again."""
+    if service.known(_submission(None, None)) is None:
+        service.check_limits(caller().user_id)
+
+
 @blueprint.post("/analyze/batch")
 @operation(
     rate="user",
     body=schemas.BatchSchema(),
     max_body=MAX_BATCH_BYTES,
+    before=_before_it_is_read,
     status=202,
     also=200,
     returns=schemas.TaskSchema(),
@@ -57,6 +64,7 @@ def submit_batch(body: dict[str, Any]) -> Response:
     rate="user",
     query=schemas.UploadQuerySchema(),
     streams=(intake.NDJSON, intake.CSV),
+    before=_before_it_is_read,
     status=202,
     also=200,
     returns=schemas.TaskSchema(),
@@ -70,11 +78,9 @@ def submit_file(query: dict[str, Any]) -> Response:
     It is read as a stream, also with `Content-Encoding: gzip`. A row that cannot be read fails alone, with its line.
     NDJSON: `{"text": …, "custom_id": …}`, or a string, a line.
     """
-    submission = _submission(query.pop("model"), query.pop("webhook_url"))
+    submission = _submission(query.pop("model"), query.pop("webhook_url"), given_in="query")
     form = intake.Format(_upload_kind(), is_gzip=_is_gzip(), **query)
     earlier = service.known(submission)
-    if earlier is None:
-        service.check_limits(submission.user_id)  # before the upload is read
     request.max_content_length = settings().max_upload_bytes
     upload = _Hashed(request.stream)
     if earlier:
@@ -140,7 +146,8 @@ def results(task_id: UUID, query: dict[str, Any]) -> Response:
     if kind == intake.CSV:
         return _stream(render.table(rows, with_header=after < 0), kind)
     items = [render.as_object(one) for one in islice(rows, limit)]
-    return jsonify({"items": items, "next_cursor": items[-1]["index"] if len(items) == limit else None})
+    more = len(items) == limit or task.status in UNFINISHED
+    return jsonify({"items": items, "next_cursor": (items[-1]["index"] if items else after) if more else None})
 
 
 @blueprint.get("/tasks/<uuid:task_id>/events")
@@ -206,8 +213,8 @@ class _Hashed(io.RawIOBase):
         return self._hash.digest()
 
 
-def _submission(model: str | None, webhook_url: str | None) -> service.Submission:
-    return service.Submission(caller().user_id, model, webhook_url, _idempotency_key())
+def _submission(model: str | None, webhook_url: str | None, given_in: str = "body") -> service.Submission:
+    return service.Submission(caller().user_id, model, webhook_url, _idempotency_key(), given_in)
 
 
 def _idempotency_key() -> str | None:

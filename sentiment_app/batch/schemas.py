@@ -12,6 +12,18 @@ from sentiment_app.sentiment.schemas import NormalText, ScoresSchema
 
 MAX_ITEMS = 10_000
 MAX_PAGE = 1000
+SIZE = {"minItems": 1, "maxItems": MAX_ITEMS}
+VISIBLE = tuple(one for one in STATUSES if one != "uploading")
+
+
+class Bounded(fields.List[Any]):
+    """A list whose length is looked at first: a million wrong items would each be told otherwise."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        if isinstance(value, list):
+            validate.Length(1, MAX_ITEMS)(value)
+        loaded: list[Any] = super()._deserialize(value, *args, **kwargs)
+        return loaded
 
 
 class ItemSchema(Schema):
@@ -24,8 +36,8 @@ class ItemSchema(Schema):
 class BatchSchema(Schema):
     """Texts to score, plain or with names: one of the two."""
 
-    texts = fields.List(NormalText(), validate=validate.Length(1, MAX_ITEMS))
-    items = fields.List(fields.Nested(ItemSchema), validate=validate.Length(1, MAX_ITEMS))
+    texts = Bounded(NormalText(), metadata=SIZE)
+    items = Bounded(fields.Nested(ItemSchema), metadata=SIZE)
     model = Text(validate=validate.Length(1, 64), metadata={"description": "A released version; otherwise the active"})
     webhook_url = Text(
         validate=validate.Length(1, 2000),
@@ -91,7 +103,7 @@ class TaskSchema(Schema):
     """A task and how far it is."""
 
     task_id = fields.UUID(required=True)
-    status = fields.String(required=True, metadata={"enum": [one for one in STATUSES if one != "uploading"]})
+    status = fields.String(required=True, metadata={"enum": list(VISIBLE)})
     request_counts = fields.Nested(CountsSchema, required=True)
     percent = fields.Float(required=True)
     rows_per_second = fields.Float(required=True, allow_none=True)
@@ -118,7 +130,7 @@ class TaskPageSchema(Schema):
 class TaskQuerySchema(PageQuerySchema):
     """Which tasks."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(STATUSES))
+    status = fields.String(load_default=None, validate=validate.OneOf(VISIBLE))
 
 
 class ResultQuerySchema(Schema):
@@ -138,7 +150,9 @@ class ResultPageSchema(Schema):
     """A page of results."""
 
     items = fields.List(fields.Nested(ResultSchema), required=True)
-    next_cursor = fields.Integer(required=True, allow_none=True)
+    next_cursor = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "For `after`; null when there will be no more"}
+    )
 
 
 class DeliverySchema(Schema):

@@ -15,10 +15,17 @@ from sqlalchemy.exc import IntegrityError
 from sentiment_app.batch import engine, reconcile, webhooks
 from sentiment_app.batch.intake import Item
 from sentiment_app.batch.models import BINS, OPEN, UNFINISHED, Chunk, Task
-from sentiment_app.errors import AppError, ConflictError, InvalidError, NotFoundError, RateLimitedError
+from sentiment_app.errors import (
+    AppError,
+    ConflictError,
+    InvalidError,
+    InvalidTokenError,
+    NotFoundError,
+    RateLimitedError,
+)
 from sentiment_app.extensions import db, settings, unit_of_work
 from sentiment_app.ml.runtime import LABELS, Scores
-from sentiment_app.sentiment.serving import serving
+from sentiment_app.sentiment.serving import UnknownModelError, serving
 
 # Measured with `scripts/bench batch`: larger chunks gain nothing, smaller ones wait for PostgreSQL more often.
 CHUNK_ROWS = 5_000
@@ -26,6 +33,7 @@ CHUNK_ROWS = 5_000
 CHUNK_CHARACTERS = 2_000_000
 INLINE_ROWS = 1_000
 STALE = timedelta(seconds=60)
+TOUCH_SECONDS = 10.0
 
 
 class TooManyTasksError(RateLimitedError):
@@ -40,6 +48,13 @@ class StillRunningError(ConflictError):
 
     kind = "idempotency-in-progress"
     detail = "A request with this Idempotency-Key is still running."
+
+
+class UploadLostError(ConflictError):
+    """The upload took so long that it was given up, or its owner deleted it meanwhile."""
+
+    kind = "upload-lost"
+    detail = "The upload was given up; send it again."
 
 
 class KeyReusedError(AppError):
@@ -62,6 +77,8 @@ class Submission(NamedTuple):
     model: str | None = None
     webhook_url: str | None = None
     idempotency_key: str | None = None
+    given_in: str = "body"
+    """Where model and webhook_url were given: for the pointers of errors."""
 
 
 class Progress(NamedTuple):
@@ -149,16 +166,16 @@ def submit(submission: Submission, items: Iterable[Item], fingerprint: Callable[
         TooManyTasksError: the caller has enough to wait for.
         InvalidError: there are no items.
     """
-    version = _model_version(submission.model)
+    version = _model_version(submission)
     if submission.webhook_url:
-        webhooks.check_url(submission.webhook_url)
+        webhooks.check_url(submission.webhook_url, submission.given_in)
     task_id = open_task(submission, version)
     try:
         total = 0
-        for part in _chunks(items):
+        for part in _chunks(_heard(task_id, items)):
             _add_chunk(uuid.uuid7(), task_id, total, part)
             total += len(part)
-            engine.top_up(task_id)  # workers begin while the rest is still on its way
+            engine.dispatch(task_id)  # workers begin while the rest is still on its way
         _close(task_id, total, fingerprint())
     except BaseException:
         reconcile.erase(task_id)
@@ -167,8 +184,14 @@ def submit(submission: Submission, items: Iterable[Item], fingerprint: Callable[
     return get(submission.user_id, task_id)
 
 
-def _model_version(model: str | None) -> str:
-    return (serving().pinned(model) if model else serving().current()).version
+def _model_version(submission: Submission) -> str:
+    if submission.model is None:
+        return serving().current().version
+    try:
+        return serving().pinned(submission.model).version
+    except UnknownModelError as error:
+        detail = {"in": submission.given_in, "pointer": "/model", "detail": error.detail}
+        raise InvalidError(error.detail, [detail]) from None
 
 
 def open_task(submission: Submission, version: str) -> UUID:
@@ -181,26 +204,16 @@ def open_task(submission: Submission, version: str) -> UUID:
     task_id = uuid.uuid7()
     try:
         _open(task_id, submission, version)
-    except IntegrityError:
-        raise StillRunningError from None
+    except IntegrityError as error:
+        if "idempotency_key" in str(error.orig):
+            raise StillRunningError from None
+        raise InvalidTokenError from None  # the account was deleted under a living token
     return task_id
-
-
-def check_limits(user_id: UUID) -> None:
-    """Refuse a caller who has enough to wait for, before the upload is read.
-
-    Raises:
-        TooManyTasksError
-    """
-    _check_limits(user_id)
 
 
 @unit_of_work
 def _open(task_id: UUID, submission: Submission, version: str) -> None:
-    # One at a time for each user: of two requests that come together, the second sees the first one's task.
-    db.session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:user, 0))"), {"user": str(submission.user_id)}
-    )
+    _one_at_a_time(submission.user_id)
     _refuse_too_many(submission.user_id, but=task_id)
     values = {
         "id": task_id,
@@ -212,8 +225,19 @@ def _open(task_id: UUID, submission: Submission, version: str) -> None:
     db.session.execute(insert(Task).values(values).on_conflict_do_nothing(index_elements=[Task.id]))
 
 
+def _one_at_a_time(user_id: UUID) -> None:
+    """Of two units of work of one user that come together, the second sees what the first one did."""
+    lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:user, 0))")
+    db.session.execute(lock, {"user": str(user_id)})
+
+
 @unit_of_work
-def _check_limits(user_id: UUID) -> None:
+def check_limits(user_id: UUID) -> None:
+    """Refuse a caller who has enough to wait for, before the upload is read.
+
+    Raises:
+        TooManyTasksError
+    """
     _refuse_too_many(user_id)
 
 
@@ -247,6 +271,23 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield part
 
 
+def _heard(task_id: UUID, items: Iterable[Item]) -> Iterator[Item]:
+    """The items, noting now and then that they still come: a slow upload is not a dead one."""
+    noted = time.monotonic()
+    for item in items:
+        yield item
+        if time.monotonic() - noted > TOUCH_SECONDS:
+            _touch(task_id)
+            noted = time.monotonic()
+
+
+@unit_of_work
+def _touch(task_id: UUID, **values: Any) -> None:
+    alive = update(Task).where(Task.id == task_id, Task.deleted_at.is_(None))
+    if db.session.execute(alive.values(touched_at=func.now(), **values).returning(Task.id)).first() is None:
+        raise UploadLostError
+
+
 @unit_of_work
 def _add_chunk(chunk_id: UUID, task_id: UUID, first: int, items: Sequence[Item]) -> None:
     errors = {str(place): {"detail": item.error} for place, item in enumerate(items) if item.error}
@@ -259,15 +300,18 @@ def _add_chunk(chunk_id: UUID, task_id: UUID, first: int, items: Sequence[Item])
         "keys": engine.pack([[item.line, item.custom_id] for item in items]),
         "errors": errors,
     }
+    alive = update(Task).where(Task.id == task_id).values(touched_at=func.now(), total=first + len(items))
+    if db.session.execute(alive.returning(Task.id)).first() is None:
+        raise UploadLostError
     db.session.execute(insert(Chunk).values(values).on_conflict_do_nothing(index_elements=[Chunk.id]))
-    db.session.execute(update(Task).where(Task.id == task_id).values(touched_at=func.now()))
 
 
 @unit_of_work
 def _close(task_id: UUID, total: int, fingerprint: str) -> None:
     if not total:
         raise InvalidError("There are no texts in it.")
-    closed = update(Task).where(Task.id == task_id)
+    # Once: this may run again after a lost answer, when workers have ended the task already.
+    closed = update(Task).where(Task.id == task_id, Task.status == "uploading")
     status = text("CASE WHEN started_at IS NULL THEN 'queued' ELSE 'running' END")
     db.session.execute(closed.values(status=status, total=total, fingerprint=fingerprint))
 
@@ -319,6 +363,8 @@ def progress(task_id: UUID) -> Progress:
 def describe(task: Task) -> dict[str, Any]:
     """A task as its owner sees it."""
     at = progress(task.id)
+    if task.status == "expired":
+        at = at._replace(completed=task.completed, failed=task.failed)
     seconds = _seconds(task)
     done = at.completed + at.failed
     rate = done / seconds if seconds and done else None
@@ -381,8 +427,8 @@ def _outline(task_id: UUID, after: int) -> list[tuple[UUID, int, int, str]]:
 def _read(chunk_id: UUID, first: int, size: int) -> list[Result]:
     columns = Chunk.keys, Chunk.results, Chunk.errors
     row = db.session.execute(select(*columns).where(Chunk.id == chunk_id)).one_or_none()
-    if row is None:  # deleted while it was read
-        return []
+    if row is None:  # deleted while it was read: what was sent must not look whole
+        raise NotFoundError
     scores = engine.read_scores(row.results, size).tolist()
     return [
         Result(
@@ -444,25 +490,35 @@ def retry(user_id: UUID | None, task_id: UUID) -> Task:
     task = get(user_id, task_id)
     if task.status not in ("completed", "failed", "cancelled"):
         raise TaskStateError(f"Only a task that has ended can be retried; this one is {task.status}.")
-    if not _reopen(task_id):
+    if not _reopen(task_id, task.user_id):
         raise TaskStateError("Nothing failed in this task that a retry could mend.")
-    engine.top_up(task_id)
+    engine.dispatch(task_id)
     return get(user_id, task_id)
 
 
 @unit_of_work
-def _reopen(task_id: UUID) -> bool:
-    again = text(
-        """
-        UPDATE task_chunks SET state = 'waiting', attempts = 0, token = NULL
-        WHERE task_id = :task AND (state <> 'done' OR jsonb_path_exists(errors, '$.*.retryable'))
-        """
+def _reopen(task_id: UUID, user_id: UUID) -> bool:
+    _one_at_a_time(user_id)
+    _refuse_too_many(user_id, but=task_id)
+    mendable = text("state <> 'done' OR jsonb_path_exists(errors, '$.*.retryable')")
+    ended = update(Task).where(
+        Task.id == task_id,
+        Task.status.in_(("completed", "failed", "cancelled")),
+        Task.deleted_at.is_(None),
+        select(Chunk.id).where(Chunk.task_id == task_id, mendable).exists(),
     )
-    db.session.execute(again, {"task": task_id})
-    undone = select(Chunk.id).where(Chunk.task_id == task_id, Chunk.state != "done").exists()
-    reopened = update(Task).where(Task.id == task_id, undone)
-    values = {"status": "queued", "error": None, "finished_at": None, "expires_at": None}
-    return db.session.execute(reopened.values(values).returning(Task.id)).first() is not None
+    fresh = dict.fromkeys(("error", "started_at", "finished_at", "expires_at"))
+    reopened = ended.values(status="queued", **fresh).returning(Task.id)
+    if db.session.execute(reopened).first() is None:
+        return _status(task_id) in UNFINISHED  # done by a first run whose answer was lost
+    again = update(Chunk).where(Chunk.task_id == task_id, mendable)
+    values = {"state": "waiting", "attempts": 0, "token": None}
+    db.session.execute(again.values(values), execution_options={"synchronize_session": False})
+    return True
+
+
+def _status(task_id: UUID) -> str | None:
+    return db.session.scalar(select(Task.status).where(Task.id == task_id))
 
 
 def wait(user_id: UUID, task_id: UUID, seconds: float) -> Task:

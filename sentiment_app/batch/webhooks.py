@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
 
 import urllib3
-from sqlalchemy import func, select, update
+from sqlalchemy import case, func, select, update
 from urllib3.exceptions import HTTPError
 
 from sentiment_app import __version__
@@ -31,6 +31,8 @@ DELIVER = "sentiment_app.batch.jobs.deliver_webhook"
 # Pauses after the first, second, … failed attempt: a day in all. Up to a tenth is added, so that not all come at once.
 PAUSES = tuple(timedelta(seconds=one) for one in (5, 300, 1800, 7200, 18_000, 28_800, 28_800))
 CLAIM = timedelta(minutes=2)
+# Of a whole attempt: a receiver that sends a byte now and then must not keep everybody else's webhooks waiting.
+JOB_SECONDS = 20
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -41,7 +43,7 @@ class ForbiddenAddressError(Exception):
     """The URL leads to an address that webhooks may not go to."""
 
 
-def check_url(url: str) -> None:
+def check_url(url: str, location: str = "body") -> None:
     """Refuse a URL that no webhook will be sent to.
 
     Raises:
@@ -57,7 +59,7 @@ def check_url(url: str) -> None:
         except ForbiddenAddressError as error:
             wrong = str(error)
     if wrong:
-        raise InvalidError(errors=[{"in": "body", "pointer": "/webhook_url", "detail": wrong}])
+        raise InvalidError(errors=[{"in": location, "pointer": "/webhook_url", "detail": wrong}])
 
 
 def secret(user_id: UUID) -> str:
@@ -67,7 +69,7 @@ def secret(user_id: UUID) -> str:
 
 def enqueue_delivery(delivery_id: UUID) -> None:
     """Send a delivery's job; where Redis is away, the reconciler sends it later."""
-    enqueue(DELIVER, str(delivery_id), job_id=str(delivery_id), queue_name=WEBHOOKS)
+    enqueue(DELIVER, str(delivery_id), job_id=str(delivery_id), queue_name=WEBHOOKS, timeout=JOB_SECONDS)
 
 
 def enqueue_deliveries(task_id: UUID) -> None:
@@ -105,22 +107,31 @@ def _reset(task_id: UUID, delivery_id: UUID) -> Delivery | None:
 
 def deliver(delivery_id: UUID) -> None:
     """Make one attempt, if it is due and nobody else makes it."""
-    task = _claim(delivery_id)
-    if task is None:
+    claimed = _claim(delivery_id)
+    if claimed is None:
         return
-    body = json.dumps(_payload(task), separators=(",", ":")).encode()
-    delivered, answer = _post(str(task.webhook_url), _headers(delivery_id, task.user_id, body), body)
+    delivery, task = claimed
+    body = json.dumps(_payload(delivery, task), separators=(",", ":")).encode()
+    try:
+        delivered, answer = _post(str(task.webhook_url), _headers(delivery_id, task.user_id, body), body)
+    except Exception as error:  # noqa: BLE001  # whatever a receiver does, and RQ's own time limit, is an answer
+        delivered, answer = False, type(error).__name__
     _note(delivery_id, delivered, answer)
 
 
 @unit_of_work
-def _claim(delivery_id: UUID) -> Task | None:
-    due = update(Delivery).where(
-        Delivery.id == delivery_id, Delivery.state == "pending", Delivery.next_at <= func.now()
+def _claim(delivery_id: UUID) -> tuple[Delivery, Task] | None:
+    due = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == "pending")
+    claimed = due.where(Delivery.next_at <= func.now()).values(
+        attempts=Delivery.attempts + 1,
+        next_at=func.now() + CLAIM,
+        # One whose attempts all ended without a word, not even of failure, ends too.
+        state=case((Delivery.attempts > len(PAUSES), "failed"), else_="pending"),
     )
-    claimed = due.values(attempts=Delivery.attempts + 1, next_at=func.now() + CLAIM).returning(Delivery.task_id)
-    task_id = db.session.execute(claimed, execution_options={"synchronize_session": False}).scalar_one_or_none()
-    return db.session.get(Task, task_id, populate_existing=True) if task_id else None
+    delivery = db.session.scalar(claimed.returning(Delivery), execution_options={"populate_existing": True})
+    if delivery is None or delivery.state == "failed":
+        return None
+    return delivery, db.session.get_one(Task, delivery.task_id, populate_existing=True)
 
 
 @unit_of_work
@@ -134,15 +145,15 @@ def _note(delivery_id: UUID, delivered: bool, answer: str) -> None:
     elif one.attempts > len(PAUSES):
         one.state = "failed"
     else:
-        pause = PAUSES[one.attempts - 1]
+        pause = PAUSES[max(0, one.attempts - 1)]  # 0 if it was sent again by hand meanwhile
         one.next_at = datetime.now(UTC) + pause * (1 + random.random() / 10)
 
 
-def _payload(task: Task) -> dict[str, Any]:
+def _payload(delivery: Delivery, task: Task) -> dict[str, Any]:
     return {
-        "type": f"task.{task.status}",
-        "timestamp": task.finished_at.isoformat() if task.finished_at else None,
-        "data": {"task_id": str(task.id), "status": task.status, "model_version": task.model_version},
+        "type": f"task.{delivery.event}",
+        "timestamp": delivery.created_at.isoformat(),
+        "data": {"task_id": str(task.id), "status": delivery.event, "model_version": task.model_version},
     }
 
 

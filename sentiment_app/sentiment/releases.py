@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 import uuid_utils.compat as uuid
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from sentiment_app.errors import ConflictError, NotFoundError
@@ -190,13 +190,7 @@ def activate(version: str, by: str, *, allow_worse: bool = False) -> None:
         NotFoundError: no such version was released.
         GateError: it is retired, does not load, is not what was signed, or measured worse than the active one.
     """
-    try:
-        manifest = verify(version)
-        if not allow_worse and (active := active_version()):
-            _check_measures(manifest, manifest_of(active))
-    except ModelError as error:
-        _note(uuid.uuid7(), version, "refused", by, str(error))
-        raise GateError(f"{version} was not activated: {error}.") from None
+    _pass_gate(version, by, allow_worse=allow_worse)
     _activate(version, by, "activated", uuid.uuid7())
 
 
@@ -210,18 +204,27 @@ def rollback(by: str) -> str:
     version = next((version for version, state in states().items() if state == "previous"), None)
     if version is None:
         raise StateError("No model was active before this one.")
-    try:
-        verify(version)
-    except ModelError as error:
-        _note(uuid.uuid7(), version, "refused", by, str(error))
-        raise GateError(f"{version} was not activated: {error}.") from None
+    _pass_gate(version, by, allow_worse=True)
     _activate(version, by, "rolled back", uuid.uuid7())
     return version
 
 
+def _pass_gate(version: str, by: str, *, allow_worse: bool) -> None:
+    try:
+        _check_state(get(version))
+        manifest = verify(version)
+        if not allow_worse and (active := active_version()):
+            _check_measures(manifest, manifest_of(active))
+    except ModelError as error:
+        _note(uuid.uuid7(), version, "refused", by, str(error))
+        raise GateError(f"{version} was not activated: {error}.") from None
+
+
 @unit_of_work
 def _activate(version: str, by: str, action: str, event: UUID) -> None:
-    chosen = db.session.get(ModelRelease, version, with_for_update=True, populate_existing=True)
+    # Of two at once, the second sees what the first did.
+    db.session.execute(text("LOCK TABLE model_releases IN SHARE ROW EXCLUSIVE MODE"))
+    chosen = db.session.get(ModelRelease, version, populate_existing=True)
     if chosen is None or chosen.state == "retired":
         raise GateError(f"{version} is retired.")
     if chosen.state == "active":
@@ -280,6 +283,11 @@ def _note(event: UUID, version: str, action: str, by: str, detail: str) -> None:
 def _record(event: UUID, version: str, action: str, by: str, detail: str | None = None) -> None:
     values = {"id": event, "version": version, "action": action, "by": by, "detail": detail}
     db.session.execute(insert(ModelEvent).values(values).on_conflict_do_nothing())
+
+
+def _check_state(release: ModelRelease) -> None:
+    if release.state == "retired":
+        raise ModelError("it is retired")
 
 
 def _check_measures(candidate: Manifest, active: Manifest) -> None:

@@ -72,7 +72,8 @@ class Serving:
         self._poll_seconds = poll_seconds
         self._served: Served | None = None
         self._pinned: OrderedDict[str, Served] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the pinned ones; never held while something is loaded
+        self._loading, self._refreshing = threading.Lock(), threading.Lock()
         self._is_following = False
         self.problem: str | None = None
 
@@ -105,22 +106,34 @@ class Serving:
         served = self.current()
         if served.version == version:
             return served
+        found = self._take_pinned(version)
+        if found:
+            return found
+        with self._loading:  # one at a time; who has a model already waits for nobody
+            return self._take_pinned(version) or self._pin(self._load_pinned(version))
+
+    def _take_pinned(self, version: str) -> Served | None:
         with self._lock:
-            if version not in self._pinned:
-                self._pinned[version] = self._load_pinned(version)
-            self._pinned.move_to_end(version)
+            if version in self._pinned:
+                self._pinned.move_to_end(version)
+            return self._pinned.get(version)
+
+    def _pin(self, served: Served) -> Served:
+        with self._lock:
+            self._pinned[served.version] = served
             while len(self._pinned) > PINNED:
                 self._pinned.popitem(last=False)
-            return self._pinned[version]
+        return served
 
     def refresh(self) -> None:
         """Switch to the registry's active model if it is another one; on any failure go on with the old one."""
-        with self._lock:
+        with self._refreshing:
             version = None
             try:
                 states = self._states()
-                for gone in [one for one in self._pinned if not _may_serve(states, one)]:
-                    del self._pinned[gone]
+                with self._lock:
+                    for gone in [one for one in self._pinned if not _may_serve(states, one)]:
+                        del self._pinned[gone]
                 version = next((version for version, state in states.items() if state == "active"), None)
                 if version and (self._served is None or self._served.version != version):
                     self._served = self._load(version)

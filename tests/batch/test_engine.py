@@ -5,6 +5,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import numpy as np
+import pytest
 from sqlalchemy import func, select, update
 
 from sentiment_app.batch import engine, reconcile, service
@@ -12,7 +13,7 @@ from sentiment_app.batch.models import Chunk, Task
 from sentiment_app.extensions import db, queue
 from sentiment_app.ml.runtime import Scorer
 from sentiment_app.sentiment import releases
-from sentiment_app.sentiment.serving import serving
+from sentiment_app.sentiment.serving import NoModelError, Serving, serving
 
 
 def chunk(chunk_id):
@@ -141,7 +142,7 @@ def test_a_chunk_that_keeps_killing_workers_is_halved_until_the_guilty_row_stand
     assert [index for index, _, _ in rows] == [0, 1, 2, 3, 4]
     assert rows[2] == (2, None, engine.LETHAL)
     assert all(sentiment for index, sentiment, _ in rows if index != 2)
-    assert deaths <= engine.MAX_ATTEMPTS + 3
+    assert deaths <= 2 * engine.MAX_ATTEMPTS + 3  # for the whole, for each halving, and for the row alone
 
 
 def test_a_text_that_the_model_cannot_score_fails_alone_and_can_be_retried(
@@ -233,3 +234,121 @@ def test_deleted_tasks_and_old_keys_are_purged(upload, lines, ada):
     service._mark_deleted(UUID(task))
     assert reconcile.purge()["deleted"] == 1
     assert db.session.scalar(select(func.count()).select_from(Task)) == 0
+
+
+def test_a_worker_without_a_model_gives_the_chunk_back_and_fails_no_task(
+    upload, lines, chunk_jobs, work, fetch, monkeypatch
+):
+    task = upload(lines("a")).json["task_id"]
+    monkeypatch.setattr(Serving, "pinned", lambda *_: raise_(NoModelError()))
+    with pytest.raises(NoModelError):
+        engine.score_chunk(UUID(chunk_jobs()[0]))
+    monkeypatch.undo()
+    assert fetch(f"/{task}").json["status"] == "running"
+    queue().empty()
+    reconcile.reconcile()
+    work()
+    assert fetch(f"/{task}").json["status"] == "completed"
+
+
+def raise_(error):
+    raise error
+
+
+def test_chunks_of_a_cancelled_task_are_not_sent_again(client, as_ada, upload, lines, small_chunks):
+    task = upload(lines(*"abcdefgh")).json["task_id"]
+    client.post(f"/api/v1/sentiment/tasks/{task}/cancel", headers=as_ada)
+    queue().empty()
+    db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(seconds=10)))
+    assert reconcile.reconcile()["jobs"] == 0
+
+
+def test_a_chunk_that_changed_hands_is_not_halved(upload, lines, chunk_jobs):
+    upload(lines(*"abcd"))
+    (one,) = chunk_jobs()
+    late = engine._claim(UUID(one), uuid4())
+    let_leases_run_out()
+    engine._claim(UUID(one), uuid4())
+    engine._isolate(late)
+    assert [(row.first, row.size) for row in db.session.query(Chunk)] == [(0, 4)]
+
+
+def test_both_halves_of_a_chunk_are_queued(upload, lines, chunk_jobs):
+    upload(lines(*"abcd"))
+    (one,) = chunk_jobs()
+    queue().empty()
+    engine._isolate(engine._claim(UUID(one), uuid4()))
+    engine.dispatch(db.session.query(Task).one().id)
+    assert len(chunk_jobs()) == 2
+    assert one not in chunk_jobs()
+
+
+def test_an_upload_is_closed_once(upload, lines, work, fetch):
+    task = upload(lines("a")).json["task_id"]
+    work()
+    service._close(UUID(task), 1, "")  # as when the first answer was lost
+    assert fetch(f"/{task}").json["status"] == "completed"
+
+
+def test_an_upload_that_was_given_up_meanwhile_is_told_so(client, as_ada, upload, lines, small_chunks, monkeypatch):
+    add = service._add_chunk
+
+    def late(*arguments):
+        add(*arguments)
+        db.session.query(Task).delete()
+
+    monkeypatch.setattr(service, "_add_chunk", late)
+    answer = upload(lines(*"abcdef"))
+    assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:upload-lost")
+
+
+def test_a_slow_upload_is_alive(app, ada, model, monkeypatch):
+    monkeypatch.setattr(service, "TOUCH_SECONDS", 0)
+    task = service.open_task(service.Submission(ada.id), model[1])
+    db.session.execute(update(Task).values(touched_at=func.now() - timedelta(minutes=6)))
+    next(service._heard(task, iter(["one", "two"])))
+    rest = service._heard(task, iter(["one", "two"]))
+    assert list(rest) == ["one", "two"]
+    assert reconcile.reconcile()["uploads"] == 0
+
+
+def test_retries_are_limited_too(make_app, as_ada):
+    client = make_app(max_tasks=1).test_client()
+    tasks = []
+    for _ in range(2):
+        tasks.append(
+            client.post("/api/v1/sentiment/analyze/batch", json={"texts": ["a"]}, headers=as_ada).json["task_id"]
+        )
+        client.post(f"/api/v1/sentiment/tasks/{tasks[-1]}/cancel", headers=as_ada)
+    assert [client.post(f"/api/v1/sentiment/tasks/{one}/retry", headers=as_ada).status_code for one in tasks] == [
+        202,
+        429,
+    ]
+
+
+def test_who_has_enough_is_told_before_the_body_is_read(make_app, as_ada):
+    client = make_app(max_tasks=1).test_client()
+    client.post("/api/v1/sentiment/analyze/batch", json={"texts": ["a"]}, headers=as_ada)
+    answer = client.post("/api/v1/sentiment/analyze/batch", data="{", content_type="application/json", headers=as_ada)
+    assert answer.status_code == 429
+
+
+def test_a_list_that_is_too_long_is_told_in_one_error(client, as_ada):
+    answer = client.post("/api/v1/sentiment/analyze/batch", json={"texts": [0] * 10_001}, headers=as_ada)
+    assert answer.status_code == 422
+    assert [one["pointer"] for one in answer.json["errors"]] == ["/texts"]
+
+
+def test_an_expired_task_still_tells_its_counts(upload, lines, work, fetch):
+    task = upload(lines("a", "")).json["task_id"]
+    work()
+    db.session.execute(update(Task).values(expires_at=func.now() - timedelta(1)))
+    reconcile.purge()
+    assert fetch(f"/{task}").json["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+
+
+def test_pages_of_a_running_task_go_on(upload, lines, chunk_jobs, fetch, small_chunks):
+    task = upload(lines(*"abcdefgh")).json["task_id"]
+    assert fetch(f"/{task}/results").json == {"items": [], "next_cursor": -1}
+    engine.score_chunk(UUID(chunk_jobs()[0]))
+    assert fetch(f"/{task}/results").json["next_cursor"] == 2

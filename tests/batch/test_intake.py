@@ -1,10 +1,12 @@
 """Reading uploads: whatever they hold, a bounded part of it is in memory, and each bad row is told with its line."""
 
+import contextlib
 import csv
 import gzip
 import io
 import itertools
 import json
+import time
 import tracemalloc
 
 import pytest
@@ -86,8 +88,8 @@ def test_bytes_that_are_not_in_the_encoding_spoil_their_row_only():
 
 def test_an_encoding_is_found_out():
     text = "Das Frühstück war großartig, die Küche grün und schön. " * 20
-    assert read(f"text\n{text}\n".encode("cp1252"), CSV)[0].text.startswith("Das Frühstück")
-    assert read(f"text\n{text}\n".encode("utf-16"), CSV)[0].text.startswith("Das Frühstück")
+    for encoding in ("cp1252", "utf-16", "utf-8"):
+        assert read(f'text\n"{text}"\n'.encode(encoding), CSV)[0].text.startswith("Das Frühstück")
     assert read(b"\xef\xbb\xbftext\nfine\n", CSV)[0].text == "fine"
 
 
@@ -126,3 +128,33 @@ def test_a_large_file_is_read_in_constant_memory():
     tracemalloc.stop()
     assert rows > 100_000
     assert peak < 2_000_000
+
+
+@pytest.mark.parametrize("content", [b",'x" * 50_000, b',"x' * 50_000, b";" * 200_000])
+def test_a_hostile_header_takes_linear_time(content):
+    started = time.process_time()
+    with contextlib.suppress(intake.AppError):
+        read(content, CSV)
+    assert time.process_time() - started < 1
+
+
+def test_a_record_of_many_fields_over_many_lines_is_stopped():
+    found = read(b'text\n"a\n' + b'","a\n' * 200_000 + b'"\nfine\n', CSV)
+    assert found[-1].text.strip() == "fine"
+    assert max(len(item.text or "") for item in found) < intake.MAX_LINE
+
+
+def test_more_fields_than_the_header_has_are_no_text_that_is_cut():
+    assert read(b"text\nGood, cheap, and fast\n", CSV)[0].error == "The line has 3 fields, the header 1."
+
+
+@pytest.mark.parametrize("encoding", ["zlib", "hex", "rot13", "idna", "utf-7", "undefined", "unicode_escape", "x\0"])
+def test_what_is_no_encoding_of_text_is_refused(encoding):
+    with pytest.raises(intake.InvalidError):
+        read(b"x", encoding=encoding)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfea", "ok".encode("utf-16") + b"\x00\xd8\x00"])
+def test_what_is_not_in_its_encoding_is_refused(content):
+    with pytest.raises(intake.MalformedError):
+        read(content)

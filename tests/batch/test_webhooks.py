@@ -11,9 +11,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from sqlalchemy import func, update
 
-from sentiment_app.batch import reconcile, webhooks
-from sentiment_app.batch.models import Delivery
+from sentiment_app.batch import reconcile, service, webhooks
+from sentiment_app.batch.models import Delivery, Task
 from sentiment_app.extensions import WEBHOOKS, db, queue
+from sentiment_app.sentiment import serving as serving_module
 
 BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
 
@@ -202,3 +203,39 @@ def test_of_several_addresses_all_must_be_public(client, as_ada, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     answer = client.post(BATCH, json={"texts": ["a"], "webhook_url": "https://two.example/"}, headers=as_ada)
     assert answer.status_code == 422
+
+
+def test_a_task_that_fails_is_told_once(make_app, as_ada, work, deliveries, receiver, model, monkeypatch):
+    app = make_app(webhook_networks=["127.0.0.0/8"])
+    monkeypatch.setattr(service, "CHUNK_ROWS", 1)
+    url = f"http://127.0.0.1:{receiver.server_port}/"
+    body = {"texts": ["a", "b", "c"], "webhook_url": url}
+    task = app.test_client().post(BATCH, json=body, headers=as_ada).json["task_id"]
+    monkeypatch.setattr(serving_module.Serving, "pinned", lambda *_: raise_unknown(model[1]))
+    work()
+    assert len(deliveries(task)) == 1
+
+
+def raise_unknown(version):
+    raise serving_module.UnknownModelError(version, "is gone")
+
+
+def test_whatever_an_attempt_raises_is_its_answer(finished, deliver, deliveries, monkeypatch):
+    monkeypatch.setattr(webhooks, "_post", lambda *_: 1 / 0)
+    deliver()
+    assert (deliveries(finished)[0]["state"], deliveries(finished)[0]["answer"]) == ("pending", "ZeroDivisionError")
+
+
+def test_attempts_that_end_without_a_word_end_all_the_same(finished, inside, deliveries):
+    for _ in range(len(webhooks.PAUSES) + 2):
+        db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+        webhooks._claim(deliveries(finished)[0]["id"])
+    assert deliveries(finished)[0]["state"] == "failed"
+
+
+def test_a_delivery_says_how_the_task_ended_whatever_became_of_it(client, as_ada, finished, deliver, receiver):
+    db.session.execute(update(Task).values(status="queued", finished_at=None))
+    deliver()
+    said = json.loads(receiver.received[0][1])
+    assert said["type"] == "task.completed"
+    assert said["timestamp"]

@@ -32,7 +32,7 @@ class Workers:
     """Two workers and the reconciler, restarted as systemd would when they die."""
 
     WORKER, RECONCILER = ("sentiment_app.worker",), ("flask", "tasks", "reconcile", "--every", "5")
-    COMMANDS = (WORKER, WORKER, *([] if NAIVE else [RECONCILER]))
+    COMMANDS = (WORKER, WORKER, *([] if NAIVE else [RECONCILER, RECONCILER]))  # two at once do no harm
 
     def __init__(self, product):
         self.product = product
@@ -114,6 +114,14 @@ def scorer(pipeline):
     return compile_pipeline(pipeline)
 
 
+def without_postgresql(product, workers):
+    product.servers.stop_postgres()
+    workers.kill(0)
+    workers.keep_alive()
+    time.sleep(3)
+    product.servers.start_postgres()
+
+
 BLOWS = {
     "worker killed": lambda product, workers: workers.kill(random.randrange(2)),
     "worker stopped": lambda product, workers: workers.kill(random.randrange(2), signal.SIGTERM),
@@ -122,6 +130,7 @@ BLOWS = {
     "redis wiped": lambda product, workers: redis.Redis.from_url(product.servers.redis_url).flushall(),
     "redis restarted": lambda product, workers: (product.servers.stop_valkey(), product.servers.start_valkey()),
     "postgresql restarted": lambda product, workers: product.servers.restart_postgres("fast"),
+    "worker killed while postgresql is away": without_postgresql,
     "postgresql crashed": lambda product, workers: product.servers.restart_postgres("immediate"),
 }
 
