@@ -149,10 +149,17 @@ def document(app: Flask) -> dict[str, Any]:
         },
     )
     spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
-    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
-        view = app.view_functions[rule.endpoint]
-        if declaration_of(view).documented:
-            spec.path(path=_path(rule), operations=_operations(rule, view), parameters=_parameters(rule))
+    documented = [
+        (rule, view)
+        for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule)
+        if declaration_of(view := app.view_functions[rule.endpoint]).documented
+    ]
+    for _, view in documented:
+        body = declaration_of(view).body
+        if body and body.constraints:
+            spec.components.schema(_schema_name(body), body.constraints, schema=body)
+    for rule, view in documented:
+        spec.path(path=_path(rule), operations=_operations(rule, view), parameters=_parameters(rule))
     return spec.to_dict()
 
 

@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import marshmallow
@@ -17,7 +17,12 @@ MAX_ERRORS = 100
 
 
 class Schema(marshmallow.Schema):
-    """Base of every schema: a field it does not know is refused, never ignored."""
+    """Base of every schema: a field it does not know is refused, never ignored.
+
+    `constraints` says in JSON Schema what a body's own validation demands beyond its fields.
+    """
+
+    constraints: ClassVar[dict[str, Any]] = {}
 
     class Meta:
         unknown = RAISE

@@ -10,7 +10,7 @@ from uuid import UUID
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from sentiment_app.batch import intake, render, service
 from sentiment_app.batch import reconcile as reconciling
@@ -70,7 +70,7 @@ def index(username: str | None, status: str | None, limit: int, as_json: bool) -
     if as_json:
         print_json(rows)
         return
-    table = Table("task", "status", "rows", "done", "failed", "model", "created")
+    table = Table(Column("task", no_wrap=True, min_width=36), "status", "rows", "done", "failed", box=None)
     for row in rows:
         counts = row["request_counts"]
         table.add_row(
@@ -79,8 +79,6 @@ def index(username: str | None, status: str | None, limit: int, as_json: bool) -
             f"{counts['total']:,}",
             f"{row['percent']:.1f}%",
             f"{counts['failed']:,}",
-            row["model_version"],
-            f"{row['created_at']:%Y-%m-%d %H:%M}",
         )
     out.print(table)
 

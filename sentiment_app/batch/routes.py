@@ -46,7 +46,7 @@ def _before_it_is_read() -> None:
     returns=schemas.TaskSchema(),
     request_headers=("Idempotency-Key", "Prefer"),
     headers=SUBMITTED,
-    errors=(409,),
+    errors=(404, 409),
 )
 def submit_batch(body: dict[str, Any]) -> Response:
     """Score up to 10 000 texts as a task.
@@ -70,7 +70,7 @@ def submit_batch(body: dict[str, Any]) -> Response:
     returns=schemas.TaskSchema(),
     request_headers=("Idempotency-Key", "Prefer"),
     headers=SUBMITTED,
-    errors=(409,),
+    errors=(404, 409),
 )
 def submit_file(query: dict[str, Any]) -> Response:
     """Score a file of NDJSON or CSV as a task, up to a million rows.

@@ -1,6 +1,6 @@
 """What batch scoring looks like from outside."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from marshmallow import ValidationError, fields, validate, validates_schema
 
@@ -35,6 +35,8 @@ class ItemSchema(Schema):
 
 class BatchSchema(Schema):
     """Texts to score, plain or with names: one of the two."""
+
+    constraints: ClassVar = {"oneOf": [{"required": ["texts"]}, {"required": ["items"]}]}
 
     texts = Bounded(NormalText(), metadata=SIZE)
     items = Bounded(fields.Nested(ItemSchema), metadata=SIZE)

@@ -190,8 +190,9 @@ def _model_version(submission: Submission) -> str:
     try:
         return serving().pinned(submission.model).version
     except UnknownModelError as error:
-        detail = {"in": submission.given_in, "pointer": "/model", "detail": error.detail}
-        raise InvalidError(error.detail, [detail]) from None
+        for one in error.errors or []:
+            one["in"] = submission.given_in
+        raise
 
 
 def open_task(submission: Submission, version: str) -> UUID:

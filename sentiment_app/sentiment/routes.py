@@ -17,7 +17,7 @@ blueprint = Blueprint("sentiment", __name__, url_prefix="/sentiment")
 
 
 @blueprint.post("/analyze")
-@operation(rate="scoring", body=schemas.AnalyzeSchema(), returns=schemas.AnalysisSchema())
+@operation(rate="scoring", body=schemas.AnalyzeSchema(), returns=schemas.AnalysisSchema(), errors=(404,))
 def analyze(body: dict[str, Any]) -> service.Analysis:
     """Score a text.
 

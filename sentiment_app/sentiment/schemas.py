@@ -33,7 +33,7 @@ class AnalyzeSchema(Schema):
         load_default=None,
         allow_none=True,
         validate=validate.Length(1, 64),
-        metadata={"type": ["string", "null"], "description": "A released version; otherwise the active one"},
+        metadata={"description": "A released version; otherwise the active one"},
     )
 
 

@@ -12,7 +12,7 @@ import structlog
 from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 
-from sentiment_app.errors import InvalidError, UnavailableError
+from sentiment_app.errors import NotFoundError, UnavailableError
 from sentiment_app.ml.artifact import Artifact, Manifest, open_artifact
 from sentiment_app.ml.runtime import ModelError, TextScorer
 
@@ -29,8 +29,10 @@ class NoModelError(UnavailableError):
     detail = "No model is active on this server yet."
 
 
-class UnknownModelError(InvalidError):
+class UnknownModelError(NotFoundError):
     """A request names a model that is not released, or is retired, or does not load."""
+
+    kind = "unknown-model"
 
     def __init__(self, version: str, why: str) -> None:
         detail = f"The model {version!r} {why}."

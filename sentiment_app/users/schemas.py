@@ -1,6 +1,6 @@
 """What accounts look like from outside."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from marshmallow import ValidationError, fields, validate, validates_schema
 
@@ -82,6 +82,8 @@ class UserPageSchema(Schema):
 
 class ProfileChangeSchema(Schema):
     """What one may change of one's own account."""
+
+    constraints: ClassVar = {"dependentRequired": {"password": ["current_password"]}}
 
     username = username()
     email = email()
