@@ -7,13 +7,16 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import testinfra
 
@@ -32,7 +35,12 @@ def state() -> Path:
 @pytest.fixture(scope="session")
 def host(state: Path) -> Any:
     """The host with everything on it, through SSH, as root."""
-    return testinfra.get_host(f"ansible://app1?ansible_inventory={state}/hosts.yml&force_ansible=False", sudo=True)
+    return reach("app1", state)
+
+
+def reach(name: str, state: Path) -> Any:
+    """A host, through SSH, as root."""
+    return testinfra.get_host(f"ansible://{name}?ansible_inventory={state}/hosts.yml&force_ansible=False", sudo=True)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +49,7 @@ def address() -> str:
     return os.environ["TEST_ADDRESS"]
 
 
-def testbed(*arguments: str) -> str:
+def on_testbed(*arguments: str) -> str:
     """Run a command of the test bed."""
     return run(str(ROOT / "scripts/testbed"), *arguments).stdout
 
@@ -57,14 +65,13 @@ def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
 class Playbooks:
     """The project's playbooks, on the hosts of the test bed."""
 
-    def __init__(self, state: Path, repository: Path) -> None:
-        self.state = state
+    def __init__(self, repository: Path) -> None:
         self.repository = repository
         self.deployed = os.environ["TEST_VERSION"]
 
     def __call__(self, name: str, *arguments: str, check: bool = True) -> str:
         """Run one and return what it printed."""
-        inventories = ["-i", f"{self.state}/hosts.yml", "-i", f"{HERE}/single"]
+        inventories = [f"--inventory={one}" for one in os.environ["TEST_INVENTORIES"].split()]
         own = ["-e", f"app_release_repository={self.repository}"]
         done = run("ansible-playbook", *inventories, f"{name}.yml", *own, *arguments, check=check)
         return done.stdout + done.stderr
@@ -114,9 +121,9 @@ def repository(state: Path) -> Repository:
 
 
 @pytest.fixture(scope="session")
-def playbook(state: Path, repository: Repository) -> Playbooks:
+def playbook(repository: Repository) -> Playbooks:
     """Runs playbooks."""
-    return Playbooks(state, repository.path)
+    return Playbooks(repository.path)
 
 
 class Load:
@@ -161,3 +168,67 @@ def load(state: Path, address: str) -> Any:
             one.end()
 
     return running
+
+
+class Api:
+    """A caller with an account of its own, who checks the certificate."""
+
+    def __init__(self, address: str, ca: Path) -> None:
+        self.client = httpx.Client(
+            base_url=f"https://{address}",
+            headers={"Host": NAME},
+            verify=ssl.create_default_context(cafile=str(ca)),
+            timeout=120,
+            event_hooks={"request": [self._under_its_name]},
+        )
+        account = {"username": f"u{uuid.uuid4().hex[:12]}", "password": "only for the test bed"}
+        self.client.post("/api/v1/auth/register", json=account | {"email": f"{account['username']}@example.org"})
+        answer = self.client.post("/api/v1/auth/login", json=account).raise_for_status()
+        self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        self.key = {"Idempotency-Key": uuid.uuid4().hex}
+
+    @staticmethod
+    def _under_its_name(request: httpx.Request) -> None:
+        request.extensions["sni_hostname"] = NAME
+
+    @staticmethod
+    def name(number: int) -> str:
+        """What a row is called."""
+        return f"row-{number}"
+
+    def upload(self, rows: int) -> str:
+        """Send a file of that many rows; returns the task."""
+        lines = (
+            json.dumps({"text": f"A lovely day, number {one}.", "custom_id": self.name(one)}) for one in range(rows)
+        )
+        answer = self.client.post(
+            "/api/v1/sentiment/tasks",
+            content="\n".join(lines).encode(),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["task_id"])
+
+    def wait(
+        self, task: str, until: Callable[[dict[str, Any]], bool] | None = None, seconds: int = 120
+    ) -> dict[str, Any]:
+        """Ask for a task until it has ended, or what is waited for is so."""
+        late = time.monotonic() + seconds
+        while time.monotonic() < late:
+            answer = self.client.get(f"/api/v1/sentiment/tasks/{task}")
+            told: dict[str, Any] = answer.raise_for_status().json()
+            if until(told) if until else told["status"] not in ("queued", "running"):
+                return told
+            time.sleep(0.5)
+        pytest.fail(f"still {told}")
+
+    def results(self, task: str) -> list[str]:
+        """The results as lines of NDJSON."""
+        path = f"/api/v1/sentiment/tasks/{task}/results"
+        return self.client.get(path, headers={"Accept": "application/x-ndjson"}).raise_for_status().text.splitlines()
+
+
+@pytest.fixture
+def api(state: Path, address: str) -> Api:
+    """A new caller."""
+    return Api(address, state / "root.pem")

@@ -29,3 +29,8 @@ def test_renewal_changes_what_is_served_and_fails_no_request(host, state, addres
 
 def test_renewal_is_scheduled(host):
     assert re.search(r"certbot\.timer", host.run("systemctl list-timers --no-pager").stdout)
+
+
+def test_an_end_that_comes_near_is_told(host):
+    assert host.run("systemctl start certificate-check.service").rc == 0
+    assert "notAfter=" in host.run("journalctl -o cat -n 5 --no-pager -u certificate-check").stdout

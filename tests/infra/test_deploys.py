@@ -23,6 +23,16 @@ def test_a_deploy_and_a_rollback_under_load_fail_no_request(host, playbook, repo
     assert during.failed == {}
 
 
+def test_two_do_not_deploy_at_once(host, playbook, repository):
+    host.run("mkdir /run/deploying && echo ada deploys > /run/deploying/who")
+    try:
+        out = playbook("deploy", "-e", f"version={repository.release('Too soon')}", check=False)
+        assert "ada deploys" in playbook("rollback", check=False)
+    finally:
+        host.run("rm -r /run/deploying")
+    assert "ada deploys" in out
+
+
 BROKEN = {
     "a syntax error": ("sentiment_app/app.py", "API = ", "API = = ", "SyntaxError"),
     "a setting that is missing": (
@@ -70,3 +80,6 @@ def test_a_broken_release_leaves_the_one_before_it_serving(host, playbook, repos
     assert told in out
     assert current(host) == before
     assert during.failed == {}
+    assert f" refused {release} after {before} " in host.file("/var/log/sentiment-deploys.log").content_string
+    assert not host.file(f"/srv/sentiment/releases/{release}").exists
+    assert not host.file("/run/deploying").exists

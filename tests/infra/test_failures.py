@@ -2,7 +2,7 @@
 
 import time
 
-from conftest import testbed
+from conftest import on_testbed
 
 
 def lost(host, ids) -> int:
@@ -49,8 +49,8 @@ def test_a_minute_without_valkey_fails_nothing(host, load):
 def test_after_a_power_cut_everything_is_back_and_nothing_is_lost(host, load, address):
     with load() as during:
         time.sleep(3)
-        testbed("kill", "app1")
-        testbed("start", "app1")
+        on_testbed("kill", "app1")
+        on_testbed("start", "app1")
         time.sleep(10)
     assert during.result["ok"] > 0
     assert lost(host, during.ids) == 0

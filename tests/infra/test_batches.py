@@ -1,0 +1,39 @@
+"""Files of many texts through Nginx, whatever dies meanwhile; and rates, whatever is away."""
+
+import json
+
+from conftest import Api
+
+
+def test_a_file_is_scored_whole_though_its_worker_is_killed(host, api):
+    rows = 300_000
+    task = api.upload(rows)
+    begun = api.wait(task, lambda told: told["request_counts"]["completed"] > 0)
+    host.run("kill -9 $(systemctl show -P MainPID sentiment-worker@1.service)")
+    assert begun["request_counts"]["completed"] < rows
+    ended = api.wait(task)
+    assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", rows)
+    found = [json.loads(line) for line in api.results(task)]
+    assert [one["index"] for one in found] == list(range(rows))
+    assert [one["custom_id"] for one in found] == [Api.name(number) for number in range(rows)]
+    assert {one["sentiment"] for one in found} == {"positive"}
+
+
+def test_a_key_makes_one_task_of_two_requests(api):
+    body = {"texts": ["A lovely day."]}
+    answers = [api.client.post("/api/v1/sentiment/analyze/batch", json=body, headers=api.key) for _ in range(2)]
+    assert {one.status_code for one in answers} == {202}
+    assert len({one.json()["task_id"] for one in answers}) == 1
+
+
+def test_rates_hold_without_valkey(host, api):
+    limit = 300  # USER_RATE_LIMIT, a minute; without Valkey each process counts for itself
+    processes = int(host.run("pgrep -c -f 'gunicorn.*--preload'").stdout)
+    host.run("systemctl stop valkey-server.service")
+    try:
+        answers = [api.client.get("/api/v1/users/me") for _ in range(limit * processes + 1)]
+    finally:
+        host.run("systemctl start valkey-server.service")
+    assert {one.status_code for one in answers} == {200, 429}
+    refused = next(one for one in answers if one.status_code == 429)
+    assert int(refused.headers["Retry-After"]) > 0

@@ -1,0 +1,35 @@
+"""Each secret can be replaced while the service is used."""
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("secret", "file"),
+    [
+        ("redis_password", "redis_url"),
+        ("gate_password", "gate_password"),
+        ("model_signing_key", "model_signing_key"),
+        ("backup_passphrase", None),
+    ],
+)
+def test_a_secret_is_replaced_and_nobody_notices(host, state, playbook, load, secret, file):
+    before = (state / "secrets" / secret).read_text()
+    with load(10) as during:
+        playbook("rotate-secrets", "-e", f"secret={secret}")
+    assert during.failed == {}
+    after = (state / "secrets" / secret).read_text()
+    assert after != before
+    if file:
+        assert after.strip() in host.file(f"/etc/sentiment/credentials/{file}").content_string
+    assert not (state / "secrets" / f"{secret}.before").exists()
+
+
+def test_the_service_works_with_its_new_secrets(host):
+    assert (
+        host.run(
+            "/srv/sentiment/current/deploy/gate sentiment.test $(readlink /srv/sentiment/current | xargs basename)"
+        ).rc
+        == 0
+    )
+    assert host.run("sentiment model verify").rc == 0
+    assert host.run("sudo -u postgres pgbackrest info").rc == 0
