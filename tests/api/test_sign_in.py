@@ -61,9 +61,9 @@ def test_unknown_user_and_wrong_password_take_the_same_time(make_app, make_user)
     def best(name):
         times = []
         for _ in range(7):
-            started = time.perf_counter()
+            started = time.process_time()  # not what others do on this machine meanwhile
             app.test_client().post(LOGIN, json={"username": name, "password": "wrong password"})
-            times.append(time.perf_counter() - started)
+            times.append(time.process_time() - started)
         return min(times)
 
     best("warm-up")

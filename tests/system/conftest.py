@@ -10,7 +10,7 @@ from sentiment_app.ml import training
 from sentiment_app.ml.artifact import SERVING, Artifact, describe
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def product(model):
     with tempfile.TemporaryDirectory(prefix="sentiment-system-") as directory:
         Path(directory).chmod(0o755)
@@ -20,7 +20,7 @@ def product(model):
         product.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def second(product):
     """Another model, released but not active: of the same templates, fitted otherwise, so that its scores differ."""
     fitted = training.train(
