@@ -192,6 +192,7 @@ def test_a_web_process_killed_during_an_upload_leaves_no_task(product, workers, 
         line = json.dumps({"text": "a text that never ends"}).encode() + b"\n"
         for number in range(200):
             if number == 100:
+                time.sleep(1)  # until a worker has it: one that has not accepted yet loses nothing when it dies
                 for worker in product.workers():
                     os.kill(worker, signal.SIGKILL)
             yield line * 500
