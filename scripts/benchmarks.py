@@ -6,6 +6,7 @@ Absolute figures say more of the machine than of the product; the ratios are wha
 import io
 import json
 import os
+import re
 import selectors
 import socket
 import statistics
@@ -104,11 +105,17 @@ def drive(port: int, request: bytes, connections: int, seconds: float) -> tuple[
         connection.sendall(request)
         selector.register(connection, selectors.EVENT_READ)
     done = bad = 0
+    begun: dict[Any, bytes] = {}
     started = time.perf_counter()
     while (now := time.perf_counter()) < started + seconds:
         for key, _ in selector.select(1):
             connection = key.fileobj  # type: ignore[assignment]  # what was registered
-            answer = connection.recv(65536)  # answers are small: one piece each
+            answer = begun.pop(connection, b"") + connection.recv(65536)
+            head, _, body = answer.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            if not length or len(body) < int(length[1]):
+                begun[connection] = answer
+                continue
             done += 1
             bad += not answer.startswith(b"HTTP/1.1 200")
             connection.sendall(request)
@@ -135,7 +142,7 @@ def bench_request(rounds: int, seconds: float, connections: int) -> None:
         config.flush()
         environment = ours.environment | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "gunicorn", "-c", config.name]
-        bare = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)  # noqa: S603  # ours
+        bare = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)  # noqa: S603  # ours
         time.sleep(4)
         body = json.dumps({"text": TEXT}).encode()
         headers = f"Content-Type: application/json\r\nAuthorization: Bearer {ours.token()}\r\n"

@@ -27,7 +27,7 @@ from sentiment_app.extensions import db, settings, unit_of_work
 from sentiment_app.ml.runtime import LABELS, Scores
 from sentiment_app.sentiment.serving import UnknownModelError, serving
 
-# Measured with `scripts/bench batch`: larger chunks gain nothing, smaller ones wait for PostgreSQL more often.
+# So many that a worker spends its time on scoring, and so few that tasks take turns several times a second.
 CHUNK_ROWS = 5_000
 # And no larger than what takes a second or two to score.
 CHUNK_CHARACTERS = 2_000_000
