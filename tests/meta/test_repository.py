@@ -1,0 +1,27 @@
+"""What the repository holds: the product, and never the texts or models that are fetched and made here."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+FOLDERS = {".ci", "ansible", "deploy", "migrations", "scripts", "sentiment_app", "tests"}
+LARGEST = 2_000_000  # Swagger UI's script; data and models are larger, or many
+
+
+@pytest.fixture(scope="module")
+def tracked():
+    if not (shutil.which("git") and Path(".git").exists()):
+        pytest.skip("no git checkout: nothing says what would be committed")
+    listing = subprocess.run(["git", "ls-files", "-z"], capture_output=True, check=True, text=True)
+    return [path for path in map(Path, listing.stdout.split("\0")[:-1]) if path.exists()]
+
+
+def test_there_are_no_folders_but_the_products(tracked):
+    assert {path.parts[0] for path in tracked if len(path.parts) > 1} == FOLDERS
+
+
+def test_no_data_or_model_is_committed(tracked):
+    assert [path for path in tracked if path.suffix in {".csv", ".npz", ".joblib", ".gz", ".parquet", ".ndjson"}] == []
+    assert [path for path in tracked if path.stat().st_size > LARGEST] == []
