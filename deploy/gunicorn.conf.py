@@ -9,6 +9,8 @@ WEB_THREADS       threads in each
 import os
 import shutil
 import tempfile
+import time
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 
 # Before prometheus_client is imported: each process writes its numbers into this folder, the scrape adds them up.
@@ -17,6 +19,7 @@ if made_metrics_folder:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="sentiment-metrics-")
 
 from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import ThreadWorker
 from prometheus_client import multiprocess
 
 from sentiment_app.config import ConfigError, Settings
@@ -35,10 +38,44 @@ class QuietLogger(Logger):
         """Do nothing, at no cost."""
 
 
+class BalancedWorker(ThreadWorker):
+    """Leaves a new connection to a worker that has fewer of them.
+
+    Whoever wakes first would take all that wait, and as clients keep their connections, one process would go on
+    working while the others idle.
+    """
+
+    SLOTS, NOBODY = 256, -1
+    PATIENCE_SECONDS, LOOK_SECONDS = 0.003, 0.0003
+    connections = RawArray("i", [NOBODY] * SLOTS)
+    """Of each worker, by its age; shared by all processes."""
+
+    def notify(self):
+        """Say that this worker is alive, as it does in each round of its loop, and how many connections it has."""
+        self.count(self.nr_conns if self.alive else self.NOBODY)
+        super().notify()
+
+    def count(self, number):
+        """Tell the others the number of this worker's connections."""
+        self.connections[self.age % self.SLOTS] = number
+
+    def accept(self, listener):
+        """Take a connection, unless another worker is quick to."""
+        deadline = time.monotonic() + self.PATIENCE_SECONDS
+        while self.nr_conns > self.fewest() and time.monotonic() < deadline:
+            time.sleep(self.LOOK_SECONDS)
+        super().accept(listener)
+        self.count(self.nr_conns)
+
+    def fewest(self):
+        """How many connections the least busy worker has."""
+        return min(number for number in self.connections if number != self.NOBODY)
+
+
 wsgi_app = "wsgi:app"
 bind = [os.environ.get("WEB_BIND", "127.0.0.1:8000"), settings.metrics_bind]
 workers = int(os.environ.get("WEB_CONCURRENCY", os.cpu_count() or 1))
-worker_class = "gthread"
+worker_class = BalancedWorker
 # A thread waits for PostgreSQL most of its time; those that wait together share a commit.
 threads = int(os.environ.get("WEB_THREADS", "16"))
 worker_tmp_dir = "/dev/shm"  # noqa: S108  # the heartbeat file; a disk could stall it
@@ -67,7 +104,8 @@ def post_worker_init(worker):
 
 
 def child_exit(server, worker):
-    """Keep a dead process's counts, forget its gauges."""
+    """Keep a dead process's counts, forget its gauges and its connections."""
+    worker.count(worker.NOBODY)
     multiprocess.mark_process_dead(worker.pid)
 
 

@@ -5,12 +5,13 @@ loaded from there when it is missing, stale after LIST_SECONDS, or Redis was awa
 asked for each request and rates are counted in this process.
 """
 
+import hashlib
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable
 from enum import IntEnum
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import structlog
@@ -19,7 +20,7 @@ from limits import RateLimitItem
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from sentiment_app import metrics
 
@@ -40,6 +41,7 @@ if used + 1 > allowed then return {2, math.ceil(used)} end
 if redis.call('INCR', KEYS[3]) == 1 then redis.call('PEXPIRE', KEYS[3], 2 * window) end
 return {3, math.ceil(used + 1)}
 """
+SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 log = structlog.get_logger()
 
@@ -82,7 +84,6 @@ class Admission:
         is_live: Callable[[UUID], bool],
     ) -> None:
         self._client = client
-        self._script = client.register_script(SCRIPT)
         self._thread = threading.local()
         self._session_life = session_life
         self._ended_sessions = ended_sessions
@@ -122,16 +123,21 @@ class Admission:
         window = rate.get_expiry() * 1000
         number, passed = divmod(int(time.time() * 1000), window)
         counter = f"rate:{policy}:{user}:"
-        if not hasattr(self._thread, "client"):
-            # A thread keeps its connection: a pool would look at the socket each time that it hands one out.
-            self._thread.client = self._client.client()  # type: ignore[no-untyped-call]  # redis-py has no type
-        verdict, used = self._script(
-            client=self._thread.client,
-            keys=[LIST_KEY, _end_key(session), f"{counter}{number}", f"{counter}{number - 1}"],
-            args=[rate.amount, window, passed],
-        )
+        keys = LIST_KEY, _end_key(session), f"{counter}{number}", f"{counter}{number - 1}"
+        arguments = len(keys), *keys, rate.amount, window, passed
+        try:
+            verdict, used = self._command("EVALSHA", SCRIPT_SHA, *arguments)
+        except NoScriptError:  # a new server, or one that was wiped
+            verdict, used = self._command("EVAL", SCRIPT, *arguments)
         reset = math.ceil((window - passed) / 1000)
         return Admitted(Verdict(verdict), policy, rate, max(0, rate.amount - used), reset)
+
+    def _command(self, *command: Any) -> Any:
+        """Redis' answer, over a connection that the thread keeps: a client and its pool cost more than the question."""
+        if not hasattr(self._thread, "connection"):
+            self._thread.connection = self._client.connection_pool.get_connection()
+        self._thread.connection.send_command(*command)
+        return self._thread.connection.read_response()
 
     def _ask_postgresql(self, user: UUID, session: UUID, policy: str, rate: RateLimitItem) -> Admitted:
         if not self._is_live(session):

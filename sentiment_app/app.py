@@ -1,10 +1,12 @@
 """The composition root: everything is put together here, and nowhere else."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import limits
+import orjson
 from flask import Flask, Response
+from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from sentiment_app import cli, docs, errors, extensions, health, logs, metrics
@@ -30,8 +32,24 @@ CONNECT_SECONDS = 3
 SILENCE_SECONDS, PROBES = 5, 5
 
 
+class _JSON(DefaultJSONProvider):
+    """Compact JSON in UTF-8, by orjson; by json, where an error quotes a lone surrogate, which has no UTF-8."""
+
+    compact = True
+    sort_keys = False
+
+    def response(self, *args: Any, **kwargs: Any) -> Response:
+        try:
+            body = orjson.dumps(self._prepare_response_obj(args, kwargs), option=orjson.OPT_APPEND_NEWLINE)
+        except orjson.JSONEncodeError:
+            return cast(Response, super().response(*args, **kwargs))
+        return Response(body, mimetype=self.mimetype)
+
+
 class _SyncFlask(Flask):
     """Flask without the question, asked nine times a request, whether a function is asynchronous: none is."""
+
+    json_provider_class = _JSON
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func
@@ -48,8 +66,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False  # a doubled slash is a 404, not a redirect to whatever Host says
     app.cli = cli.LazyGroup(lazy=cli.LAZY)
     app.config.from_mapping(_flask_config(settings))
-    app.json.compact = True  # type: ignore[attr-defined]  # the default provider has it
-    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["settings"] = settings
     if hops := settings.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]  # as Flask says

@@ -154,9 +154,18 @@ def is_overload(error: BaseException) -> bool:
     )
 
 
+def outlive_disconnect(seconds: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do work that may safely run twice: again while the database is away, for so many seconds."""
+    try:
+        return work(*args, **kwargs)  # nearly always the only attempt: it costs nothing more
+    except DBAPIError as error:
+        if not is_disconnect(error):
+            raise
+    return _until_back(seconds)(work, *args, **kwargs)
+
+
 @functools.cache
-def outlive_disconnect(seconds: float) -> tenacity.Retrying:
-    """The retry policy for work that may safely run twice: again, until the database is back."""
+def _until_back(seconds: float) -> tenacity.Retrying:
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_disconnect),
         wait=tenacity.wait_exponential_jitter(multiplier=0.02, max=0.5, jitter=0.05),
@@ -174,7 +183,7 @@ def unit_of_work(service: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(service)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        return outlive_disconnect(settings().database_retry_seconds)(attempt, *args, **kwargs)
+        return outlive_disconnect(settings().database_retry_seconds, attempt, *args, **kwargs)
 
     def attempt(*args: Any, **kwargs: Any) -> T:
         try:

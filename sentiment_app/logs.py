@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+import orjson
 import structlog
 import uuid_utils.compat as uuid
 from flask import Flask, Response, g, request
@@ -16,12 +17,12 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 log = structlog.get_logger("access")
 
-_encoder = json.JSONEncoder(separators=(",", ":"), default=repr)
-
 
 def _to_json(line: Any, **_: Any) -> str:
-    # One encoder for all lines: json.dumps would make one for each.
-    return _encoder.encode(line)
+    try:
+        return orjson.dumps(line, default=repr).decode()
+    except orjson.JSONEncodeError:  # a lone surrogate, which has no UTF-8
+        return json.dumps(line, separators=(",", ":"), default=repr)
 
 
 _shared: list[Any] = [

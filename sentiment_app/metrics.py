@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from flask import Flask, Response, current_app, g, request
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -13,6 +13,24 @@ from prometheus_client.registry import REGISTRY, Collector
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 FAST = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.1)
+
+
+class _Process:
+    """This process's id, looked up again after a fork only: the library asks for it some ten times a request."""
+
+    def __init__(self) -> None:
+        self._look_up()
+        os.register_at_fork(after_in_child=self._look_up)
+
+    def _look_up(self) -> None:
+        self._pid = os.getpid()
+
+    def pid(self) -> int:
+        return self._pid
+
+
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    values.ValueClass = values.MultiProcessValue(_Process().pid)  # type: ignore[no-untyped-call]  # as below
 
 requests = Counter("http_requests", "Requests answered", ["method", "route", "status"])
 request_seconds = Histogram("http_request_seconds", "Time to answer, seconds", ["route"])

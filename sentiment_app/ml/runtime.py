@@ -44,6 +44,13 @@ class Scores(NamedTuple):
         return LABELS[self.index(max(self))]
 
 
+class Assessment(NamedTuple):
+    """Scores, and the share of the text's terms that the model knows: None from a model that cannot say."""
+
+    scores: Scores
+    coverage: float | None
+
+
 class Contribution(NamedTuple):
     """What one token adds to the polarity log-odds; the span is in the text as given."""
 
@@ -86,7 +93,9 @@ class Scorer:
 
     def log_odds(self, text: str) -> tuple[float, float]:
         """Log-odds of positive against negative, and of neutral against polar."""
-        words = terms(text)
+        return self._log_odds(terms(text))
+
+    def _log_odds(self, words: list[str]) -> tuple[float, float]:
         rows = self._lookup(dict.fromkeys(words + bigrams(words)))
         squares, short, long, neutral = np.add.reduce(self._table.take(rows, axis=0)).tolist()
         norm = math.sqrt(squares) or 1.0
@@ -96,7 +105,10 @@ class Scorer:
 
     def score(self, text: str) -> Scores:
         """Scores of negative, neutral and positive."""
-        polarity, neutrality = self.log_odds(text)
+        return self._score(terms(text))
+
+    def _score(self, words: list[str]) -> Scores:
+        polarity, neutrality = self._log_odds(words)
         polar, positive = _sigmoid(-neutrality), _sigmoid(polarity)
         negative = _sigmoid(-polarity)
         return Scores(polar * negative, _sigmoid(neutrality), polar * positive)
@@ -127,10 +139,11 @@ class Scorer:
         ]
         return Explanation((1 - share) * self._short + share * self._long, parts)
 
-    def coverage(self, text: str) -> float:
-        """Share of the terms of a text that the model knows; 0 for a text without terms."""
+    def assess(self, text: str) -> Assessment:
+        """Scores, and the share of the text's terms that the model knows; 0 for a text without terms."""
         words = terms(text)
-        return sum(word in self._rows for word in words) / len(words) if words else 0.0
+        known = sum(word in self._rows for word in words)
+        return Assessment(self._score(words), known / len(words) if words else 0.0)
 
     def _lookup(self, features: Iterable[str]) -> list[int]:
         return list(map(self._rows.get, features, repeat(_UNKNOWN)))
@@ -170,8 +183,8 @@ class TextScorer(Protocol):
     def explain(self, text: str) -> Explanation | None:
         """What each token adds; None from a model that is no sum of its tokens."""
 
-    def coverage(self, text: str) -> float | None:
-        """Share of the terms that the model knows; None from a model that cannot say."""
+    def assess(self, text: str) -> Assessment:
+        """The same, and how much of the text the model knows."""
 
 
 class PipelineScorer:
@@ -204,5 +217,6 @@ class PipelineScorer:
     def explain(self, text: str) -> None:
         """Nothing is known of the inside of such a model."""
 
-    def coverage(self, text: str) -> None:
+    def assess(self, text: str) -> Assessment:
         """Nor which words it knows."""
+        return Assessment(self.score(text), None)

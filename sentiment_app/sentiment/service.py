@@ -59,7 +59,7 @@ def analyze(user_id: UUID, text: str, *, explain: bool = False, model: str | Non
     """
     served = serving().pinned(model) if model else serving().current()
     started = time.perf_counter()
-    scores = served.scorer.score(text)
+    scores, coverage = served.scorer.assess(text)
     analysis = Analysis(
         id=uuid.uuid7(),
         sentiment=scores.label,
@@ -68,7 +68,7 @@ def analyze(user_id: UUID, text: str, *, explain: bool = False, model: str | Non
         model_version=served.version,
         processing_time=time.perf_counter() - started,
     )
-    if (coverage := served.scorer.coverage(text)) is not None:
+    if coverage is not None:
         analysis["coverage"] = coverage
         if coverage < LOW_COVERAGE:
             analysis["warnings"] = [LOW_EVIDENCE]

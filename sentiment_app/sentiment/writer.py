@@ -141,7 +141,7 @@ class GroupWriter:
 
     def _store(self, group: list[_Waiting]) -> None:
         try:
-            outlive_disconnect(self._retry_seconds)(self._insert, [one.row for one in group])
+            outlive_disconnect(self._retry_seconds, self._insert, [one.row for one in group])
             metrics.commit_rows.observe(len(group))
         except (IntegrityError, DataError) as error:
             if len(group) == 1:

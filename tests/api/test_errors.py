@@ -96,3 +96,9 @@ def test_every_connection_bounds_its_statements(settings):
 def test_a_doubled_slash_is_not_redirected(client):
     answer = client.get("//evil.example//livez", headers={"Host": "evil.example"})
     assert answer.status_code == 404
+
+
+def test_a_field_whose_name_has_no_utf8_is_pointed_at(client, as_ada):
+    answer = client.post(ANALYZE, data=r'{"text":"x","\ud800":1}', content_type="application/json", headers=as_ada)
+    assert answer.status_code == 422
+    assert [one["pointer"] for one in json.loads(answer.data)["errors"]] == ["/\ud800"]

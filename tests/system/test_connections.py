@@ -1,0 +1,40 @@
+"""Connections that stay open are shared out evenly among the web processes."""
+
+import socket
+import time
+from contextlib import ExitStack
+
+import psutil
+
+CONNECTIONS = 16
+
+
+def test_each_process_gets_its_share_of_lasting_connections(product):
+    until_all_serve(product)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket()) for _ in range(CONNECTIONS)]
+        for one in clients:  # all at once, as after a restart of Nginx
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", product.port))
+        for one in clients:
+            one.settimeout(10)
+            one.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert all(one.recv(1000).startswith(b"HTTP/1.1 200") for one in clients)
+        shares = sorted(held(pid, product.port) for pid in product.workers())
+    assert sum(shares) == CONNECTIONS
+    assert shares[-1] - shares[0] <= 2, shares
+
+
+def until_all_serve(product):
+    deadline = time.monotonic() + 30
+    while product.log.read_text().count('"event":"model_switched"') < len(product.workers()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)
+
+
+def held(pid, port):
+    return sum(
+        one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port
+        for one in psutil.Process(pid).net_connections(kind="tcp")
+    )
