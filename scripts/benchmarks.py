@@ -3,6 +3,7 @@
 Absolute figures say more of the machine than of the product; the ratios are what to look at.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -15,12 +16,13 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -97,17 +99,26 @@ def post_worker_init(worker): pass
 """
 
 
-def drive(port: int, request: bytes, connections: int, seconds: float) -> tuple[float, int]:
-    """Requests a second over keep-alive connections, and how many were not answered with 200."""
+class Answered(NamedTuple):
+    """When a request was sent, how long its answer took in seconds, and whether it was a 200."""
+
+    sent: float
+    took: float
+    is_good: bool
+
+
+def drive(port: int, request: bytes, connections: int, seconds: float) -> list[Answered]:
+    """Send a request over keep-alive connections, on each again as soon as it is answered."""
     selector = selectors.DefaultSelector()
     for _ in range(connections):
         connection = socket.create_connection(("127.0.0.1", port))
         connection.sendall(request)
         selector.register(connection, selectors.EVENT_READ)
-    done = bad = 0
+    answers: list[Answered] = []
     begun: dict[Any, bytes] = {}
     started = time.perf_counter()
-    while (now := time.perf_counter()) < started + seconds:
+    sent: defaultdict[Any, float] = defaultdict(lambda: started)
+    while time.perf_counter() < started + seconds:
         for key, _ in selector.select(1):
             connection = key.fileobj  # type: ignore[assignment]  # what was registered
             answer = begun.pop(connection, b"") + connection.recv(65536)
@@ -116,12 +127,19 @@ def drive(port: int, request: bytes, connections: int, seconds: float) -> tuple[
             if not length or len(body) < int(length[1]):
                 begun[connection] = answer
                 continue
-            done += 1
-            bad += not answer.startswith(b"HTTP/1.1 200")
+            now = time.perf_counter()
+            answers.append(Answered(sent[connection], now - sent[connection], answer.startswith(b"HTTP/1.1 200")))
+            sent[connection] = now
             connection.sendall(request)
     for key in list(selector.get_map().values()):
         key.fileobj.close()  # type: ignore[union-attr]
-    return done / (now - started), bad
+    return answers
+
+
+def analyze(token: str) -> bytes:
+    """The request that is measured."""
+    headers = f"Content-Type: application/json\r\nAuthorization: Bearer {token}\r\n"
+    return http("/api/v1/sentiment/analyze", json.dumps({"text": TEXT}).encode(), headers)
 
 
 def http(path: str, body: bytes = b"", headers: str = "") -> bytes:
@@ -144,21 +162,52 @@ def bench_request(rounds: int, seconds: float, connections: int) -> None:
         command = [sys.executable, "-m", "gunicorn", "-c", config.name]
         bare = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)  # noqa: S603  # ours
         time.sleep(4)
-        body = json.dumps({"text": TEXT}).encode()
-        headers = f"Content-Type: application/json\r\nAuthorization: Bearer {ours.token()}\r\n"
-        analyze = http("/api/v1/sentiment/analyze", body, headers)
+        request = analyze(ours.token())
         pairs = []
         for number in range(rounds + 1):
-            greeted, _ = drive(port, http("/"), connections, seconds)
-            scored, bad = drive(ours.port, analyze, connections, seconds)
-            assert bad == 0, f"{bad} requests failed"
+            greeted = drive(port, http("/"), connections, seconds)
+            scored = drive(ours.port, request, connections, seconds)
+            assert all(one.is_good for one in scored)
             if number:  # the first round warms up
-                pairs.append((greeted, scored))
+                pairs.append((len(greeted) / seconds, len(scored) / seconds))
         bare.terminate()
         bare.wait()
     spread("hello, requests a second", [one for one, _ in pairs])
     spread("analyze, requests a second", [two for _, two in pairs])
     spread("analyze / hello", [two / one for one, two in pairs])
+
+
+# -- a switch of models ------------------------------------------------------------------------------------------------
+
+
+@main.command("switch")
+@click.option("--rounds", default=6, show_default=True)
+@click.option("--connections", default=4, show_default=True)
+def bench_switch(rounds: int, connections: int) -> None:
+    """How long requests take at most while models are switched, against seconds in which none is."""
+    stored = [one["version"] for one in artifact.kept(MODELS) if artifact.SERVING in one["files"]][:2]
+    assert len(stored) == 2, "needs two models; train another one: flask model train"
+    seconds = 6.0  # within which every process has switched
+    with product(SCORING_RATE_LIMIT="1000000 per minute") as ours, ThreadPoolExecutor() as pool:
+        for version in stored:
+            with contextlib.suppress(FileExistsError):
+                ours.keep_model(artifact.read(MODELS / version), version)
+            ours.must("flask", "model", "release", version)
+        ours.must("flask", "user", "promote", "ada")
+        token = ours.token()
+        drive(ours.port, analyze(token), connections, seconds)
+        pairs = []
+        for number in range(rounds):
+            calm = drive(ours.port, analyze(token), connections, seconds)
+            path = f"/api/v1/sentiment/models/{stored[number % 2]}/activate?allow_worse=true"
+            switch = pool.submit(call, ours.url + path, {}, token)
+            busy = drive(ours.port, analyze(token), connections, seconds)
+            assert switch.result()[0] == 200, switch.result()
+            assert all(one.is_good for one in calm + busy)
+            pairs.append([1000 * max(one.took for one in part) for part in (calm, busy)])
+        spread("longest answer while nothing happens", [calm for calm, _ in pairs], "ms")
+        spread("longest answer while the model is switched", [busy for _, busy in pairs], "ms")
+        spread("what the switch adds to it", [busy - calm for calm, busy in pairs], "ms")
 
 
 # -- the model --------------------------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ and scoring is: look up the rows, add them, three divisions. Temperatures are fo
 
 from __future__ import annotations
 
+import io
 import math
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
@@ -23,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 _UNKNOWN: Final = 0
 """Row of features outside the vocabulary: all zero."""
 
+LINES_BETWEEN_PAUSES: Final = 1_000
+PAUSE_SECONDS: Final = 0.0005
 
 LABELS: Final = ("negative", "neutral", "positive")
 
@@ -84,7 +88,7 @@ class Scorer:
         blend: lengths in terms between which the share of the long head grows, and its limit.
     """
 
-    def __init__(self, vocabulary: Sequence[str], table: Floats, biases: Floats, blend: Sequence[float]) -> None:
+    def __init__(self, vocabulary: Iterable[str], table: Floats, biases: Floats, blend: Sequence[float]) -> None:
         self._rows = {feature: row for row, feature in enumerate(vocabulary, _UNKNOWN + 1)}
         self._table = table
         self._biases = biases
@@ -167,8 +171,21 @@ class Scorer:
     def load(cls, file: BinaryIO) -> Scorer:
         """Read a model written by `save`."""
         with np.load(file, allow_pickle=False) as arrays:
-            vocabulary = arrays["vocabulary"].tobytes().decode("utf-8", "surrogatepass").split("\n")
+            vocabulary = _unhurried(io.BytesIO(arrays["vocabulary"].tobytes()))
             return cls(vocabulary, arrays["table"], arrays["biases"], arrays["blend"].tolist())
+
+
+def _unhurried(blob: io.BytesIO) -> Iterator[str]:
+    """The lines of a blob, with pauses in which the threads that serve run: they hardly notice that a model is loaded.
+
+    A thread that only computes keeps each of theirs waiting for 5 ms whenever it has to take the interpreter's lock
+    again (`sys.getswitchinterval`), which is a dozen times a request.
+    """
+    lines = io.TextIOWrapper(blob, "utf-8", "surrogatepass", newline="\n")
+    for number, line in enumerate(lines):
+        if number % LINES_BETWEEN_PAUSES == 0:
+            time.sleep(PAUSE_SECONDS)
+        yield line.rstrip("\n")
 
 
 class TextScorer(Protocol):

@@ -23,6 +23,7 @@ from sentiment_app.sentiment.models import ModelEvent, ModelRelease
 
 # A model may be this much worse than the active one on the texts that both were judged on (mean macro recall).
 METRIC_TOLERANCE = 0.02
+PIECE_BYTES = 1024**2
 
 log = structlog.get_logger()
 
@@ -88,11 +89,16 @@ def fetch(version: str) -> Artifact:
     Raises:
         NotFoundError: no such version was released.
     """
-    columns = ModelRelease.manifest, ModelRelease.artifact, ModelRelease.signature
-    row = db.session.execute(select(*columns).where(ModelRelease.version == version)).one_or_none()
+    one = ModelRelease.version == version
+    columns = ModelRelease.manifest, ModelRelease.signature, func.length(ModelRelease.artifact)
+    row = db.session.execute(select(*columns).where(one)).one_or_none()
     if row is None:
         raise _unknown(version)
-    return Artifact(*row)
+    manifest, signature, size = row
+    # In pieces, as the driver decodes each while no other thread can run.
+    pieces = (func.substring(ModelRelease.artifact, start + 1, PIECE_BYTES) for start in range(0, size, PIECE_BYTES))
+    content = b"".join(bytes(db.session.scalars(select(piece).where(one)).one()) for piece in pieces)
+    return Artifact(manifest, content, signature)
 
 
 def fetch_cached(version: str) -> Artifact:

@@ -193,3 +193,10 @@ def test_the_cache_of_a_host_is_used_and_not_believed(make_app, tmp_path, second
         assert releases.fetch_cached(second) == expected
         file.write_bytes(b"tampered")
         assert releases.fetch_cached(second).serving == b"not read"
+
+
+@pytest.mark.parametrize("piece", [1000, 1024**2])
+def test_an_artifact_is_fetched_whole_in_whatever_pieces(second, model, monkeypatch, piece):
+    monkeypatch.setattr(releases, "PIECE_BYTES", piece)
+    assert len(model[0].serving) % 1000 != 0  # so the last piece is a shorter one
+    assert releases.fetch(second).serving == model[0].serving
