@@ -1,11 +1,13 @@
 """/sentiment: score a text; the caller's own history."""
 
+import re
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, request
 
+from sentiment_app.extensions import settings
 from sentiment_app.guard import caller
 from sentiment_app.openapi import operation
 from sentiment_app.schema import paged
@@ -15,6 +17,9 @@ from sentiment_app.users import service as users
 
 blueprint = Blueprint("sentiment", __name__, url_prefix="/sentiment")
 
+# What Nginx calls a request: seconds and milliseconds of its arrival, 128 random bits.
+REQUEST_KEY = re.compile(r"([0-9]{1,12})\.([0-9]{3})-([0-9a-f]{32})")
+
 
 @blueprint.post("/analyze")
 @operation(rate="scoring", body=schemas.AnalyzeSchema(), returns=schemas.AnalysisSchema(), errors=(404,))
@@ -23,7 +28,16 @@ def analyze(body: dict[str, Any]) -> service.Analysis:
 
     The answer is in your history before you have it. Texts are refused, never cut, above 20 000 characters.
     """
-    return service.analyze(caller().user_id, **body)
+    return service.analyze(caller().user_id, _repeated_id(), **body)
+
+
+def _repeated_id() -> UUID | None:
+    """The id that this request's row has, whichever instance Nginx asks after one that died: so it is stored once.
+
+    Nginx gives each request its key; without a trusted proxy anybody could.
+    """
+    key = REQUEST_KEY.fullmatch(request.headers.get("X-Request-Key", ""))
+    return service.id_made_of(int(key[1] + key[2]), int(key[3], 16)) if key and settings().trusted_proxies else None
 
 
 @blueprint.get("/history")

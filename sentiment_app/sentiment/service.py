@@ -49,8 +49,12 @@ class Analysis(TypedDict):
     explanation: NotRequired[Explanation]
 
 
-def analyze(user_id: UUID, text: str, *, explain: bool = False, model: str | None = None) -> Analysis:
+def analyze(
+    user_id: UUID, row_id: UUID | None, text: str, *, explain: bool = False, model: str | None = None
+) -> Analysis:
     """Score a text, with the active model or the named one, and store the answer: when this returns, it is committed.
+
+    Answers of the same `row_id` are stored once; without one, each is stored.
 
     Raises:
         NoModelError: no model is active.
@@ -61,7 +65,7 @@ def analyze(user_id: UUID, text: str, *, explain: bool = False, model: str | Non
     started = time.perf_counter()
     scores, coverage = served.scorer.assess(text)
     analysis = Analysis(
-        id=uuid.uuid7(),
+        id=row_id or uuid.uuid7(),
         sentiment=scores.label,
         confidence=max(scores),
         scores=scores,
@@ -153,6 +157,12 @@ def _delete(user_id: UUID, request_id: UUID) -> None:
 
 def _own(user_id: UUID, request_id: UUID) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return SentimentRequest.id == request_id, SentimentRequest.user_id == user_id
+
+
+def id_made_of(milliseconds: int, random: int) -> UUID:
+    """A UUIDv7 of a time, in milliseconds since 1970, and 74 or more random bits (RFC 9562, section 5.7)."""
+    high, low = random >> 62 & 0xFFF, random & (1 << 62) - 1
+    return UUID(int=(milliseconds & (1 << 48) - 1) << 80 | 7 << 76 | high << 64 | 2 << 62 | low)
 
 
 def _made_at(id_: UUID) -> datetime:

@@ -91,3 +91,18 @@ def test_a_deleted_row_is_gone(client, as_ada, analyze):
 
 def test_an_unknown_row_is_not_found(client, as_ada):
     assert client.get(f"{URL}/{uuid.uuid4()}", headers=as_ada).status_code == 404
+
+
+@pytest.mark.parametrize(("proxies", "stored"), [(1, 1), (0, 2)])
+def test_what_nginx_repeats_is_stored_once_and_what_a_caller_calls_so_is_not(make_app, as_ada, proxies, stored):
+    client = make_app(trusted_proxies=proxies).test_client()
+    key = {"X-Request-Key": "1795534000.123-" + "0123456789abcdef" * 2}
+    ids = {
+        client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada | key).json["id"] for _ in range(2)
+    }
+    rows = client.get(URL, headers=as_ada).json["items"]
+    assert {row["id"] for row in rows} == ids
+    assert len(rows) == stored
+    assert all(uuid.UUID(one).version == 7 for one in ids)
+    if proxies:
+        assert datetime.fromisoformat(rows[0]["created_at"]).timestamp() == 1795534000.123

@@ -14,7 +14,14 @@ def lost(host, ids) -> int:
     return int(host.run("sudo -u postgres psql -d sentiment -At -f /tmp/lost.sql").stdout)
 
 
-def test_killed_processes_fail_nothing(host, load):
+def stored(host) -> int:
+    """How many rows the account of the load has."""
+    sql = "SELECT count(*) FROM sentiment_requests JOIN users ON users.id = user_id WHERE username = 'load'"
+    return int(host.run(f'sudo -u postgres psql -d sentiment -Atc "{sql}"').stdout)
+
+
+def test_killed_processes_fail_nothing_and_nothing_is_stored_twice(host, load):
+    before = stored(host)
     with load() as during:
         for _ in range(3):
             host.run("kill -9 $(systemctl show -P MainPID sentiment-web@1.service)")
@@ -22,6 +29,7 @@ def test_killed_processes_fail_nothing(host, load):
             host.run("pkill -9 -o -P $(systemctl show -P MainPID sentiment-web@2.service)")
             time.sleep(2)
     assert during.failed == {}
+    assert stored(host) - before == during.result["ok"]
 
 
 def test_a_restart_of_postgresql_fails_nothing(host, load):
