@@ -15,6 +15,7 @@ from sentiment_app.auth import routes as auth
 from sentiment_app.auth import tokens
 from sentiment_app.batch import events
 from sentiment_app.batch import routes as batch
+from sentiment_app.batch import service as tasks
 from sentiment_app.config import Settings
 from sentiment_app.guard import Guard
 from sentiment_app.sentiment import cards, releases
@@ -171,8 +172,11 @@ def _serve_model(app: Flask, settings: Settings) -> None:
     health.init_app(app, model=serving.check, model_version=serving.version)
     app.extensions["model_card"] = lambda: cards.page(serving.current().manifest)
     gauges = {
-        "queue_jobs": ("Jobs that wait for a worker", extensions.queue_depth),
-        "model_age_seconds": ("Time since the served model was trained", serving.age),
+        "queue_jobs": metrics.Gauge("Jobs that wait for a worker", extensions.queue_depth),
+        "model_age_seconds": metrics.Gauge("Time since the served model was trained", serving.age),
+        "task_rows": metrics.Gauge(
+            "Rows of the tasks that are kept, by what was found", tasks.rows_found, ("sentiment", "model_version")
+        ),
     }
     metrics.init_app(app, gauges)
 

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from flask import Flask, Response, current_app, g, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
@@ -39,23 +40,33 @@ scored_rows = Counter("scored_rows", "Texts scored and stored", ["sentiment", "m
 commit_rows = Histogram("commit_rows", "Rows that shared one commit", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 limiter_fallbacks = Counter("limiter_fallbacks", "Requests limited in memory, Redis being away")
 
-Gauge = Callable[[], float | None]
+
+class Gauge(NamedTuple):
+    """What is read at the moment of the scrape: a number, or numbers by their labels; None if it cannot be had."""
+
+    doc: str
+    read: Callable[[], float | Mapping[tuple[str, ...], float] | None]
+    labels: tuple[str, ...] = ()
 
 
 class _Scraped(Collector):
-    """Gauges read at the moment of the scrape; one that cannot be read is left out."""
+    """Gauges; one that cannot be read is left out."""
 
-    def __init__(self, gauges: dict[str, tuple[str, Gauge]]) -> None:
+    def __init__(self, gauges: dict[str, Gauge]) -> None:
         self._gauges = gauges
 
     def collect(self) -> Iterable[Metric]:
-        for name, (doc, read) in self._gauges.items():
-            value = read()
-            if value is not None:
-                yield GaugeMetricFamily(name, doc, value=value)
+        for name, gauge in self._gauges.items():
+            found = gauge.read()
+            if found is None:
+                continue
+            family = GaugeMetricFamily(name, gauge.doc, labels=gauge.labels)
+            for labels, value in ({(): found} if isinstance(found, float) else found).items():
+                family.add_metric(labels, value)
+            yield family
 
 
-def init_app(app: Flask, gauges: dict[str, tuple[str, Gauge]]) -> None:
+def init_app(app: Flask, gauges: dict[str, Gauge]) -> None:
     """Count each request; `gauges` are read at each scrape."""
     app.after_request(_count)
     app.extensions["gauges"] = _Scraped(gauges)

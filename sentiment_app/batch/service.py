@@ -10,7 +10,7 @@ import numpy as np
 import uuid_utils.compat as uuid
 from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sentiment_app.batch import engine, reconcile, webhooks
 from sentiment_app.batch.intake import Item
@@ -359,6 +359,20 @@ def progress(task_id: UUID) -> Progress:
         sum(row.confidence_sum for row in rows),
         histogram.tolist(),
     )
+
+
+def rows_found() -> dict[tuple[str, ...], float] | None:
+    """Rows of all tasks that are kept, by sentiment and model version; None, at once, while PostgreSQL is away."""
+    sums = [func.sum(Chunk.counts[place + 1]) for place in range(len(LABELS))]  # arrays begin at 1 there
+    found = select(Task.model_version, *sums).join(Chunk, Chunk.task_id == Task.id).group_by(Task.model_version)
+    try:
+        rows = db.session.execute(found).all()
+    except SQLAlchemyError:
+        db.session.rollback()
+        return None
+    return {
+        (label, version): float(sum_) for version, *sums_ in rows for label, sum_ in zip(LABELS, sums_, strict=True)
+    }
 
 
 def describe(task: Task) -> dict[str, Any]:

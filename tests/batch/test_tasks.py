@@ -3,6 +3,7 @@
 import gzip
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -274,3 +275,12 @@ def test_a_key_of_yesterday_is_forgotten(upload, ada, lines):
     first = upload(lines("a"), **key).json["task_id"]
     age(first, days=2)
     assert upload(lines("b"), **key).json["task_id"] != first
+
+
+def test_metrics_count_the_rows_of_tasks(client, upload, work, model):
+    upload("text\nI love it\nwonderful\nI hate it\n", "text/csv")
+    work()
+    arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda: ("127.0.0.1", 9464))}
+    lines = client.get("/metrics", environ_overrides=arrived).text.splitlines()
+    assert f'task_rows{{model_version="{model[1]}",sentiment="positive"}} 2.0' in lines
+    assert f'task_rows{{model_version="{model[1]}",sentiment="negative"}} 1.0' in lines
