@@ -99,6 +99,24 @@ def post_worker_init(worker): pass
 """
 
 
+@contextmanager
+def gunicorn(config: str, environment: dict[str, str]) -> Iterator[None]:
+    """Gunicorn with the product's own configuration, but for some lines."""
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write(config)
+        file.flush()
+        command = [sys.executable, "-m", "gunicorn", "-c", file.name]
+        started = subprocess.Popen(  # noqa: S603  # ours
+            command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        )
+        time.sleep(4)
+        try:
+            yield
+        finally:
+            started.terminate()
+            started.wait()
+
+
 class Answered(NamedTuple):
     """When a request was sent, how long its answer took in seconds, and whether it was a 200."""
 
@@ -154,14 +172,8 @@ def http(path: str, body: bytes = b"", headers: str = "") -> bytes:
 @click.option("--connections", default=16, show_default=True)
 def bench_request(rounds: int, seconds: float, connections: int) -> None:
     """A whole analyze request (authenticated, limited, scored, committed) against a bare Flask hello."""
-    with product() as ours, tempfile.NamedTemporaryFile("w", suffix=".py") as config:
-        port = free_port()
-        config.write(HELLO.format(port=port))
-        config.flush()
-        environment = ours.environment | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "gunicorn", "-c", config.name]
-        bare = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)  # noqa: S603  # ours
-        time.sleep(4)
+    port = free_port()
+    with product() as ours, gunicorn(HELLO.format(port=port), ours.environment | {"PYTHONPATH": str(ROOT)}):
         request = analyze(ours.token())
         pairs = []
         for number in range(rounds + 1):
@@ -170,8 +182,6 @@ def bench_request(rounds: int, seconds: float, connections: int) -> None:
             assert all(one.is_good for one in scored)
             if number:  # the first round warms up
                 pairs.append((len(greeted) / seconds, len(scored) / seconds))
-        bare.terminate()
-        bare.wait()
     spread("hello, requests a second", [one for one, _ in pairs])
     spread("analyze, requests a second", [two for _, two in pairs])
     spread("analyze / hello", [two / one for one, two in pairs])
@@ -334,17 +344,36 @@ def naive_rate(queue: Queue, user: str, texts: list[str]) -> float:
     return rate
 
 
-def task(ours: Product, token: str, body: bytes) -> dict[str, Any]:
-    """Upload a file and wait for its last result; returns the task."""
+def task(url: str, token: str, body: bytes) -> float:
+    """Upload a file and wait for its last result; returns the seconds that it took."""
+    started = time.perf_counter()
     headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {token}"}
-    request = urllib.request.Request(ours.url + "/api/v1/sentiment/tasks", body, headers)  # noqa: S310  # our own
+    request = urllib.request.Request(url + "/api/v1/sentiment/tasks", body, headers)  # noqa: S310  # our own
     with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310
         told: dict[str, Any] = json.load(answer)
     while told["status"] in ("queued", "running"):
         time.sleep(0.1)
-        told = call(f"{ours.url}/api/v1/sentiment/tasks/{told['task_id']}", token=token)[1]
+        told = call(f"{url}/api/v1/sentiment/tasks/{told['task_id']}", token=token)[1]
     assert told["request_counts"]["completed"] == told["request_counts"]["total"], told
-    return told
+    return time.perf_counter() - started
+
+
+@contextmanager
+def workers(ours: Product) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A worker for each core."""
+    started = [ours.process("sentiment_app.worker") for _ in range(CORES)]
+    time.sleep(5)
+    try:
+        yield started
+    finally:
+        for worker in started:
+            worker.terminate()
+            worker.wait()
+
+
+def as_ndjson(some: list[str], rows: int) -> bytes:
+    """A file of so many rows."""
+    return "".join(json.dumps({"text": some[place % len(some)]}) + "\n" for place in range(rows)).encode()
 
 
 def largest(processes: list[psutil.Process], seen: dict[str, int]) -> None:
@@ -368,34 +397,51 @@ def bench_batch(rounds: int, rows: int, most: int) -> None:
     with product(WEB_CONCURRENCY="1") as ours:
         token = ours.token()
         naive = [forking_workers(ours, texts[:20_000]) for _ in range(rounds)]
-        workers = [ours.process("sentiment_app.worker") for _ in range(CORES)]
-        time.sleep(5)
-        body = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-        pairs = []
+        with workers(ours) as ours_too:
+            body = as_ndjson(some, rows)
+            pairs = [(in_process(serving, texts), rows / task(ours.url, token, body)) for _ in range(rounds)]
+            spread("bare scoring in two processes, rows a second", [one for one, _ in pairs])
+            spread("RQ's default worker with ORM inserts, rows a second", naive)
+            spread("a task, from submission to the last result, rows a second", [two for _, two in pairs])
+            spread("task / bare scoring", [two / one for one, two in pairs])
+            spread("task / default worker", [two / one for (_, two), one in zip(pairs, naive, strict=True)])
+            seen: dict[str, int] = {}
+            size = 10_000
+            while size <= most:
+                taken = task(ours.url, token, as_ndjson(some, size))
+                largest([psutil.Process(one.pid) for one in (ours.web, *ours_too)], seen)
+                sizes = ", ".join(f"{name} {size_ / 1e6:.0f} MB" for name, size_ in sorted(seen.items()))
+                click.echo(f"{size:>9,} rows: {taken:7.2f} s, {size / taken:10,.0f} rows a second; {sizes}")
+                size *= 10
+
+
+CHUNKED = """
+exec(open("deploy/gunicorn.conf.py").read())
+from sentiment_app.batch import service
+service.CHUNK_ROWS = {rows}
+bind, workers = "127.0.0.1:{port}", 1
+"""
+
+
+@main.command("chunks")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--rows", default=200_000, show_default=True, help="Of a task in each round.")
+@click.argument("sizes", nargs=-1, type=int)
+def bench_chunks(rounds: int, rows: int, sizes: tuple[int, ...]) -> None:
+    """How the number of rows in a chunk tells on a task's rate: SIZES, by default 1000 2500 5000 10000."""
+    body = as_ndjson(tweets(), rows)
+    ports = {size: free_port() for size in sizes or (1_000, 2_500, 5_000, 10_000)}
+    with product(WEB_CONCURRENCY="1") as ours, contextlib.ExitStack() as stack:
+        for size, port in ports.items():
+            stack.enter_context(gunicorn(CHUNKED.format(rows=size, port=port), ours.environment))
+        stack.enter_context(workers(ours))
+        token = ours.token()
+        rates: defaultdict[int, list[float]] = defaultdict(list)
         for _ in range(rounds):
-            bare = in_process(serving, texts)
-            started = time.perf_counter()
-            task(ours, token, body)
-            pairs.append((bare, rows / (time.perf_counter() - started)))
-        spread("bare scoring in two processes, rows a second", [one for one, _ in pairs])
-        spread("RQ's default worker with ORM inserts, rows a second", naive)
-        spread("a task, from submission to the last result, rows a second", [two for _, two in pairs])
-        spread("task / bare scoring", [two / one for one, two in pairs])
-        spread("task / default worker", [two / one for (_, two), one in zip(pairs, naive, strict=True)])
-        seen: dict[str, int] = {}
-        size = 10_000
-        while size <= most:
-            body = "".join(json.dumps({"text": some[place % len(some)]}) + "\n" for place in range(size)).encode()
-            started = time.perf_counter()
-            task(ours, token, body)
-            taken = time.perf_counter() - started
-            largest([psutil.Process(one.pid) for one in (ours.web, *workers)], seen)
-            sizes = ", ".join(f"{name} {size_ / 1e6:.0f} MB" for name, size_ in sorted(seen.items()))
-            click.echo(f"{size:>9,} rows: {taken:7.2f} s, {size / taken:10,.0f} rows a second; {sizes}")
-            size *= 10
-        for worker in workers:
-            worker.terminate()
-            worker.wait()
+            for size, port in ports.items():
+                rates[size].append(rows / task(f"http://127.0.0.1:{port}", token, body))
+        for size, found in rates.items():
+            spread(f"chunks of {size:,} rows: rows a second", found)
 
 
 if __name__ == "__main__":

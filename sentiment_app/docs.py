@@ -1,8 +1,8 @@
 """The OpenAPI document and the pages that show it, from vendored assets: nothing is fetched from elsewhere."""
 
-from typing import Any
+from typing import Any, cast
 
-from flask import Blueprint, Response, current_app, jsonify, render_template, send_from_directory
+from flask import Blueprint, Response, current_app, jsonify, redirect, render_template, send_from_directory
 
 from sentiment_app.openapi import document, operation
 
@@ -14,6 +14,13 @@ PAGE_POLICY = (
 )
 
 blueprint = Blueprint("docs", __name__, template_folder="templates")
+
+
+@blueprint.get("/")
+@operation(access="public", rate=None, documented=False)
+def home() -> Response:
+    """To the page for people: who only knows the host's name finds the rest from there."""
+    return cast(Response, redirect("/docs"))
 
 
 @blueprint.get("/openapi.json")

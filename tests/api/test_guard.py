@@ -4,6 +4,7 @@ import re
 import uuid
 
 PUBLIC = {
+    "GET /",
     "GET /docs",
     "GET /docs/model",
     "GET /docs/assets/<path:name>",
@@ -49,6 +50,11 @@ def test_every_route_is_in_the_document(app, client):
         for method in operations
         if method != "parameters"
     }
-    hidden = {"GET /metrics", "GET /docs/assets/<path:name>"}
+    hidden = {"GET /", "GET /metrics", "GET /docs/assets/<path:name>"}
     real = {f"{method} {rule}" for method, rule in routes(app)} - hidden
     assert found == {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", one) for one in real}
+
+
+def test_the_root_leads_to_the_page_for_people(client):
+    answer = client.get("/")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/docs")

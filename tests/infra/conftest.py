@@ -181,11 +181,16 @@ class Api:
             timeout=120,
             event_hooks={"request": [self._under_its_name]},
         )
-        account = {"username": f"u{uuid.uuid4().hex[:12]}", "password": "only for the test bed"}
-        self.client.post("/api/v1/auth/register", json=account | {"email": f"{account['username']}@example.org"})
-        answer = self.client.post("/api/v1/auth/login", json=account).raise_for_status()
-        self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        self.account = {"username": f"u{uuid.uuid4().hex[:12]}", "password": "only for the test bed"}
+        email = {"email": f"{self.account['username']}@example.org"}
+        self.client.post("/api/v1/auth/register", json=self.account | email)
+        self.sign_in()
         self.key = {"Idempotency-Key": uuid.uuid4().hex}
+
+    def sign_in(self) -> None:
+        """Take a new token."""
+        answer = self.client.post("/api/v1/auth/login", json=self.account).raise_for_status()
+        self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     @staticmethod
     def _under_its_name(request: httpx.Request) -> None:

@@ -88,6 +88,16 @@ def test_a_deploy_and_a_rollback_under_load_fail_no_request(playbook, repository
     assert during.failed == {}
 
 
+@pytest.mark.parametrize("secret", ["postgresql_password", "postgresql_owner_password"])
+def test_a_password_of_postgresql_is_replaced_and_nobody_notices(playbook, load, state, on, secret):
+    before = (state / "secrets" / secret).read_text()
+    with load(10) as during:
+        playbook("rotate-secrets", "-e", f"secret={secret}")
+    assert during.failed == {}
+    assert (state / "secrets" / secret).read_text() != before
+    assert on("web1").run("SENTIMENT_OWNER=1 sentiment db current").rc == 0
+
+
 def test_a_release_that_fails_on_the_last_host_leaves_none(on, playbook, repository):
     before = on("web1").run("readlink /srv/sentiment/current").stdout
     repository.git("checkout", "-q", "--detach", repository.base)

@@ -141,6 +141,13 @@ def test_maintenance_is_told(host, state, address):
     assert "Back soon" in page
 
 
+def test_nginx_has_no_known_weakness(host):
+    configuration = host.check_output("nginx -T 2>/dev/null")
+    done = subprocess.run(["gixy", "-"], input=configuration, capture_output=True, text=True, check=False)
+    assert "server_name sentiment.test" in configuration
+    assert "No issues found" in done.stdout, done.stdout + done.stderr
+
+
 def test_the_access_log_holds_no_query(host, state, address):
     curl(state, address, f"https://{NAME}/version?token=never-log-this")
     log = host.run("tail -n 5 /var/log/nginx/sentiment.json").stdout
@@ -148,8 +155,19 @@ def test_the_access_log_holds_no_query(host, state, address):
     assert "never-log-this" not in log
 
 
-@pytest.mark.parametrize(("version", "works"), [("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)])
-def test_tls_is_of_today(address, version, works):
-    command = ["openssl", "s_client", "-connect", f"{address}:443", "-servername", NAME, version]
+@pytest.mark.parametrize(
+    ("offered", "works"),
+    [
+        ("-tls1_1", False),
+        ("-tls1_2", True),
+        ("-tls1_3", True),
+        ("-groups=X25519", True),
+        ("-groups=P-384", True),
+        ("-groups=P-521", False),
+        ("-groups=X448", False),
+    ],
+)
+def test_tls_is_as_mozillas_intermediate_configuration_has_it(address, offered, works):
+    command = ["openssl", "s_client", "-connect", f"{address}:443", "-servername", NAME, *offered.split("=")]
     done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
     assert ("Cipher is (NONE)" not in done.stdout and done.returncode == 0) is works

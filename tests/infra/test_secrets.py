@@ -24,6 +24,15 @@ def test_a_secret_is_replaced_and_nobody_notices(host, state, playbook, load, se
     assert not (state / "secrets" / f"{secret}.before").exists()
 
 
+def test_new_keys_of_tokens_end_all_sessions(playbook, api):
+    me = "/api/v1/users/me"
+    assert api.client.get(me).status_code == 200
+    playbook("rotate-secrets", "-e", "secret=jwt_secret_key")
+    assert api.client.get(me).status_code == 401
+    api.sign_in()
+    assert api.client.get(me).status_code == 200
+
+
 def test_the_service_works_with_its_new_secrets(host):
     assert (
         host.run(

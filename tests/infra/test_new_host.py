@@ -1,0 +1,36 @@
+"""A host that is lost for good: what is kept elsewhere (backups, the log's stream, secrets) makes another one of it."""
+
+import subprocess
+
+from conftest import ROOT, on_testbed
+from test_backups import rows
+from test_failures import lost
+
+KEPT = ["var/lib/pgbackrest", "var/lib/postgresql-wal"]
+
+
+def test_a_new_host_gets_every_row_back(host, playbook, load, state):
+    with load() as during:
+        pass
+    assert during.failed == {}
+    before = rows(host)
+    with (state / "kept.tar").open("wb") as kept:  # as if these folders were another machine's
+        on_host("tar", "--create", "--directory=/", *KEPT, stdout=kept)
+    on_testbed("kill", "app1")
+    on_testbed("reset", "app1")
+    playbook("site", "-e", f"version={playbook.deployed}")
+    assert rows(host).startswith("1|")  # the gate's own
+    on_host("rm", "-r", *(f"/{folder}" for folder in KEPT))
+    with (state / "kept.tar").open("rb") as kept:
+        on_host("tar", "--extract", "--directory=/", stdin=kept)
+    playbook("restore")
+    assert rows(host) == before
+    assert lost(host, during.ids) == 0
+    assert host.run("systemctl --failed --no-legend --plain").stdout == ""
+    with load() as after:
+        pass
+    assert after.failed == {}
+
+
+def on_host(*command: str, **streams) -> None:
+    subprocess.run([str(ROOT / "scripts/testbed"), "exec", "app1", *command], check=True, timeout=120, **streams)
