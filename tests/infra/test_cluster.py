@@ -90,11 +90,11 @@ def test_a_deploy_and_a_rollback_under_load_fail_no_request(playbook, repository
 
 @pytest.mark.parametrize("secret", ["postgresql_password", "postgresql_owner_password"])
 def test_a_password_of_postgresql_is_replaced_and_nobody_notices(playbook, load, state, on, secret):
-    before = (state / "secrets" / secret).read_text()
+    before = (state / "secrets-cluster" / secret).read_text()
     with load(10) as during:
         playbook("rotate-secrets", "-e", f"secret={secret}")
     assert during.failed == {}
-    assert (state / "secrets" / secret).read_text() != before
+    assert (state / "secrets-cluster" / secret).read_text() != before
     assert on("web1").run("SENTIMENT_OWNER=1 sentiment db current").rc == 0
 
 
