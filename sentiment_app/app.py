@@ -77,7 +77,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     extensions.init_app(app)
     _guard(app, settings)
     _serve_model(app, settings)
-    app.extensions["holding"] = events.Holding(settings.max_held_requests)
+    for name in ("waiting", "uploading"):
+        app.extensions[name] = events.Holding(settings.max_held_requests)
     for feature in (auth, users, sentiment, batch):
         prefix = API + (feature.blueprint.url_prefix or "")
         app.register_blueprint(feature.blueprint, url_prefix=prefix)

@@ -146,7 +146,12 @@ class Settings:
     max_queued_rows: int = _setting("rows that may wait in a user's tasks", 3_000_000, check=_at_least_one)
     max_upload_rows: int = _setting("rows of an upload", 1_000_000, check=_at_least_one)
     max_upload_bytes: int = _setting("bytes of an upload, after decompression", 512 * 1024**2, check=_at_least_one)
-    max_held_requests: int = _setting("requests that may wait for a task, in each web process", 4, check=_at_least_one)
+    max_held_requests: int = _setting(
+        "requests that may wait for a task, and uploads that may be read, at a time in each web process",
+        4,
+        check=_at_least_one,
+    )
+    history_days: int = _setting("how long a scored text stands in its user's history", 365, check=_at_least_one)
     task_days: int = _setting("how long a task that has ended is kept", 30, check=_at_least_one)
     webhook_networks: list[str] = _setting(
         "networks inside the house that webhooks may go to, such as 10.1.0.0/16,fd00::/8", [], check=_are_networks

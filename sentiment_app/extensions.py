@@ -1,6 +1,7 @@
 """Extension objects, unbound; `app.create_app` binds them. And the one way to write to the database."""
 
 import functools
+import ipaddress
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -59,7 +60,15 @@ class Base(DeclarativeBase):
 db = SQLAlchemy(metadata=Base.metadata, session_options={"expire_on_commit": False})
 migrate = Migrate(db=db, directory=str(Path(__file__).parent.parent / "migrations"))
 jwt = JWTManager()
-limiter = Limiter(get_remote_address)
+
+
+def _client_network() -> str:
+    """Who is limited together: an address, or the /64 of which an IPv6 client has every one."""
+    address = get_remote_address()
+    return str(ipaddress.ip_network(f"{address}/64", strict=False)) if ":" in address else address
+
+
+limiter = Limiter(_client_network)
 
 
 def settings() -> Settings:

@@ -15,11 +15,14 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.routing import Rule
 
 from sentiment_app import __version__
-from sentiment_app.errors import MalformedError, UnsupportedMediaTypeError
+from sentiment_app.errors import InvalidError, MalformedError, UnsupportedMediaTypeError
 from sentiment_app.extensions import limiter, settings
 from sentiment_app.schema import ProblemSchema, Schema, load
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
+
+LARGE, MAX_OPENED = 1024 * 1024, 20_000
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 View = Callable[..., Response]
 
@@ -100,6 +103,7 @@ def _load_body(body: Schema, form: Schema | None) -> dict[str, Any]:
     if request.is_json:
         data = request.get_data()
         _refuse_cut_body()
+        _refuse_crowded(data)
         try:
             return load(body, json.loads(data), "body")
         except (ValueError, RecursionError):
@@ -116,6 +120,18 @@ def _refuse_cut_body() -> None:
     # Werkzeug cuts a chunked body at MAX_CONTENT_LENGTH, and says so only when asked for more.
     if request.content_length is None:
         request.stream.read(1)
+
+
+def _refuse_crowded(data: bytes) -> None:
+    """Refuse a large body of very many small values: they take some twenty times its size in memory."""
+    if len(data) <= LARGE or _opened(data) <= MAX_OPENED:
+        return
+    if _opened(STRING.sub(b"", data)) > MAX_OPENED:  # those in strings are text
+        raise InvalidError(f"The body has more than {MAX_OPENED:,} objects and arrays.")
+
+
+def _opened(data: bytes) -> int:
+    return data.count(b"{") + data.count(b"[")
 
 
 def _answer(result: Any, declaration: Operation) -> Response:

@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Blueprint, request
 
-from sentiment_app.auth import jobs, schemas, service, tokens
+from sentiment_app.auth import schemas, service, tokens
 from sentiment_app.extensions import limiter, settings
 from sentiment_app.guard import caller
 from sentiment_app.openapi import operation
@@ -56,9 +56,7 @@ def login(body: dict[str, Any]) -> tokens.TokenPair:
 
     Takes JSON, or the form that OAuth 2.0 password clients send. One answer for whatever is wrong.
     """
-    session = service.sign_in(body["username"], body["password"])
-    jobs.tidy_later(session.user_id)
-    return tokens.issue(session)
+    return tokens.issue(service.sign_in(body["username"], body["password"]))
 
 
 @blueprint.post("/auth/refresh")

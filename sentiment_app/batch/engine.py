@@ -74,7 +74,7 @@ def _score(claim: Claim) -> None:
     try:
         scorer = serving().pinned(claim.model_version).scorer
         scores, errors = _judge(scorer, claim)
-    except UnknownModelError as error:
+    except UnknownModelError as error:  # nowhere; one that does not load here may load elsewhere, or later
         fail(claim.task_id, error.detail)
         return
     except BaseException:
@@ -113,6 +113,13 @@ def _score_all(scorer: TextScorer, texts: Sequence[str]) -> Sequence[Sequence[fl
 
 @unit_of_work
 def _claim(chunk_id: UUID, token: UUID) -> Claim | None:
+    # The task first, and for this: two workers that held its row together could not both go on to change it.
+    of_chunk = select(Chunk.task_id).where(Chunk.id == chunk_id).scalar_subquery()
+    begun = update(Task).where(Task.id == of_chunk, Task.status.in_(("uploading", *OPEN)))
+    begun = begun.where((Task.status == "queued") | Task.started_at.is_(None))
+    status = text("CASE status WHEN 'queued' THEN 'running' ELSE status END")
+    values = {"status": status, "started_at": func.coalesce(Task.started_at, func.now())}
+    db.session.execute(begun.values(values), execution_options={"synchronize_session": False})
     # A second run of this unit of work finds its own token, and counts no second attempt.
     row = db.session.execute(
         text(
@@ -130,17 +137,13 @@ def _claim(chunk_id: UUID, token: UUID) -> Claim | None:
                 AND (chunk.state = 'queued' OR chunk.state = 'running'
                      AND (chunk.lease_until < now() OR chunk.token = :token))
             RETURNING chunk.task_id, chunk.size, chunk.attempts, chunk.texts, chunk.results, chunk.errors,
-                task.model_version, task.status, task.started_at
+                task.model_version
             """
         ),
         {"id": chunk_id, "token": token, "lease": timedelta(seconds=LEASE_SECONDS)},
     ).one_or_none()
     if row is None:
         return None
-    if row.status == "queued" or row.started_at is None:
-        status = text("CASE status WHEN 'queued' THEN 'running' ELSE status END")
-        begun = update(Task).where(Task.id == row.task_id)
-        db.session.execute(begun.values(status=status, started_at=func.coalesce(Task.started_at, func.now())))
     return Claim(
         chunk_id,
         row.task_id,

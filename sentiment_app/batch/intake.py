@@ -9,7 +9,6 @@ import gzip
 import itertools
 import json
 import re
-import unicodedata
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
@@ -17,9 +16,9 @@ from typing import IO, Any, NamedTuple
 from charset_normalizer import from_bytes
 
 from sentiment_app.errors import AppError, InvalidError, MalformedError
+from sentiment_app.ml.text import MAX_CHARACTERS, TextError, normalize
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
-MAX_CHARACTERS = 20_000
 MAX_KEY = 200
 # Of one line: a text of 20 000 characters, each escaped as a surrogate pair, and a key.
 MAX_LINE = 256 * 1024
@@ -90,7 +89,10 @@ def checked(line: int, custom_id: Any, text: Any) -> Item:
         return Item(line, None, None, f"The custom_id must have at most {MAX_KEY} characters, without NUL.")
     if not isinstance(text, str):
         return Item(line, key, None, "There is no text.")
-    normal = text if text.isascii() else unicodedata.normalize("NFC", text)
+    try:
+        normal = normalize(text)
+    except TextError as error:
+        return Item(line, key, None, f"The text {error}.")
     if not 1 <= len(normal) <= MAX_CHARACTERS:
         return Item(line, key, None, f"The text must have 1 to {MAX_CHARACTERS} characters, not {len(normal)}.")
     if not _is_storable(normal):

@@ -11,6 +11,8 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 from sentiment_app.batch import engine, webhooks
 from sentiment_app.batch.models import OPEN, Chunk, Delivery, Task
 from sentiment_app.extensions import QUEUE, WEBHOOKS, db, queue, unit_of_work
+from sentiment_app.sentiment import service as history
+from sentiment_app.users import sessions
 
 # With the lease (8 s) and a round each EVERY_SECONDS, work goes on within 15 seconds of whatever happened.
 EVERY_SECONDS = 5.0
@@ -39,7 +41,13 @@ def reconcile() -> dict[str, int]:
 
 def purge() -> dict[str, int]:
     """Delete what has been kept long enough, or was deleted, in batches that block nobody."""
-    return {"expired": _expire(), "deleted": _delete_deleted(), "keys": _forget_keys()}
+    return {
+        "expired": _expire(),
+        "deleted": _delete_deleted(),
+        "keys": _forget_keys(),
+        "history": history.forget_old(),
+        "sessions": sessions.forget_expired(),
+    }
 
 
 @unit_of_work

@@ -13,12 +13,14 @@ from flask import Blueprint, Response, current_app, jsonify, request, stream_wit
 
 from sentiment_app.batch import events, intake, render, schemas, service, webhooks
 from sentiment_app.batch.models import UNFINISHED, Task
-from sentiment_app.errors import InvalidError, UnsupportedMediaTypeError
+from sentiment_app.errors import InvalidError, UnavailableError, UnsupportedMediaTypeError
 from sentiment_app.extensions import settings
 from sentiment_app.guard import caller
 from sentiment_app.openapi import JSON, operation
 from sentiment_app.schema import paged
 
+# None of its names is registered.
+NDJSON = (intake.NDJSON, "application/ndjson", "application/jsonl")
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_WAIT_SECONDS = 30
 RETRY_AFTER = {"Retry-After": "1"}
@@ -63,7 +65,7 @@ def submit_batch(body: dict[str, Any]) -> Response:
 @operation(
     rate="user",
     query=schemas.UploadQuerySchema(),
-    streams=(intake.NDJSON, intake.CSV),
+    streams=(*NDJSON, intake.CSV),
     before=_before_it_is_read,
     status=202,
     also=200,
@@ -80,15 +82,23 @@ def submit_file(query: dict[str, Any]) -> Response:
     """
     submission = _submission(query.pop("model"), query.pop("webhook_url"), given_in="query")
     form = intake.Format(_upload_kind(), is_gzip=_is_gzip(), **query)
+    with _room("uploading").one() as has_room:
+        if not has_room:  # a sender may be as slow as he likes: he must not take all threads
+            raise UnavailableError("As many uploads as may be are being read; send yours again in a few seconds.")
+        task = _take_in(submission, form)
+    return _submitted(task)
+
+
+def _take_in(submission: service.Submission, form: intake.Format) -> Task:
     earlier = service.known(submission)
     request.max_content_length = settings().max_upload_bytes
     upload = _Hashed(request.stream)
     if earlier:
         upload.drain()
-        return _submitted(service.replayed(submission, _fingerprint(upload.digest())) or earlier)
+        return service.replayed(submission, _fingerprint(upload.digest())) or earlier
     limits = intake.Limits(settings().max_upload_rows, settings().max_upload_bytes)
     items = intake.read(cast(IO[bytes], upload), form, limits)
-    return _submitted(service.submit(submission, items, lambda: _fingerprint(upload.digest())))
+    return service.submit(submission, items, lambda: _fingerprint(upload.digest()))
 
 
 @blueprint.get("/tasks")
@@ -130,18 +140,19 @@ def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
 
 @blueprint.get("/tasks/<uuid:task_id>/results")
 @operation(
-    query=schemas.ResultQuerySchema(), returns=schemas.ResultPageSchema(), media_types=(JSON, intake.NDJSON, intake.CSV)
+    query=schemas.ResultQuerySchema(), returns=schemas.ResultPageSchema(), media_types=(JSON, *NDJSON, intake.CSV)
 )
 def results(task_id: UUID, query: dict[str, Any]) -> Response:
     """The results, in the order of the input: pages of JSON, or all of them as NDJSON or CSV.
 
     What there is while the task runs, or after it was cancelled. Go on with `after`, the index of your last row.
+    In CSV, what a spreadsheet would run as a formula has an apostrophe before it, in a custom_id too.
     """
     task = service.get(caller().user_id, task_id)
     after, limit = query["after"], query["limit"]
     rows = service.results(task, after)
-    kind = request.accept_mimetypes.best_match([JSON, intake.NDJSON, intake.CSV]) or JSON
-    if kind == intake.NDJSON:
+    kind = request.accept_mimetypes.best_match([JSON, *NDJSON, intake.CSV]) or JSON
+    if kind in NDJSON:
         return _stream(render.ndjson(rows), kind)
     if kind == intake.CSV:
         return _stream(render.table(rows, with_header=after < 0), kind)
@@ -161,7 +172,7 @@ def follow(task_id: UUID) -> Response:
     task = service.get(user_id, task_id)
     if task.status not in UNFINISHED and seen == events.last_id(task, service.describe(task)):
         return Response(status=204)
-    stream = events.stream(user_id, task_id, seen, _holding(), schemas.TaskSchema().dump)
+    stream = events.stream(user_id, task_id, seen, _room("waiting"), schemas.TaskSchema().dump)
     answer = _stream(stream, "text/event-stream")
     answer.headers["X-Accel-Buffering"] = "no"
     return answer
@@ -241,7 +252,7 @@ def _items(body: dict[str, Any]) -> Iterator[intake.Item]:
 
 
 def _upload_kind() -> str:
-    kinds = {intake.NDJSON: intake.NDJSON, "application/jsonl": intake.NDJSON, intake.CSV: intake.CSV}
+    kinds = {**dict.fromkeys(NDJSON, intake.NDJSON), intake.CSV: intake.CSV}
     if request.mimetype not in kinds:
         raise UnsupportedMediaTypeError(f"Send the file as Content-Type {intake.NDJSON} or {intake.CSV}.")
     return kinds[request.mimetype]
@@ -258,7 +269,7 @@ def _submitted(task: Task) -> Response:
     headers = {"Location": _location(task.id)}
     seconds = _preferred_wait()
     if seconds is not None:
-        with _holding().one() as may_wait:
+        with _room("waiting").one() as may_wait:
             if may_wait:
                 task = service.wait(caller().user_id, task.id, seconds)
                 headers["Preference-Applied"] = f"wait={seconds}"
@@ -289,5 +300,5 @@ def _stream(pieces: Iterator[str], kind: str) -> Response:
     return Response(stream_with_context(pieces), mimetype=kind)
 
 
-def _holding() -> events.Holding:
-    return cast(events.Holding, current_app.extensions["holding"])
+def _room(name: str) -> events.Holding:
+    return cast(events.Holding, current_app.extensions[name])

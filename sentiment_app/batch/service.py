@@ -301,7 +301,9 @@ def _add_chunk(chunk_id: UUID, task_id: UUID, first: int, items: Sequence[Item])
         "keys": engine.pack([[item.line, item.custom_id] for item in items]),
         "errors": errors,
     }
-    alive = update(Task).where(Task.id == task_id).values(touched_at=func.now(), total=first + len(items))
+    # One that failed meanwhile, for want of its model, takes no more.
+    alive = update(Task).where(Task.id == task_id, Task.status == "uploading")
+    alive = alive.values(touched_at=func.now(), total=first + len(items))
     if db.session.execute(alive.returning(Task.id)).first() is None:
         raise UploadLostError
     db.session.execute(insert(Chunk).values(values).on_conflict_do_nothing(index_elements=[Chunk.id]))

@@ -1,8 +1,9 @@
 """Webhooks: a finished task is told to a URL of its owner, signed as Standard Webhooks 1.0.0 says.
 
-An address inside the house is refused unless WEBHOOK_NETWORKS allows it. The name is resolved once for each attempt,
-all its addresses are checked, and the connection goes to the address that was checked: a name that changes its mind
-between check and connect gains nothing. Redirects are not followed.
+An address inside the house is refused unless WEBHOOK_NETWORKS allows it: at submission where the URL holds the address
+itself, as a web process may have no network and must not wait for a name server; and at each attempt. There the name
+is resolved once, all its addresses are checked, and the connection goes to the address that was checked: a name that
+changes its mind between check and connect gains nothing. Redirects are not followed.
 """
 
 import base64
@@ -42,9 +43,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 class ForbiddenAddressError(Exception):
     """The URL leads to an address that webhooks may not go to."""
 
+    def __init__(self, why: str = "Webhooks go to public addresses over https only.") -> None:
+        super().__init__(why)
+
 
 def check_url(url: str, location: str = "body") -> None:
-    """Refuse a URL that no webhook will be sent to.
+    """Refuse a URL that no webhook will be sent to, as far as it can be told without asking for its name.
 
     Raises:
         InvalidError: with a pointer to webhook_url.
@@ -55,7 +59,7 @@ def check_url(url: str, location: str = "body") -> None:
         wrong = "Must be an https URL without user, password or fragment."
     else:
         try:
-            _resolve(parts)
+            _refuse_unasked(parts)
         except ForbiddenAddressError as error:
             wrong = str(error)
     if wrong:
@@ -218,16 +222,36 @@ def _split(url: str) -> SplitResult | None:
 
 def _resolve(parts: SplitResult) -> Address:
     """The address to connect to, all addresses of the name having been checked."""
-    default = 443 if parts.scheme == "https" else 80
     try:
-        found = socket.getaddrinfo(parts.hostname, parts.port or default, type=socket.SOCK_STREAM)
+        found = _addresses(parts)
     except (OSError, UnicodeError):
         raise ForbiddenAddressError("The name of the host cannot be resolved.") from None
-    addresses = [ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found]
-    for address in addresses:
-        if not _may_go_to(address, parts.scheme):
-            raise ForbiddenAddressError("Webhooks go to public addresses over https only.")
-    return addresses[0]
+    _refuse_inside(found, parts.scheme)
+    return found[0]
+
+
+def _addresses(parts: SplitResult, flags: int = 0) -> list[Address]:
+    default = 443 if parts.scheme == "https" else 80
+    found = socket.getaddrinfo(parts.hostname, parts.port or default, type=socket.SOCK_STREAM, flags=flags)
+    return [ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found]
+
+
+def _refuse_inside(addresses: list[Address], scheme: str) -> None:
+    if not all(_may_go_to(one, scheme) for one in addresses):
+        raise ForbiddenAddressError
+
+
+def _refuse_unasked(parts: SplitResult) -> None:
+    """Refuse what can be refused without asking anybody for the name."""
+    try:
+        addresses = _addresses(parts, socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):  # a name
+        host = str(parts.hostname)
+        is_here = host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
+        if (is_here or parts.scheme == "http") and not settings().webhook_networks:
+            raise ForbiddenAddressError from None
+    else:
+        _refuse_inside(addresses, parts.scheme)
 
 
 def _may_go_to(address: Address, scheme: str) -> bool:

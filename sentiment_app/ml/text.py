@@ -25,6 +25,12 @@ class Token(NamedTuple):
     end: int
 
 
+MAX_CHARACTERS: Final = 20_000
+"""Of a text, in normalisation form C."""
+MOST_COMPOSED: Final = 4
+"""Characters that this form makes one of, at most."""
+MAX_MARKS: Final = 30
+
 NEGATED: Final = "not_"
 _SCOPE: Final = 3
 _MAX_TERM: Final = 32
@@ -148,6 +154,29 @@ def _normal_forms(surfaces: list[str]) -> list[str | None]:
 
 def _unescape(text: str) -> str:
     return _ENTITY.sub(lambda match: html.unescape(match[0]), text) if "&" in text else text
+
+
+class TextError(ValueError):
+    """What is wrong with a text, to be read after "the text"."""
+
+
+def normalize(text: str) -> str:
+    """A text in Unicode normalisation form C.
+
+    Raises:
+        TextError: it is far too long, or has so many marks on one character that no writing needs them ("stream-safe",
+            UAX #15, section 13). Putting those in their order takes quadratic time.
+    """
+    if text.isascii():
+        return text
+    if len(text) > MAX_CHARACTERS * MOST_COMPOSED:
+        raise TextError(f"must have at most {MAX_CHARACTERS} characters")
+    marks = 0
+    for combining_class in map(unicodedata.combining, text):
+        marks = marks + 1 if combining_class else 0
+        if marks > MAX_MARKS:
+            raise TextError(f"must not have more than {MAX_MARKS} combining marks in a row")
+    return unicodedata.normalize("NFC", text)
 
 
 def terms(text: str) -> list[str]:

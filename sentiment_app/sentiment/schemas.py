@@ -1,14 +1,13 @@
 """What scoring looks like from outside."""
 
-import unicodedata
 from typing import Any
 
-from marshmallow import fields, validate
+from marshmallow import ValidationError, fields, validate
 
 from sentiment_app.ml.runtime import LABELS
+from sentiment_app.ml.text import MAX_CHARACTERS, TextError, normalize
 from sentiment_app.schema import Cursor, Flag, PageQuerySchema, Schema, Text
 
-MAX_CHARACTERS = 20_000
 STATES = ("candidate", "active", "previous", "retired")
 
 
@@ -19,7 +18,11 @@ class NormalText(Text):
         super().__init__(validate=validate.Length(1, MAX_CHARACTERS), **options)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        return unicodedata.normalize("NFC", super()._deserialize(value, *args, **kwargs))
+        text = super()._deserialize(value, *args, **kwargs)
+        try:
+            return normalize(text)
+        except TextError as error:
+            raise ValidationError(f"The text {error}.") from None
 
 
 class AnalyzeSchema(Schema):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NotRequired, TypedDict, cast
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from sentiment_app import metrics
 from sentiment_app.errors import InvalidTokenError, NotFoundError
-from sentiment_app.extensions import db, unit_of_work
+from sentiment_app.extensions import db, settings, unit_of_work
 from sentiment_app.ml.runtime import Explanation, Scores
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.sentiment.serving import serving
@@ -21,6 +21,9 @@ from sentiment_app.sentiment.writer import GroupWriter, Row
 
 # Texts in other languages, random letters and bare numbers stay below it; see the model card.
 LOW_COVERAGE = 0.5
+# Rows that are deleted at a time, so that nobody waits for it.
+BATCH = 1000
+UNSYNCHRONISED = {"synchronize_session": False}
 
 
 class Warning(TypedDict):  # noqa: A001  # it is what the API calls it
@@ -153,6 +156,22 @@ def forget(user_id: UUID, request_id: UUID) -> None:
 @unit_of_work
 def _delete(user_id: UUID, request_id: UUID) -> None:
     db.session.execute(delete(SentimentRequest).where(*_own(user_id, request_id)))
+
+
+def forget_old() -> int:
+    """Delete what has stood in histories for HISTORY_DAYS; returns how many rows."""
+    before = _first_id_at(datetime.now(UTC) - timedelta(days=settings().history_days))
+    number = 0
+    while some := _delete_some(before):
+        number += some
+    return number
+
+
+@unit_of_work
+def _delete_some(before: UUID) -> int:
+    some = select(SentimentRequest.id).where(SentimentRequest.id < before).order_by(SentimentRequest.id).limit(BATCH)
+    old = delete(SentimentRequest).where(SentimentRequest.id.in_(some.scalar_subquery()))
+    return len(db.session.scalars(old.returning(SentimentRequest.id), execution_options=UNSYNCHRONISED).all())
 
 
 def _own(user_id: UUID, request_id: UUID) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

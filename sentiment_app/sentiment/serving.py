@@ -30,13 +30,19 @@ class NoModelError(UnavailableError):
 
 
 class UnknownModelError(NotFoundError):
-    """A request names a model that is not released, or is retired, or does not load."""
+    """A request names a model that is not released, or is retired."""
 
     kind = "unknown-model"
 
     def __init__(self, version: str, why: str) -> None:
         detail = f"The model {version!r} {why}."
         super().__init__(detail, [{"in": "body", "pointer": "/model", "detail": detail}])
+
+
+class UnusableModelError(UnavailableError):
+    """A request names a released model that does not load here."""
+
+    kind = "unusable-model"
 
 
 class Served(NamedTuple):
@@ -103,7 +109,8 @@ class Serving:
         """The model of that version, whether it is active or not.
 
         Raises:
-            UnknownModelError: it is not released, retired, or does not load.
+            UnknownModelError: it is not released, or retired.
+            UnusableModelError: it does not load.
         """
         served = self.current()
         if served.version == version:
@@ -173,7 +180,7 @@ class Serving:
         try:
             return self._load(version)
         except ModelError as error:
-            raise UnknownModelError(version, f"cannot be used: {error}") from None
+            raise UnusableModelError(f"The model {version!r} cannot be used here: {error}") from None
 
     def _failed(self, version: str | None, error: Exception) -> None:
         if isinstance(error, ModelError):

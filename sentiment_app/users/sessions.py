@@ -106,9 +106,9 @@ def is_live(session_id: UUID) -> bool:
 
 
 @unit_of_work
-def forget_expired(user_id: UUID) -> int:
-    """Delete a user's sessions that no token can revive; returns how many."""
-    expired = delete(Session).where(Session.user_id == user_id, Session.expires_at < func.now())
+def forget_expired() -> int:
+    """Delete the sessions that no token can revive; returns how many."""
+    expired = delete(Session).where(Session.expires_at < func.now())
     return cast(CursorResult[Any], db.session.execute(expired)).rowcount
 
 

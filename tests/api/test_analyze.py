@@ -61,6 +61,8 @@ def test_text_is_normalised_before_it_is_counted_and_stored(client, as_ada):
         ({"text": None}, "/text"),
         ({"text": "nul \0"}, "/text"),
         ({"text": "lone \ud800 surrogate"}, "/text"),
+        ({"text": "a" + "\u0315" * 31}, "/text"),
+        ({"text": "\u0439" * 80_001}, "/text"),
         ({"text": "x", "explain": "yes"}, "/explain"),
         ({"text": "x", "explain": 0}, "/explain"),
         ({"text": "x", "txet": "y"}, "/txet"),

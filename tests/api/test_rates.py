@@ -116,3 +116,13 @@ def test_a_login_that_names_no_account_is_no_failure_of_redis(make_app, ada, use
     answer = client.post(LOGIN, json={"username": username, "password": "x"})
     assert answer.status_code == 422
     assert not limiter._storage_dead
+
+
+def test_an_ipv6_client_is_limited_as_the_network_that_it_owns(make_app):
+    client = make_app(auth_rate_limit="2 per hour", trusted_proxies=1).test_client()
+    sent_from = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"]
+    statuses = [
+        client.post(LOGIN, json={"username": f"u{n}", "password": "x"}, headers={"X-Forwarded-For": one}).status_code
+        for n, one in enumerate(sent_from)
+    ]
+    assert statuses == [401, 401, 429, 401]

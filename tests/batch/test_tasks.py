@@ -284,3 +284,22 @@ def test_metrics_count_the_rows_of_tasks(client, upload, work, model):
     lines = client.get("/metrics", environ_overrides=arrived).text.splitlines()
     assert f'task_rows{{model_version="{model[1]}",sentiment="positive"}} 2.0' in lines
     assert f'task_rows{{model_version="{model[1]}",sentiment="negative"}} 1.0' in lines
+
+
+@pytest.mark.parametrize("value", ["{}", "[]", '{"a":[]}'])
+def test_a_large_body_of_very_many_values_is_refused_before_it_is_parsed(client, as_ada, value):
+    body = '{"texts":[' + ",".join([value] * 400_000) + "]}"
+    answer = client.post(BATCH, data=body, content_type="application/json", headers=as_ada)
+    assert (answer.status_code, answer.json["detail"]) == (422, "The body has more than 20,000 objects and arrays.")
+
+
+def test_braces_in_texts_are_text(client, as_ada):
+    texts = [r'{"quoted": [[[[["' + "{[" * 100] * 6000
+    assert client.post(BATCH, json={"texts": texts}, headers=as_ada).status_code == 202
+
+
+@pytest.mark.parametrize("kind", ["application/ndjson", "application/jsonl"])
+def test_other_names_of_ndjson_are_known(upload, work, fetch, lines, kind):
+    task = upload(lines("a", "b"), kind).json["task_id"]
+    work()
+    assert len(fetch(f"/{task}/results", Accept=kind).text.splitlines()) == 2

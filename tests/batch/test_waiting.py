@@ -43,7 +43,7 @@ def test_nobody_waits_longer_than_thirty_seconds(client, as_ada, scored_meanwhil
 
 def test_where_there_is_no_room_to_wait_a_task_comes_at_once(app, client, as_ada, monkeypatch):
     full = events.Holding(1)
-    monkeypatch.setitem(app.extensions, "holding", full)
+    monkeypatch.setitem(app.extensions, "waiting", full)
     with full.one():
         answer = client.post(BATCH, json={"texts": ["a"]}, headers={**as_ada, "Prefer": "wait=20"})
     assert answer.status_code == 202
@@ -83,7 +83,7 @@ def test_events_are_resumed_and_then_there_are_no_more(client, as_ada, task, wor
 
 def test_where_there_is_no_room_events_tell_the_state_and_when_to_come_again(app, client, as_ada, task, monkeypatch):
     full = events.Holding(1)
-    monkeypatch.setitem(app.extensions, "holding", full)
+    monkeypatch.setitem(app.extensions, "waiting", full)
     with full.one():
         told = parse(client.get(f"{TASKS}/{task}/events", headers=as_ada).text)
     assert [one.get("event") for one in told] == [None, "progress"]
@@ -98,9 +98,18 @@ def test_a_connection_is_held_for_a_minute_at_most(client, as_ada, task, monkeyp
 
 def test_room_is_given_back_when_a_client_goes(app, client, as_ada, task, monkeypatch):
     holding = events.Holding(1)
-    monkeypatch.setitem(app.extensions, "holding", holding)
+    monkeypatch.setitem(app.extensions, "waiting", holding)
     answer = client.get(f"{TASKS}/{task}/events", headers=as_ada, buffered=False)
     next(iter(answer.response))
     answer.close()
     with holding.one() as has_room:
         assert has_room
+
+
+def test_where_as_many_uploads_are_read_as_may_be_the_next_is_told_to_come_again(app, upload, lines, monkeypatch):
+    full = events.Holding(1)
+    monkeypatch.setitem(app.extensions, "uploading", full)
+    with full.one():
+        answer = upload(lines("a"))
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert upload(lines("a")).status_code == 202

@@ -167,7 +167,7 @@ def test_a_receiver_that_is_away_is_an_answer_too(finished, deliver, receiver, d
         "https://[2002:7f00:1::]/",
         "https://2130706433/",
         "https://0x7f.1/",
-        "https://nowhere.invalid/",
+        "https://sub.localhost/",
         "https://224.0.0.1/",
     ],
 )
@@ -198,11 +198,34 @@ def test_a_name_that_changes_its_mind_is_refused_at_the_attempt(
     assert receiver.received == []
 
 
-def test_of_several_addresses_all_must_be_public(client, as_ada, monkeypatch):
-    both = [(2, 1, 6, "", (address, 443)) for address in ("93.184.215.14", "10.0.0.1")]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+@pytest.mark.parametrize(
+    ("addresses", "told"),
+    [
+        (["93.184.215.14", "10.0.0.1"], "Webhooks go to public addresses over https only."),
+        (["10.0.0.1"], "Webhooks go to public addresses over https only."),
+        (None, "The name of the host cannot be resolved."),
+    ],
+)
+def test_a_name_is_judged_by_all_its_addresses_at_the_attempt(
+    client, as_ada, work, deliveries, monkeypatch, addresses, told
+):
+    """And not before: a web process has no network, and must not wait for a name server."""
+    asked = []
+
+    def resolve(*_, flags=0, **__):
+        asked.append(flags)
+        if flags == socket.AI_NUMERICHOST or addresses is None:
+            raise socket.gaierror
+        return [(2, 1, 6, "", (one, 443)) for one in addresses]
+
+    monkeypatch.setattr(webhooks.socket, "getaddrinfo", resolve)
     answer = client.post(BATCH, json={"texts": ["a"], "webhook_url": "https://two.example/"}, headers=as_ada)
-    assert answer.status_code == 422
+    assert answer.status_code == 202
+    assert set(asked) == {socket.AI_NUMERICHOST}
+    work()
+    (one,) = deliveries(answer.json["task_id"])
+    webhooks.deliver(one["id"])
+    assert deliveries(answer.json["task_id"])[0]["answer"] == told
 
 
 def test_a_task_that_fails_is_told_once(make_app, as_ada, work, deliveries, receiver, model, monkeypatch):

@@ -1,0 +1,53 @@
+"""What is deleted when it has been kept long enough, and what travels through Redis."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+from sqlalchemy import select
+
+from sentiment_app.batch import engine, reconcile
+from sentiment_app.extensions import db, enqueue, queue
+from sentiment_app.sentiment import service as history
+from sentiment_app.sentiment.models import SentimentRequest
+from sentiment_app.users.models import Session
+
+
+def add_session(user, expires):
+    session = Session(id=uuid4(), user_id=user.id, refresh_jti=uuid4(), expires_at=datetime.now(UTC) + expires)
+    db.session.add(session)
+    db.session.commit()
+    return session.id
+
+
+def test_sessions_that_nothing_can_revive_are_deleted(ada, as_ada):
+    expired, alive = (add_session(ada, timedelta(days=days)) for days in (-1, 1))
+    assert reconcile.purge()["sessions"] == 1
+    kept = set(db.session.scalars(select(Session.id)))
+    assert alive in kept
+    assert expired not in kept
+
+
+def test_the_history_goes_back_no_further_than_its_days(make_app, ada, monkeypatch):
+    monkeypatch.setattr(history, "BATCH", 2)
+    now = datetime.now(UTC)
+    with make_app(history_days=10).app_context():
+        for days in (1, 9, 11, 12, 13):
+            history.analyze(ada.id, history._first_id_at(now - timedelta(days=days)), f"{days} days ago")
+        assert reconcile.purge()["history"] == 3
+        left = db.session.scalars(select(SentimentRequest.text).where(SentimentRequest.user_id == ada.id))
+        assert set(left) == {"1 days ago", "9 days ago"}
+
+
+def test_only_ids_travel(upload, lines):
+    upload(lines("a secret text"))
+    (job,) = queue().jobs
+    assert [UUID(one) for one in job.args] == [UUID(job.id)]
+    assert job.description == engine.SCORE
+    stored = b"".join(queue().connection.hgetall(job.key).values())
+    assert b"secret" not in stored
+    assert b"pickle" not in stored
+
+
+def test_without_redis_a_job_is_not_enqueued_and_nothing_fails(make_app):
+    with make_app(redis_url="unix:///nowhere").app_context():
+        assert enqueue(engine.SCORE, "x") is False
