@@ -2,7 +2,7 @@
 
 WEB_BIND          where requests come in, by default 127.0.0.1:8000
 METRICS_BIND      where /metrics is served, by default 127.0.0.1:9464
-WEB_CONCURRENCY   processes, by default one for each core
+WEB_CONCURRENCY   processes, by default one for each core, and four at most
 WEB_THREADS       threads in each
 """
 
@@ -74,7 +74,7 @@ class BalancedWorker(ThreadWorker):
 
 wsgi_app = "wsgi:app"
 bind = [os.environ.get("WEB_BIND", "127.0.0.1:8000"), settings.metrics_bind]
-workers = int(os.environ.get("WEB_CONCURRENCY", os.cpu_count() or 1))
+workers = int(os.environ.get("WEB_CONCURRENCY", min(4, os.cpu_count() or 1)))
 worker_class = BalancedWorker
 # A thread waits for PostgreSQL most of its time; those that wait together share a commit.
 threads = int(os.environ.get("WEB_THREADS", "16"))
