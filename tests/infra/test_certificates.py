@@ -1,15 +1,17 @@
 """A certificate is renewed by the same timer's service as in production, and served at once."""
 
+import json
 import re
 import socket
 import ssl
 
+import pytest
 from conftest import NAME
 
 
-def serial(address, root):
+def serial(address, root, name=NAME):
     context = ssl.create_default_context(cafile=root)
-    with socket.create_connection((address, 443)) as plain, context.wrap_socket(plain, server_hostname=NAME) as tls:
+    with socket.create_connection((address, 443)) as plain, context.wrap_socket(plain, server_hostname=name) as tls:
         return tls.getpeercert()["serialNumber"]
 
 
@@ -25,6 +27,17 @@ def test_renewal_changes_what_is_served_and_fails_no_request(host, state, addres
     assert done.rc == 0, host.run("journalctl -n 30 -u certbot --no-pager").stdout
     assert serial(address, state / "root.pem") != before
     assert during.failed == {}
+
+
+def test_another_name_gets_its_certificate(state, address, playbook):
+    names = json.dumps({"tls_names": [NAME, f"www.{NAME}"]})
+    try:
+        playbook("provision", "-e", names)
+        assert serial(address, state / "root.pem", f"www.{NAME}") == serial(address, state / "root.pem")
+    finally:
+        playbook("provision")
+    with pytest.raises(ssl.SSLError):
+        serial(address, state / "root.pem", f"www.{NAME}")
 
 
 def test_renewal_is_scheduled(host):

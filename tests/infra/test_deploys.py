@@ -14,11 +14,12 @@ def current(host) -> str:
 
 def test_a_deploy_and_a_rollback_under_load_fail_no_request(host, playbook, repository, load):
     before = current(host)
+    repository.git("tag", "--force", "good", before)
     release = repository.release("Another release")
     with load() as during:
         playbook("deploy", "-e", f"version={release}")
         assert current(host) == release
-        playbook("rollback")
+        playbook("rollback", "-e", "version=good")
         assert current(host) == before
     assert during.failed == {}
 
