@@ -22,7 +22,8 @@ from sentiment_app.schema import ProblemSchema, Schema, load
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
 LARGE, MAX_OPENED = 1024 * 1024, 20_000
-STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# To its end or the body's: one that never ends must not be tried again from each quote in it.
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 View = Callable[..., Response]
 
