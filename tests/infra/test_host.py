@@ -39,6 +39,20 @@ def test_a_service_is_sandboxed(host, unit, most):
     assert float(re.search(r": ([0-9.]+)", line).group(1)) <= most, line
 
 
+def test_instances_that_are_no_longer_wanted_go(host, playbook):
+    try:
+        playbook("provision", "-e", "app_host_web_instances=3 app_host_worker_instances=2")
+        assert host.service("sentiment-web@3").is_running
+        assert host.service("sentiment-worker@2").is_running
+        assert "web-3.sock" in host.file("/etc/nginx/sentiment/http.conf").content_string
+    finally:
+        playbook("provision")
+    assert not host.service("sentiment-web@3").is_running
+    assert not host.service("sentiment-worker@2").is_running
+    assert host.service("sentiment-web@1").is_running
+    assert "web-3.sock" not in host.file("/etc/nginx/sentiment/http.conf").content_string
+
+
 def test_nothing_has_failed(host):
     assert host.run("systemctl --failed --no-legend --plain").stdout == ""
 
