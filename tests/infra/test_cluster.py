@@ -92,7 +92,7 @@ def test_a_deploy_and_a_rollback_under_load_fail_no_request(playbook, repository
     ("secret", "told"),
     [
         ("postgresql_owner_password", set()),
-        # Until a process has the new one, it can open no further connection: some of its callers are told to come again.
+        # Until a process has the new one, it can open no further connection: some callers are told to come again.
         ("postgresql_password", {"503"}),
     ],
 )
