@@ -417,8 +417,8 @@ def bench_batch(rounds: int, rows: int, most: int) -> None:
 
 CHUNKED = """
 exec(open("deploy/gunicorn.conf.py").read())
-from sentiment_app.batch import service
-service.CHUNK_ROWS = {rows}
+import sentiment_app.app
+sentiment_app.app.tasks.CHUNK_ROWS = {rows}
 bind, workers = "127.0.0.1:{port}", 1
 """
 
