@@ -13,7 +13,7 @@ from sentiment_app.batch.models import Chunk, Task
 from sentiment_app.extensions import db, queue
 from sentiment_app.ml.runtime import Scorer
 from sentiment_app.sentiment import releases
-from sentiment_app.sentiment.serving import NoModelError, Serving, serving
+from sentiment_app.sentiment.serving import NoModelError, Serving, UnusableModelError, serving
 
 
 def chunk(chunk_id):
@@ -236,12 +236,13 @@ def test_deleted_tasks_and_old_keys_are_purged(upload, lines, ada):
     assert db.session.scalar(select(func.count()).select_from(Task)) == 0
 
 
+@pytest.mark.parametrize("error", [NoModelError, UnusableModelError])
 def test_a_worker_without_a_model_gives_the_chunk_back_and_fails_no_task(
-    upload, lines, chunk_jobs, work, fetch, monkeypatch
+    upload, lines, chunk_jobs, work, fetch, monkeypatch, error
 ):
     task = upload(lines("a")).json["task_id"]
-    monkeypatch.setattr(Serving, "pinned", lambda *_: raise_(NoModelError()))
-    with pytest.raises(NoModelError):
+    monkeypatch.setattr(Serving, "pinned", lambda *_: raise_(error()))
+    with pytest.raises(error):
         engine.score_chunk(UUID(chunk_jobs()[0]))
     monkeypatch.undo()
     assert fetch(f"/{task}").json["status"] == "running"
