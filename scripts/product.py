@@ -104,11 +104,12 @@ class Product:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def process(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start a module that stays; its output goes to the log."""
+    def process(self, *command: str, **settings: str) -> subprocess.Popen[bytes]:
+        """Start a module that stays, perhaps with settings of its own; its output goes to the log."""
+        environment = {**self.environment, **settings}
         with self.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603  # our own commands
-                [sys.executable, "-m", *command], env=self.environment, cwd=ROOT, stderr=log, stdout=log
+                [sys.executable, "-m", *command], env=environment, cwd=ROOT, stderr=log, stdout=log
             )
 
     def start(self) -> None:
@@ -118,8 +119,12 @@ class Product:
 
     def wait_until_ready(self) -> None:
         """Wait until requests are served."""
+        self.wait_for(self.url)
+
+    def wait_for(self, url: str) -> None:
+        """Wait until a web server of the product's serves requests."""
         deadline = time.monotonic() + 30
-        while call(self.url + "/readyz", timeout=2)[0] != 200:
+        while call(url + "/readyz", timeout=2)[0] != 200:
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             time.sleep(0.1)
 

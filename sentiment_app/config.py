@@ -146,6 +146,7 @@ class Settings:
     max_queued_rows: int = _setting("rows that may wait in a user's tasks", 3_000_000, check=_at_least_one)
     max_upload_rows: int = _setting("rows of an upload", 1_000_000, check=_at_least_one)
     max_upload_bytes: int = _setting("bytes of an upload, after decompression", 512 * 1024**2, check=_at_least_one)
+    upload_seconds: float = _setting("seconds that an upload may take to arrive", 3600.0, check=_above_zero)
     max_held_requests: int = _setting(
         "requests that may wait for a task, and uploads that may be read, at a time in each web process",
         4,

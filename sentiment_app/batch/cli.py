@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from sentiment_app.batch import intake, render, service
 from sentiment_app.batch import reconcile as reconciling
-from sentiment_app.batch.models import STATUSES, UNFINISHED
+from sentiment_app.batch.models import UNFINISHED, VISIBLE
 from sentiment_app.cli import Group, print_json
 from sentiment_app.extensions import db, settings
 from sentiment_app.users import service as users
@@ -57,7 +57,7 @@ def submit(file: Path, username: str, model: str | None, follow: bool, **form: A
 
 @tasks.command("list")
 @click.option("--user", "username", help="Of one user only.")
-@click.option("--status", type=click.Choice(STATUSES), help="Of one status only.")
+@click.option("--status", type=click.Choice(VISIBLE), help="Of one status only.")
 @click.option("--limit", default=20, show_default=True, help="As many at most.")
 @as_json
 def index(username: str | None, status: str | None, limit: int, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from sentiment_app.extensions import UTC, Base
 STATUSES = ("uploading", "queued", "running", "cancelling", "completed", "failed", "cancelled", "expired")
 OPEN = ("queued", "running")
 UNFINISHED = ("uploading", *OPEN, "cancelling")
+VISIBLE = tuple(one for one in STATUSES if one != "uploading")
 BINS = 10
 
 

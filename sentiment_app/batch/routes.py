@@ -1,8 +1,11 @@
 """/sentiment/analyze/batch and /sentiment/tasks: many texts at once."""
 
+import contextlib
 import hashlib
 import io
 import re
+import socket
+import threading
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -72,7 +75,7 @@ def submit_batch(body: dict[str, Any]) -> Response:
     returns=schemas.TaskSchema(),
     request_headers=("Idempotency-Key", "Prefer"),
     headers=SUBMITTED,
-    errors=(404, 409),
+    errors=(404, 408, 409),
 )
 def submit_file(query: dict[str, Any]) -> Response:
     """Score a file of NDJSON or CSV as a task, up to a million rows.
@@ -85,8 +88,34 @@ def submit_file(query: dict[str, Any]) -> Response:
     with _room("uploading").one() as has_room:
         if not has_room:  # a sender may be as slow as he likes: he must not take all threads
             raise UnavailableError("As many uploads as may be are being read; send yours again in a few seconds.")
-        task = _take_in(submission, form)
+        with _ends_in_time():
+            task = _take_in(submission, form)
     return _submitted(task)
+
+
+@contextlib.contextmanager
+def _ends_in_time() -> Iterator[None]:
+    """Stop listening to a sender who takes longer than UPLOAD_SECONDS: a read waits for the next byte, not for him."""
+    is_late = threading.Event()
+    connection: socket.socket | None = request.environ.get("gunicorn.socket")  # Werkzeug's own client has none
+
+    def hang_up() -> None:
+        is_late.set()
+        if connection:
+            with contextlib.suppress(OSError):  # he has gone
+                connection.shutdown(socket.SHUT_RD)
+
+    timer = threading.Timer(settings().upload_seconds, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception:
+        if is_late.is_set():
+            raise service.UploadTooSlowError from None
+        raise
+    finally:
+        timer.cancel()
 
 
 def _take_in(submission: service.Submission, form: intake.Format) -> Task:
@@ -140,16 +169,19 @@ def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
 
 @blueprint.get("/tasks/<uuid:task_id>/results")
 @operation(
-    query=schemas.ResultQuerySchema(), returns=schemas.ResultPageSchema(), media_types=(JSON, *NDJSON, intake.CSV)
+    query=schemas.ResultQuerySchema(),
+    returns=schemas.ResultPageSchema(),
+    media_types=(JSON, *NDJSON, intake.CSV),
+    errors=(410,),
 )
 def results(task_id: UUID, query: dict[str, Any]) -> Response:
     """The results, in the order of the input: pages of JSON, or all of them as NDJSON or CSV.
 
-    What there is while the task runs, or after it was cancelled. Go on with `after`, the index of your last row.
+    What there is while the task runs, or after it was cancelled. Go on with the index of your last row as `cursor`.
     In CSV, what a spreadsheet would run as a formula has an apostrophe before it, in a custom_id too.
     """
     task = service.get(caller().user_id, task_id)
-    after, limit = query["after"], query["limit"]
+    after, limit = query["cursor"], query["limit"]
     rows = service.results(task, after)
     kind = request.accept_mimetypes.best_match([JSON, *NDJSON, intake.CSV]) or JSON
     if kind in NDJSON:

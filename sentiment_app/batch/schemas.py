@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from marshmallow import ValidationError, fields, validate, validates_schema
 
 from sentiment_app.batch.intake import MAX_KEY
-from sentiment_app.batch.models import STATUSES
+from sentiment_app.batch.models import VISIBLE
 from sentiment_app.ml.runtime import LABELS
 from sentiment_app.schema import Cursor, PageQuerySchema, Schema, Text
 from sentiment_app.sentiment.schemas import NormalText, ScoresSchema
@@ -13,7 +13,6 @@ from sentiment_app.sentiment.schemas import NormalText, ScoresSchema
 MAX_ITEMS = 10_000
 MAX_PAGE = 1000
 SIZE = {"minItems": 1, "maxItems": MAX_ITEMS}
-VISIBLE = tuple(one for one in STATUSES if one != "uploading")
 
 
 class Bounded(fields.List[Any]):
@@ -138,10 +137,10 @@ class TaskQuerySchema(PageQuerySchema):
 class ResultQuerySchema(Schema):
     """Which results."""
 
-    after = fields.Integer(
+    cursor = fields.Integer(
         load_default=-1,
         validate=validate.Range(-1, 2**31 - 1),
-        metadata={"description": "Go on after this index: of the last row that arrived, or next_cursor"},
+        metadata={"description": "next_cursor of the page before, or the index of the last row that arrived"},
     )
     limit = fields.Integer(
         load_default=100, validate=validate.Range(1, MAX_PAGE), metadata={"description": "Rows in a page of JSON"}
@@ -153,7 +152,7 @@ class ResultPageSchema(Schema):
 
     items = fields.List(fields.Nested(ResultSchema), required=True)
     next_cursor = fields.Integer(
-        required=True, allow_none=True, metadata={"description": "For `after`; null when there will be no more"}
+        required=True, allow_none=True, metadata={"description": "null when there will be no more"}
     )
 
 

@@ -57,6 +57,20 @@ class UploadLostError(ConflictError):
     detail = "The upload was given up; send it again."
 
 
+class UploadTooSlowError(AppError):
+    """The upload did not arrive within UPLOAD_SECONDS."""
+
+    status, kind = 408, "upload-too-slow"
+    detail = "The upload took too long to arrive; send it in parts."
+
+
+class ExpiredError(AppError):
+    """The task's results were kept as long as results are kept."""
+
+    status, kind = 410, "expired"
+    detail = "The results of this task have been deleted: it had ended long ago."
+
+
 class KeyReusedError(AppError):
     """The Idempotency-Key came before, with another body."""
 
@@ -422,7 +436,16 @@ def results(task: Task, after: int = -1) -> Iterator[Result]:
     """A task's results in the order of its input, beginning after an index; chunk by chunk in memory.
 
     While it runs, they end before the first chunk that is not done: whoever goes on from the last index misses none.
+
+    Raises:
+        ExpiredError: there are none any more.
     """
+    if task.status == "expired":
+        raise ExpiredError
+    return _results(task, after)
+
+
+def _results(task: Task, after: int) -> Iterator[Result]:
     is_final = task.status not in UNFINISHED
     for chunk_id, first, size, state in _outline(task.id, after):
         if state == "done":

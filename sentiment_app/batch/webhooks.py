@@ -13,6 +13,7 @@ import ipaddress
 import json
 import random
 import socket
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,6 +35,8 @@ PAUSES = tuple(timedelta(seconds=one) for one in (5, 300, 1800, 7200, 18_000, 28
 CLAIM = timedelta(minutes=2)
 # Of a whole attempt: a receiver that sends a byte now and then must not keep everybody else's webhooks waiting.
 JOB_SECONDS = 20
+# After an attempt longer than this its owner's other webhooks wait for some times as long: everybody else's go first.
+LONG_SECONDS, WAIT_FACTOR = 1.0, 4
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -116,11 +119,14 @@ def deliver(delivery_id: UUID) -> None:
         return
     delivery, task = claimed
     body = json.dumps(_payload(delivery, task), separators=(",", ":")).encode()
+    started = time.monotonic()
     try:
         delivered, answer = _post(str(task.webhook_url), _headers(delivery_id, task.user_id, body), body)
     except Exception as error:  # noqa: BLE001  # whatever a receiver does, and RQ's own time limit, is an answer
         delivered, answer = False, type(error).__name__
     _note(delivery_id, delivered, answer)
+    if (seconds := time.monotonic() - started) > LONG_SECONDS:
+        _hold_back(task.user_id, timedelta(seconds=WAIT_FACTOR * seconds))
 
 
 @unit_of_work
@@ -151,6 +157,14 @@ def _note(delivery_id: UUID, delivered: bool, answer: str) -> None:
     else:
         pause = PAUSES[max(0, one.attempts - 1)]  # 0 if it was sent again by hand meanwhile
         one.next_at = datetime.now(UTC) + pause * (1 + random.random() / 10)
+
+
+@unit_of_work
+def _hold_back(user_id: UUID, pause: timedelta) -> None:
+    until = func.now() + pause
+    own = select(Task.id).where(Task.user_id == user_id).scalar_subquery()
+    others = update(Delivery).where(Delivery.task_id.in_(own), Delivery.state == "pending", Delivery.next_at < until)
+    db.session.execute(others.values(next_at=until), execution_options={"synchronize_session": False})
 
 
 def _payload(delivery: Delivery, task: Task) -> dict[str, Any]:

@@ -346,6 +346,8 @@ def test_an_expired_task_still_tells_its_counts(upload, lines, work, fetch):
     db.session.execute(update(Task).values(expires_at=func.now() - timedelta(1)))
     reconcile.purge()
     assert fetch(f"/{task}").json["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+    gone = fetch(f"/{task}/results")
+    assert (gone.status_code, gone.json["type"]) == (410, "urn:sentiment-app:problem:expired")
 
 
 def test_pages_of_a_running_task_go_on(upload, lines, chunk_jobs, fetch, small_chunks):

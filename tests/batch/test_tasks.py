@@ -148,7 +148,7 @@ def test_results_come_as_pages_of_json(upload, work, fetch, small_chunks, lines)
     work()
     first = fetch(f"/{task['task_id']}/results?limit=4").json
     assert [one["index"] for one in first["items"]] == [0, 1, 2, 3]
-    second = fetch(f"/{task['task_id']}/results?limit=4&after={first['next_cursor']}").json
+    second = fetch(f"/{task['task_id']}/results?limit=4&cursor={first['next_cursor']}").json
     assert [one["index"] for one in second["items"]] == [4, 5, 6]
     assert second["next_cursor"] is None
 
@@ -160,7 +160,7 @@ def test_csv_results_hold_no_formula_and_can_be_resumed(client, as_ada, work, fe
     whole = fetch(f"/{task['task_id']}/results", Accept=CSV).text.split("\r\n")
     assert whole[0] == "index,line,custom_id,sentiment,confidence,negative,neutral,positive,error"
     assert [line.split(",")[2] for line in whole[1:4]] == ["'=1+1", "'@x", "plain"]
-    rest = fetch(f"/{task['task_id']}/results?after=1", Accept=CSV).text.split("\r\n")
+    rest = fetch(f"/{task['task_id']}/results?cursor=1", Accept=CSV).text.split("\r\n")
     assert rest[:1] == whole[3:4]
 
 

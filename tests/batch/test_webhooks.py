@@ -5,6 +5,7 @@ import hmac
 import json
 import socket
 import threading
+import time
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -27,6 +28,7 @@ def receiver():
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             self.server.received.append((dict(self.headers), body))
+            time.sleep(self.server.delay)
             self.send_response(self.server.status)
             self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", "0")
@@ -36,7 +38,7 @@ def receiver():
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.received, server.status = [], 204
+    server.received, server.status, server.delay = [], 204, 0
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -51,14 +53,23 @@ def inside(make_app):
 
 
 @pytest.fixture
-def finished(inside, as_ada, receiver, work):
-    """A task that has ended and has a webhook."""
-    client = inside.test_client()
-    url = f"http://127.0.0.1:{receiver.server_port}/hook?x=1"
-    task = client.post(BATCH, json={"texts": ["a"], "webhook_url": url}, headers=as_ada)
-    assert task.status_code == 202, task.json
-    work()
-    return task.json["task_id"]
+def finish(inside, receiver, work):
+    """Makes a task that has ended and has a webhook."""
+
+    def finish(headers):
+        url = f"http://127.0.0.1:{receiver.server_port}/hook?x=1"
+        task = inside.test_client().post(BATCH, json={"texts": ["a"], "webhook_url": url}, headers=headers)
+        assert task.status_code == 202, task.json
+        work()
+        return task.json["task_id"]
+
+    return finish
+
+
+@pytest.fixture
+def finished(finish, as_ada):
+    """A task of ada's that has ended and has a webhook."""
+    return finish(as_ada)
 
 
 @pytest.fixture
@@ -125,6 +136,21 @@ def test_a_delivery_is_given_up_after_a_day_and_can_be_sent_again(
     assert client.post(url, headers=as_ada).status_code == 202
     deliver()
     assert deliveries(finished)[0]["state"] == "delivered"
+
+
+def test_who_has_a_slow_receiver_lets_others_go_first(
+    finish, as_ada, make_user, sign_in, deliver, receiver, deliveries, monkeypatch
+):
+    monkeypatch.setattr(webhooks, "LONG_SECONDS", 0.1)
+    receiver.delay = 0.2
+    first, second, other = finish(as_ada), finish(as_ada), finish(sign_in(make_user("bob")))
+    deliver()
+    told = [json.loads(body)["data"]["task_id"] for _, body in receiver.received]
+    assert told == [first, other]
+    assert deliveries(second)[0]["attempts"] == 0
+    db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+    deliver()
+    assert deliveries(second)[0]["state"] == "delivered"
 
 
 def func_now():

@@ -1,7 +1,9 @@
 """What happens to requests, and to what was acknowledged, when a part fails under load."""
 
 import os
+import select
 import signal
+import socket
 import threading
 import time
 import urllib.request
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from product import PASSWORD, call
+from product import PASSWORD, call, free_port
 
 THREADS = 8
 
@@ -127,6 +129,25 @@ def test_of_many_who_register_one_name_at_once_one_gets_it(product):
     for thread in threads:
         thread.join(30)
     assert sorted(answers) == [201] + [409] * 7
+
+
+def test_an_upload_that_trickles_in_for_too_long_is_hung_up_on(product):
+    port = free_port()
+    own = {"WEB_BIND": f"127.0.0.1:{port}", "METRICS_BIND": f"127.0.0.1:{free_port()}", "UPLOAD_SECONDS": "1"}
+    web = product.process("gunicorn", "-c", "deploy/gunicorn.conf.py", **own)
+    try:
+        product.wait_for(f"http://127.0.0.1:{port}")
+        head = f"POST /api/v1/sentiment/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {product.token()}\r\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(f"{head}Content-Type: text/csv\r\nContent-Length: 1000\r\n\r\n".encode())
+            while not select.select([client], [], [], 0.3)[0]:
+                client.sendall(b"a")
+            answer = client.recv(10_000)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"urn:sentiment-app:problem:upload-too-slow" in answer
+    finally:
+        web.terminate()
+        web.wait(30)
 
 
 def test_the_log_is_json_and_tells_no_text_token_or_password(product):
