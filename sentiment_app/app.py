@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import limits
 import orjson
-from flask import Flask, Response
+from flask import Flask, Response, request
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -75,6 +75,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     errors.init_app(app)
     app.after_request(_security_headers)
     extensions.init_app(app)
+    _share_commits(app, settings)
     _guard(app, settings)
     _serve_model(app, settings)
     for name in ("waiting", "uploading"):
@@ -147,6 +148,19 @@ def _database_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _share_commits(app: Flask, settings: Settings) -> None:
+    """Before the guard's questions: from then on a request's row is worth waiting for."""
+    writer = GroupWriter(extensions.autocommit, retry_seconds=settings.database_retry_seconds)
+    app.extensions["writer"] = writer
+
+    @app.before_request
+    def expect() -> None:
+        if request.endpoint == "sentiment.analyze":
+            writer.expect()
+
+    app.teardown_request(writer.forget)
+
+
 def _guard(app: Flask, settings: Settings) -> None:
     app.extensions["admission"] = admission = Admission(
         app.extensions["redis"],
@@ -162,7 +176,6 @@ def _guard(app: Flask, settings: Settings) -> None:
 
 
 def _serve_model(app: Flask, settings: Settings) -> None:
-    app.extensions["writer"] = GroupWriter(extensions.autocommit, retry_seconds=settings.database_retry_seconds)
     app.extensions["serving"] = serving = Serving(
         states=releases.states,
         fetch=releases.fetch_cached,

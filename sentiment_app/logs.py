@@ -1,5 +1,6 @@
 """JSON logs on stderr: one line a request, with its id, user and route; never its text, token or password."""
 
+import functools
 import json
 import logging
 import logging.config
@@ -74,7 +75,7 @@ def configure(level: str) -> None:
 def init_app(app: Flask) -> None:
     """Give each request an id, and a line in the log when it is answered."""
     app.before_request(_start)
-    app.after_request(_finish)
+    app.after_request(functools.partial(_finish, log.bind()))
 
 
 def _start() -> None:
@@ -85,9 +86,9 @@ def _start() -> None:
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
 
-def _finish(response: Response) -> Response:
+def _finish(access: Any, response: Response) -> Response:
     response.headers.add("X-Request-ID", g.request_id)
-    log.info(
+    access.info(
         "request",
         user_id=str(g.principal.user_id) if "principal" in g else None,
         method=request.method,

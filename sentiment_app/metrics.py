@@ -1,5 +1,6 @@
 """Prometheus metrics, right under several processes, served on the internal port only."""
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -86,6 +87,11 @@ def exposition() -> Response:
 def _count(response: Response) -> Response:
     route = str(request.url_rule or "unmatched")
     method = request.method if request.method in METHODS else "other"  # a client may send any word
-    requests.labels(method, route, str(response.status_code)).inc()
-    request_seconds.labels(route).observe(time.perf_counter() - g.started)
+    _count_of(method, route, str(response.status_code)).inc()
+    _seconds_of(route).observe(time.perf_counter() - g.started)
     return response
+
+
+# Methods, routes and statuses are few; the library would look each of them up under a lock.
+_count_of = functools.cache(requests.labels)
+_seconds_of = functools.cache(request_seconds.labels)

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, jsonify, request
 
 from sentiment_app.extensions import settings
 from sentiment_app.guard import caller
@@ -23,12 +23,17 @@ REQUEST_KEY = re.compile(r"([0-9]{1,12})\.([0-9]{3})-([0-9a-f]{32})")
 
 @blueprint.post("/analyze")
 @operation(rate="scoring", body=schemas.AnalyzeSchema(), returns=schemas.AnalysisSchema(), errors=(404,))
-def analyze(body: dict[str, Any]) -> service.Analysis:
+def analyze(body: dict[str, Any]) -> Response:
     """Score a text.
 
     The answer is in your history before you have it. Texts are refused, never cut, above 20 000 characters.
     """
-    return service.analyze(caller().user_id, _repeated_id(), **body)
+    analysis = service.analyze(caller().user_id, _repeated_id(), **body)
+    # As its schema dumps it, which takes longer than scoring does.
+    answer: dict[str, Any] = {**analysis, "scores": analysis["scores"]._asdict()}
+    if "explanation" in analysis:
+        answer["explanation"] = schemas.ExplanationSchema().dump(analysis["explanation"])
+    return jsonify(answer)
 
 
 def _repeated_id() -> UUID | None:

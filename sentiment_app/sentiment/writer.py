@@ -1,8 +1,9 @@
 """Group commit: the rows of all requests in flight share one statement and one commit.
 
 At high concurrency a commit for each row is what a request costs most. Here the first request that comes becomes the
-writer of what has gathered; those that come while it writes gather behind it, and one of them writes next. There is
-no thread to start or to lose, and a lone request waits for nobody.
+writer of what has gathered; those that come while it writes gather behind it, and one of them writes next. Before it
+writes, it waits a moment for the rows of requests that have begun: so twice as many share a commit. There is no thread
+to start or to lose, and a lone request waits for nobody.
 """
 
 import threading
@@ -23,6 +24,8 @@ from sentiment_app.sentiment.models import SentimentRequest
 
 # Beyond the time that the writer itself goes on trying.
 GRACE_SECONDS = 5.0
+# That a writer waits at most for the rows of requests that have begun.
+PAUSE_SECONDS = 0.008
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,27 @@ class GroupWriter:
     def __init__(self, connect: Callable[[], AbstractContextManager[Connection]], retry_seconds: float) -> None:
         self._connect = connect
         self._retry_seconds = retry_seconds
-        self._lock = threading.Lock()
+        self._lock = threading.Condition(threading.Lock())
+        self._expected: set[int] = set()
+        """Threads whose requests have begun, and have neither brought their row nor ended without one."""
         self._gathered: list[_Waiting] = []
         self._is_writing = False
+
+    def expect(self) -> None:
+        """This thread's request has begun: a row comes, or `forget` is called."""
+        with self._lock:
+            self._expected.add(threading.get_ident())
+
+    def forget(self, _error: BaseException | None = None) -> None:
+        """This thread's request has ended, and no row comes that has not."""
+        if threading.get_ident() in self._expected:
+            with self._lock:
+                self._no_more_expected()
+
+    def _no_more_expected(self) -> None:
+        self._expected.discard(threading.get_ident())
+        if not self._expected:
+            self._lock.notify()  # of all who hold it only a writer waits on it
 
     def write(self, row: Row) -> None:
         """Commit a row, along with whatever others have gathered.
@@ -102,6 +123,7 @@ class GroupWriter:
         mine = _Waiting(row)
         with self._lock:
             self._gathered.append(mine)
+            self._no_more_expected()
             is_follower, self._is_writing = self._is_writing, True
         if is_follower:
             self._follow(mine)
@@ -125,6 +147,7 @@ class GroupWriter:
 
     def _write_gathered(self, mine: _Waiting) -> None:
         with self._lock:
+            self._lock.wait_for(lambda: not self._expected, PAUSE_SECONDS)
             group, self._gathered = self._gathered, []
         try:
             self._store(group)

@@ -5,6 +5,7 @@ import pytest
 
 from sentiment_app.extensions import db
 from sentiment_app.sentiment.models import SentimentRequest
+from sentiment_app.sentiment.schemas import AnalysisSchema
 
 URL = "/api/v1/sentiment/analyze"
 
@@ -42,6 +43,14 @@ def test_an_explanation_adds_up_to_the_score(client, as_ada):
     assert math.isclose(total, math.log(scores["positive"] / scores["negative"]), abs_tol=1e-9)
     places = {text[one["start"] : one["end"]] for one in body["explanation"]["contributions"]}
     assert {"good", "love"} <= places
+
+
+@pytest.mark.parametrize("text", ["This is not good, but I love it!", "qwrt zxcv plmk"])
+@pytest.mark.parametrize("explain", [True, False])
+def test_an_answer_is_what_its_schema_says(client, as_ada, text, explain):
+    answer = client.post(URL, json={"text": text, "explain": explain}, headers=as_ada).json
+    AnalysisSchema().load(answer)  # it raises where a field lacks, or is one too many
+    assert ("explanation" in answer, "warnings" in answer) == (explain, text.startswith("qwrt"))
 
 
 def test_text_is_normalised_before_it_is_counted_and_stored(client, as_ada):

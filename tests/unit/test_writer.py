@@ -68,6 +68,58 @@ def test_rows_that_come_while_one_is_written_share_a_commit():
     assert sorted(database.groups[1]) == sorted(map(str, range(20)))
 
 
+def test_a_group_waits_for_the_rows_of_requests_that_have_begun(monkeypatch):
+    monkeypatch.setattr(writer_module, "PAUSE_SECONDS", 30)
+    database, both_began = Database(), threading.Barrier(2)
+    writer = GroupWriter(database.connect, retry_seconds=1)
+
+    def request(one):
+        writer.expect()
+        both_began.wait(5)
+        writer.write(one)
+        writer.forget()
+
+    threads = [threading.Thread(target=request, args=(row(text),)) for text in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert [sorted(group) for group in database.groups] == [["first", "second"]]
+
+
+def test_a_row_that_does_not_come_any_more_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(writer_module, "PAUSE_SECONDS", 30)
+    database, began, refused = Database(), threading.Event(), threading.Event()
+    writer = GroupWriter(database.connect, retry_seconds=1)
+
+    def request_without_a_row():
+        writer.expect()
+        began.set()
+        refused.wait(5)
+        writer.forget()
+
+    other = threading.Thread(target=request_without_a_row)
+    other.start()
+    began.wait(5)
+    threads, _ = write_all(writer, [row("alone")])
+    threads[0].join(0.2)
+    assert not database.groups
+    refused.set()
+    threads[0].join(5)
+    assert database.groups == [["alone"]]
+
+
+def test_a_row_that_does_not_come_in_time_is_not_waited_for():
+    database = Database()
+    writer = GroupWriter(database.connect, retry_seconds=1)
+    other = threading.Thread(target=writer.expect)
+    other.start()
+    other.join()
+    threads, _ = write_all(writer, [row("alone")])
+    threads[0].join(5)
+    assert database.groups == [["alone"]]
+
+
 def test_every_row_of_many_threads_is_written_once():
     database = Database()
     writer = GroupWriter(database.connect, retry_seconds=1)
