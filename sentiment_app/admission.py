@@ -7,7 +7,6 @@ asked for each request and rates are counted in this process.
 
 import hashlib
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable
 from enum import IntEnum
@@ -20,13 +19,16 @@ from limits import RateLimitItem
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from redis import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from sentiment_app import metrics
+from sentiment_app.combining import Combiner
 
 LIST_KEY = "sessions-ended:listed"
 LIST_SECONDS = 30
 REDIS_REST_SECONDS = 1.0
+# For the answer to a question asked behind others: of Redis itself a shorter timeout tells.
+PATIENCE_SECONDS = 5.0
 
 # KEYS: the list's marker, the session's end, the count of this window and of the one before.
 # ARGV: allowed requests, the window in ms, ms of it that have passed.
@@ -84,7 +86,8 @@ class Admission:
         is_live: Callable[[UUID], bool],
     ) -> None:
         self._client = client
-        self._thread = threading.local()
+        self._connection: Any = None  # redis-py has no types for it
+        self._questions: Combiner[tuple[Any, ...], Any] = Combiner(self._ask_together, patience=PATIENCE_SECONDS)
         self._session_life = session_life
         self._ended_sessions = ended_sessions
         self._is_live = is_live
@@ -97,7 +100,7 @@ class Admission:
         if time.monotonic() >= self._redis_rests_until:
             try:
                 return self._ask_redis(user, session, policy, rate)
-            except RedisError as error:
+            except (RedisError, TimeoutError) as error:
                 self._redis_failed(error)
         metrics.limiter_fallbacks.inc()
         return self._ask_postgresql(user, session, policy, rate)
@@ -126,18 +129,30 @@ class Admission:
         keys = LIST_KEY, _end_key(session), f"{counter}{number}", f"{counter}{number - 1}"
         arguments = len(keys), *keys, rate.amount, window, passed
         try:
-            verdict, used = self._command("EVALSHA", SCRIPT_SHA, *arguments)
+            verdict, used = self._questions.do(("EVALSHA", SCRIPT_SHA, *arguments))
         except NoScriptError:  # a new server, or one that was wiped
-            verdict, used = self._command("EVAL", SCRIPT, *arguments)
+            verdict, used = self._questions.do(("EVAL", SCRIPT, *arguments))
         reset = math.ceil((window - passed) / 1000)
         return Admitted(Verdict(verdict), policy, rate, max(0, rate.amount - used), reset)
 
-    def _command(self, *command: Any) -> Any:
-        """Redis' answer, over a connection that the thread keeps: a client and its pool cost more than the question."""
-        if not hasattr(self._thread, "connection"):
-            self._thread.connection = self._client.connection_pool.get_connection()
-        self._thread.connection.send_command(*command)
-        return self._thread.connection.read_response()
+    def _ask_together(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Redis' answers, over a connection that is kept: a client and its pool cost more than the question."""
+        answers: list[Any] = []
+        try:
+            if self._connection is None:
+                self._connection = self._client.connection_pool.get_connection()
+            self._connection.send_packed_command(self._connection.pack_commands(commands))
+            while len(answers) < len(commands):
+                answers.append(self._answer())
+        except RedisError as error:  # it is closed then, and opens again
+            answers += [error] * (len(commands) - len(answers))
+        return answers
+
+    def _answer(self) -> Any:
+        try:
+            return self._connection.read_response()
+        except ResponseError as error:  # an answer to one question
+            return error
 
     def _ask_postgresql(self, user: UUID, session: UUID, policy: str, rate: RateLimitItem) -> Admitted:
         if not self._is_live(session):
@@ -156,7 +171,7 @@ class Admission:
                 pipeline.set(LIST_KEY, 1, ex=LIST_SECONDS)
             pipeline.execute()
 
-    def _redis_failed(self, error: RedisError) -> None:
+    def _redis_failed(self, error: Exception) -> None:
         self._redis_rests_until = time.monotonic() + REDIS_REST_SECONDS
         self._list_is_suspect = True
         log.warning("redis_unavailable", error=type(error).__name__)
