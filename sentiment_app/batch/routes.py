@@ -22,7 +22,7 @@ from sentiment_app.guard import caller
 from sentiment_app.openapi import JSON, operation
 from sentiment_app.schema import paged
 
-# None of its names is registered.
+# None of its names is registered: the first one is documented, the others are understood too.
 NDJSON = (intake.NDJSON, "application/ndjson", "application/jsonl")
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_WAIT_SECONDS = 30
@@ -68,7 +68,7 @@ def submit_batch(body: dict[str, Any]) -> Response:
 @operation(
     rate="user",
     query=schemas.UploadQuerySchema(),
-    streams=(*NDJSON, intake.CSV),
+    streams=(intake.NDJSON, intake.CSV),
     before=_before_it_is_read,
     status=202,
     also=200,
@@ -81,7 +81,8 @@ def submit_file(query: dict[str, Any]) -> Response:
     """Score a file of NDJSON or CSV as a task, up to a million rows.
 
     It is read as a stream, also with `Content-Encoding: gzip`. A row that cannot be read fails alone, with its line.
-    NDJSON: `{"text": …, "custom_id": …}`, or a string, a line.
+    NDJSON: `{"text": …, "custom_id": …}`, or a string, a line; its other names, application/ndjson and
+    application/jsonl, are understood too.
     """
     submission = _submission(query.pop("model"), query.pop("webhook_url"), given_in="query")
     form = intake.Format(_upload_kind(), is_gzip=_is_gzip(), **query)
@@ -171,7 +172,7 @@ def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
 @operation(
     query=schemas.ResultQuerySchema(),
     returns=schemas.ResultPageSchema(),
-    media_types=(JSON, *NDJSON, intake.CSV),
+    media_types=(JSON, intake.NDJSON, intake.CSV),
     errors=(410,),
 )
 def results(task_id: UUID, query: dict[str, Any]) -> Response:
