@@ -18,12 +18,12 @@ def serial(address, root, name=NAME):
 def test_renewal_changes_what_is_served_and_fails_no_request(host, state, address, load):
     before = serial(address, state / "root.pem")
     # The service as the timer starts it; only told that it is time.
-    host.run("sed -i '1i renew_before_expiry = 3650 days' /etc/letsencrypt/renewal/sentiment.conf")
+    host.check_output("sed -i '/^renew_before_expiry/s/6 hours/3650 days/' /etc/letsencrypt/renewal/sentiment.conf")
     try:
         with load() as during:
             done = host.run("systemctl start certbot.service")
     finally:
-        host.run("sed -i '/^renew_before_expiry/d' /etc/letsencrypt/renewal/sentiment.conf")
+        host.run("sed -i '/^renew_before_expiry/s/3650 days/6 hours/' /etc/letsencrypt/renewal/sentiment.conf")
     assert done.rc == 0, host.run("journalctl -n 30 -u certbot --no-pager").stdout
     assert serial(address, state / "root.pem") != before
     assert during.failed == {}
@@ -38,6 +38,12 @@ def test_another_name_gets_its_certificate(state, address, playbook):
         playbook("provision")
     with pytest.raises(ssl.SSLError):
         serial(address, state / "root.pem", f"www.{NAME}")
+
+
+def test_a_certificate_with_life_left_is_kept(host, state, address):
+    before = serial(address, state / "root.pem")
+    assert host.run("systemctl start certbot.service").rc == 0
+    assert serial(address, state / "root.pem") == before
 
 
 def test_renewal_is_scheduled(host):
