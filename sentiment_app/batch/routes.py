@@ -16,7 +16,7 @@ from flask import Blueprint, Response, current_app, jsonify, request, stream_wit
 
 from sentiment_app.batch import events, intake, render, schemas, service, webhooks
 from sentiment_app.batch.models import UNFINISHED, Task
-from sentiment_app.errors import InvalidError, UnavailableError, UnsupportedMediaTypeError
+from sentiment_app.errors import InvalidError, MalformedError, UnavailableError, UnsupportedMediaTypeError
 from sentiment_app.extensions import settings
 from sentiment_app.guard import caller
 from sentiment_app.openapi import JSON, operation
@@ -122,7 +122,7 @@ def _ends_in_time() -> Iterator[None]:
 def _take_in(submission: service.Submission, form: intake.Format) -> Task:
     earlier = service.known(submission)
     request.max_content_length = settings().max_upload_bytes
-    upload = _Hashed(request.stream)
+    upload = _Upload(request.stream, request.content_length)
     if earlier:
         upload.drain()
         return service.replayed(submission, _fingerprint(upload.digest())) or earlier
@@ -232,11 +232,16 @@ def webhook_secret() -> dict[str, str]:
     return {"secret": webhooks.secret(caller().user_id)}
 
 
-class _Hashed(io.RawIOBase):
-    """A stream that knows the sha256 of what was read from it."""
+class _Upload(io.RawIOBase):
+    """The body of a request, which knows the sha256 of what was read of it.
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    Raises, when read, MalformedError where it ends before its Content-Length, as it does when its sender has gone:
+    neither gunicorn nor Werkzeug says so.
+    """
+
+    def __init__(self, stream: IO[bytes], length: int | None) -> None:
         self._stream = stream
+        self._left = length or 0
         self._hash = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -244,6 +249,9 @@ class _Hashed(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         piece = self._stream.read(size)
+        self._left -= len(piece)
+        if not piece and size and self._left > 0:
+            raise MalformedError("The body is shorter than its Content-Length.")
         self._hash.update(piece)
         return piece
 

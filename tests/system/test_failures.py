@@ -131,6 +131,18 @@ def test_of_many_who_register_one_name_at_once_one_gets_it(product):
     assert sorted(answers) == [201] + [409] * 7
 
 
+def test_an_upload_that_is_cut_off_makes_no_task(product):
+    token = product.token()
+    head = f"POST /api/v1/sentiment/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    with socket.create_connection(("127.0.0.1", product.port), timeout=10) as client:
+        client.sendall(f"{head}Content-Type: text/csv\r\nContent-Length: 1000\r\n\r\ntext\nfine\n".encode())
+        client.shutdown(socket.SHUT_WR)
+        answer = client.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"urn:sentiment-app:problem:malformed" in answer
+    assert call(product.url + "/api/v1/sentiment/tasks?status=queued", token=token)[1]["items"] == []
+
+
 def test_an_upload_that_trickles_in_for_too_long_is_hung_up_on(product):
     port = free_port()
     own = {"WEB_BIND": f"127.0.0.1:{port}", "METRICS_BIND": f"127.0.0.1:{free_port()}", "UPLOAD_SECONDS": "1"}
@@ -140,8 +152,9 @@ def test_an_upload_that_trickles_in_for_too_long_is_hung_up_on(product):
         head = f"POST /api/v1/sentiment/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {product.token()}\r\n"
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
             client.sendall(f"{head}Content-Type: text/csv\r\nContent-Length: 1000\r\n\r\n".encode())
+            client.sendall(b"text\n")
             while not select.select([client], [], [], 0.3)[0]:
-                client.sendall(b"a")
+                client.sendall(b"a fine row\n")
             answer = client.recv(10_000)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"urn:sentiment-app:problem:upload-too-slow" in answer
