@@ -150,7 +150,7 @@ def drive(port: int, request: bytes, connections: int, seconds: float) -> list[A
             sent[connection] = now
             connection.sendall(request)
     for key in list(selector.get_map().values()):
-        key.fileobj.close()  # type: ignore[union-attr]
+        key.fileobj.close()  # type: ignore[union-attr]  # what was registered
     return answers
 
 
@@ -285,10 +285,10 @@ def in_process(serving: bytes, texts: list[str]) -> float:
 def naive_job(user_id: str, texts: list[str]) -> None:
     """What a job of the second baseline does: score, and insert with the ORM."""
     from sentiment_app.app import create_app  # noqa: PLC0415  # as a tutorial has it: the job's fork imports all
-    from sentiment_app.extensions import db  # noqa: PLC0415
-    from sentiment_app.sentiment import service  # noqa: PLC0415
-    from sentiment_app.sentiment.models import SentimentRequest  # noqa: PLC0415
-    from sentiment_app.sentiment.serving import serving  # noqa: PLC0415
+    from sentiment_app.extensions import db  # noqa: PLC0415  # the same
+    from sentiment_app.sentiment import service  # noqa: PLC0415  # the same
+    from sentiment_app.sentiment.models import SentimentRequest  # noqa: PLC0415  # the same
+    from sentiment_app.sentiment.serving import serving  # noqa: PLC0415  # the same
 
     with create_app().app_context():
         served = serving().current()
@@ -349,7 +349,7 @@ def task(url: str, token: str, body: bytes) -> float:
     started = time.perf_counter()
     headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {token}"}
     request = urllib.request.Request(url + "/api/v1/sentiment/tasks", body, headers)  # noqa: S310  # our own
-    with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310  # our own
         told: dict[str, Any] = json.load(answer)
     while told["status"] in ("queued", "running"):
         time.sleep(0.1)

@@ -210,7 +210,10 @@ def test_a_name_that_changes_its_mind_is_refused_at_the_attempt(
 ):
     """DNS rebinding: public when the task is submitted, inside the house when the webhook is sent."""
     found = iter(["93.184.215.14", "127.0.0.1"])
-    resolve = lambda *_, **__: [(2, 1, 6, "", (next(found), receiver.server_port))]  # noqa: E731
+
+    def resolve(*_, **__):
+        return [(2, 1, 6, "", (next(found), receiver.server_port))]
+
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     client = make_app().test_client()
     task = client.post(BATCH, json={"texts": ["a"], "webhook_url": "https://rebind.example/"}, headers=as_ada)

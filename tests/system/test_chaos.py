@@ -16,6 +16,8 @@ import pytest
 import redis
 from product import call
 
+from sentiment_app.ml import training
+
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "8"))
 at_length = pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="half a minute; CHAOS_SECONDS=60 runs it")
 NAIVE = "CHAOS_NAIVE" in os.environ
@@ -119,9 +121,7 @@ def check_every_row(product, token, task, rows, scorer):
 
 @pytest.fixture
 def scorer(pipeline):
-    from sentiment_app.ml.training import compile_pipeline  # noqa: PLC0415
-
-    return compile_pipeline(pipeline)
+    return training.compile_pipeline(pipeline)
 
 
 def without_postgresql(product, workers):

@@ -32,12 +32,18 @@ def start(function, *arguments):
     return thread
 
 
-def test_items_that_come_while_one_is_done_are_done_together(work):
-    combiner = Combiner(work, patience=5)
+def hold_up(work, combiner):
+    """The thread whose item is being done until the gate opens."""
     work.gate.clear()
     first = start(combiner.do, "first")
     while combiner._gathered or not combiner._is_busy:
         pass
+    return first
+
+
+def test_items_that_come_while_one_is_done_are_done_together(work):
+    combiner = Combiner(work, patience=5)
+    first = hold_up(work, combiner)
     others = [start(combiner.do, letter) for letter in "abcdefgh"]
     while len(combiner._gathered) < 8:
         pass
@@ -99,10 +105,7 @@ def test_who_does_not_come_in_time_is_not_waited_for(work):
 
 def test_an_item_that_waited_too_long_is_withdrawn_and_never_done(work):
     combiner = Combiner(work, patience=0.2)
-    work.gate.clear()
-    first = start(combiner.do, "first")
-    while combiner._gathered or not combiner._is_busy:
-        pass
+    first = hold_up(work, combiner)
     with pytest.raises(TimeoutError):
         combiner.do("late")
     work.gate.set()
