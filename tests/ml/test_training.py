@@ -1,6 +1,7 @@
 """The fast recipe on the real data: fetched by pip, verified, trained, released, the same bit for bit."""
 
 import json
+import time
 
 import pytest
 
@@ -41,10 +42,11 @@ def train(make_app, data_dir, tmp_path):
 
 
 def test_the_fast_recipe_makes_an_honest_model(app, train):
+    started = time.process_time()
     made = train("--recipe", "fast", "--activate")
+    assert time.process_time() - started < 30  # ten on a core of its own
     assert made["metrics"]["by_source"]["reviews"]["accuracy"] > 0.85
     assert made["metrics"]["all"]["macro_recall"] > 0.65
-    assert made["duration_seconds"] < 30
     assert releases.active_version() == made["version"]
 
 
