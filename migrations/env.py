@@ -1,11 +1,21 @@
 """Alembic's environment, as `flask db` runs it."""
 
+import logging
+
 from alembic import context
 from flask import current_app
 
 db = current_app.extensions["migrate"].db
 # Two deploys at once must not migrate together: the second waits here (PostgreSQL manual, advisory locks).
 MIGRATION_LOCK = 5_355_141
+
+log = logging.getLogger("alembic.env")
+
+
+def is_ahead() -> bool:
+    """Whether the database is where only a newer release can have brought it."""
+    known = {one.revision for one in context.script.walk_revisions()}
+    return not known.issuperset(context.get_context().get_current_heads())
 
 
 def run() -> None:
@@ -20,7 +30,10 @@ def run() -> None:
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # the next deploy may wait for this one
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
             connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
-            context.run_migrations()
+            if is_ahead():
+                log.warning("A newer release has migrated this database already: nothing to do.")
+            else:
+                context.run_migrations()
 
 
 if context.is_offline_mode():

@@ -1,6 +1,6 @@
 """Is the process alive, can it serve, what is it: for systemd, load balancers and people."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -49,10 +49,11 @@ class VersionSchema(Schema):
 
 def init_app(app: Flask, *, model: Check, model_version: Check) -> None:
     """Give the views what only the composition root knows: how the model is."""
-    head = ScriptDirectory(app.extensions["migrate"].directory).get_current_head()
+    scripts = ScriptDirectory(app.extensions["migrate"].directory)
+    known = [one.revision for one in scripts.walk_revisions()]  # the newest first
     app.extensions["checks"] = {
         "database": _database,
-        "migrations": partial(_migrations, head),
+        "migrations": partial(_migrations, known),
         "model": model,
         "redis": _redis,
     }
@@ -120,12 +121,14 @@ def _database() -> str | None:
     return None
 
 
-def _migrations(head: str | None) -> str | None:
+def _migrations(known: Sequence[str]) -> str | None:
     try:
         current = db.session.scalar(text("SELECT version_num FROM alembic_version"))
     except SQLAlchemyError:
         return "cannot be read"
-    return None if current == head else f"at {current}, the code needs {head}"
+    # One that this code does not know is of a newer release: migrations only add, so that this one can come back.
+    is_behind = current is None or current in known[1:]
+    return f"at {current}, the code needs {known[0]}" if is_behind else None
 
 
 def _redis() -> str | None:

@@ -1,6 +1,7 @@
 """`flask model`: the life of a model, from training to retirement."""
 
 import getpass
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,19 @@ def release(version: str) -> None:
     """
     releases.release(trained(version), by=getpass.getuser())
     click.echo(f"{version} is released; have it served with: flask model activate {version}")
+
+
+@model.command("sign")
+@click.option("--old-key-stdin", is_flag=True, required=True, help="Read the key of before from standard input.")
+def sign(old_key_stdin: bool) -> None:
+    """Sign all released models with MODEL_SIGNING_KEY, once it has replaced the key that they were signed with.
+
+    Nothing is changed if one was signed with neither.
+
+    Example: flask model sign --old-key-stdin < model_signing_key.before
+    """
+    for version in releases.sign_anew(sys.stdin.readline().rstrip("\n"), by=getpass.getuser()):
+        click.echo(f"{version} is signed anew")
 
 
 @model.command("activate")

@@ -5,6 +5,7 @@ candidate ──activate──► active ──activate another──► previou
 └────────────────────── retire ─────────────────────┘──► retired (reinstated: candidate)
 """
 
+import hmac
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,7 +44,7 @@ class StateError(ConflictError):
 def release(artifact: Artifact, by: str) -> str:
     """Sign a model's manifest and store both as a candidate; returns its version.
 
-    Released again, it keeps its state and gets a new signature: that is how models outlive a change of the key.
+    Released again, it keeps its state and gets a new signature.
 
     Raises:
         ModelError: the artifact is not sound.
@@ -213,6 +214,33 @@ def rollback(by: str) -> str:
     _pass_gate(version, by, allow_worse=True)
     _activate(version, by, "rolled back", uuid.uuid7())
     return version
+
+
+def sign_anew(old_key: str, by: str) -> list[str]:
+    """Replace the signatures made with the key of before by ours: all of them, or none; returns whose.
+
+    Those that are ours already stay, so this may be done again.
+
+    Raises:
+        ModelError: a model was signed with neither key.
+    """
+    return _sign_anew(old_key, by, uuid.uuid7())
+
+
+@unit_of_work
+def _sign_anew(old_key: str, by: str, event: UUID) -> list[str]:
+    key, signed = settings().model_signing_key, []
+    for one in db.session.scalars(select(ModelRelease).with_for_update()):
+        ours = sign(one.manifest, key)
+        if hmac.compare_digest(one.signature, ours):
+            continue
+        if not hmac.compare_digest(one.signature, sign(one.manifest, old_key)):
+            raise ModelError(f"{one.version} was signed with neither key; nothing is changed")
+        one.signature = ours
+        signed.append(one.version)
+    for version in signed:
+        _record(uuid.uuid5(event, version), version, "released", by, "signed with another key")
+    return signed
 
 
 def _pass_gate(version: str, by: str, *, allow_worse: bool) -> None:

@@ -23,9 +23,22 @@ def test_a_dropped_database_is_restored_to_the_last_row(host, playbook, load):
     host.run("systemctl stop 'sentiment-*'")
     host.run("sudo -u postgres psql -c 'CREATE TABLE later ()'; sudo -u postgres dropdb sentiment")
     assert rows(host) == ""
+    for _ in range(3):  # so that the stream is segments ahead of the moment
+        host.run("sudo -u postgres psql -c 'SELECT pg_switch_wal()' -c 'CHECKPOINT'")
     playbook("restore", "-e", f"time='{moment}'")
     assert rows(host) == before
     assert lost(host, during.ids) == 0
+    assert host.run("systemctl start postgresql-backup-check.service").rc == 0  # the log is streamed again
+
+
+def test_a_stream_that_is_dead_shows(host):
+    host.run("systemctl stop postgresql-wal.service")
+    try:
+        assert host.run("systemctl start postgresql-backup-check.service").rc != 0
+    finally:
+        host.run("systemctl start postgresql-wal.service")
+    time.sleep(3)
+    assert host.run("systemctl start postgresql-backup-check.service").rc == 0
 
 
 def test_a_lost_cluster_is_restored_to_the_last_row(host, playbook, load):

@@ -34,6 +34,33 @@ def test_two_do_not_deploy_at_once(host, playbook, repository):
     assert "ada deploys" in out
 
 
+def test_a_version_that_is_empty_or_unknown_takes_nothing_away(host, playbook):
+    before, there = current(host), host.run("ls /srv/sentiment/releases").stdout
+    assert "failed=1" in playbook("deploy", "-e", "version=no-such-thing", check=False)
+    playbook("deploy", "-e", "version=", "-e", f"app_release_repository={ROOT}", check=False)
+    assert set(there.split()) <= set(host.run("ls /srv/sentiment/releases").stdout.split())
+    playbook("deploy", "-e", f"version={before}")
+    assert current(host) == before
+
+
+def test_settings_that_do_not_hold_are_not_written(host, playbook):
+    before = host.file("/etc/sentiment/sentiment.env").content_string
+    wrong = '{"app_host_settings": {"HISTORY_DAYS": "abc"}}'
+    assert "HISTORY_DAYS" in playbook("provision", "-e", wrong, check=False)
+    assert host.file("/etc/sentiment/sentiment.env").content_string == before
+
+
+def test_a_deploy_goes_through_under_the_maintenance_page(host, playbook, repository, api):
+    host.run("touch /etc/nginx/sentiment/maintenance")
+    try:
+        playbook("deploy", "-e", f"version={repository.release('Under maintenance')}")
+        answers = [api.client.get(path) for path in ("/", "/api/v1/users/me", "/api/v1/sentiment/tasks")]
+    finally:
+        host.run("rm /etc/nginx/sentiment/maintenance")
+    assert [one.status_code for one in answers] == [503] * 3
+    assert api.client.get("/api/v1/users/me").status_code == 200
+
+
 BROKEN = {
     "a syntax error": ("sentiment_app/app.py", "API = ", "API = = ", "SyntaxError"),
     "a setting that is missing": (
@@ -84,3 +111,36 @@ def test_a_broken_release_leaves_the_one_before_it_serving(host, playbook, repos
     assert f" refused {release} after {before} " in host.file("/var/log/sentiment-deploys.log").content_string
     assert not host.file(f"/srv/sentiment/releases/{release}").exists
     assert not host.file("/run/deploying").exists
+
+
+MIGRATION = '''"""A newer one."""
+from alembic import op
+revision = "9998"
+down_revision = "{head}"
+def upgrade():
+    op.execute("CREATE TABLE newer ()")
+def downgrade():
+    pass
+'''
+
+
+# The last of these: the database is ahead of every release that is made up from here on.
+def test_a_release_with_a_new_migration_is_gone_back_from(host, playbook, repository, load):
+    before = current(host)
+    repository.git("tag", "--force", "good", before)
+    repository.git("checkout", "-q", "--detach", repository.base)
+    repository.edit("migrations/versions/9998_newer.py", "", MIGRATION.replace("{head}", HEAD))
+    release = repository.commit("A migration, and a site that Nginx refuses")
+    repository.edit("deploy/nginx/sentiment.conf", "http2 on;", "http2 sideways;")
+    broken = repository.commit("Broken after its migration")
+    with load() as during:
+        assert "failed=1" in playbook("deploy", "-e", f"version={broken}", check=False)
+        assert current(host) == before
+        playbook("deploy", "-e", f"version={release}")
+        assert current(host) == release
+        playbook("rollback")
+        assert current(host) == before
+        playbook("deploy", "-e", f"version={release}")
+        playbook("deploy", "-e", "version=good")  # the database is ahead of it
+        assert current(host) == before
+    assert during.failed == {}

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import update
 
 from sentiment_app.extensions import db
-from sentiment_app.ml.artifact import Artifact
+from sentiment_app.ml.artifact import Artifact, sign
 from sentiment_app.ml.runtime import ModelError
 from sentiment_app.sentiment import releases
 from sentiment_app.sentiment import serving as serving_module
@@ -200,3 +200,29 @@ def test_an_artifact_is_fetched_whole_in_whatever_pieces(second, model, monkeypa
     monkeypatch.setattr(releases, "PIECE_BYTES", piece)
     assert len(model[0].serving) % 1000 != 0  # so the last piece is a shorter one
     assert releases.fetch(second).serving == model[0].serving
+
+
+OLD_KEY = "the key that was before this one"
+
+
+def test_models_outlive_a_change_of_the_key(app, second, model):
+    signed = {one.version: sign(one.manifest, OLD_KEY) for one in releases.releases()}
+    for version, signature in signed.items():
+        db.session.execute(update(ModelRelease).where(ModelRelease.version == version).values(signature=signature))
+    done = app.test_cli_runner().invoke(args=["model", "sign", "--old-key-stdin"], input=OLD_KEY)
+    assert done.exit_code == 0, done.output
+    assert {line.split()[0] for line in done.output.splitlines()} == {second, model[1]}
+    assert releases.verify(second)
+    assert app.test_cli_runner().invoke(args=["model", "sign", "--old-key-stdin"], input=OLD_KEY).output == ""
+
+
+def test_a_model_that_was_signed_with_neither_key_is_not_signed(app, second, model):
+    values = {"signature": "0" * 64}
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(values))
+    db.session.commit()
+    done = app.test_cli_runner().invoke(args=["model", "sign", "--old-key-stdin"], input=OLD_KEY)
+    assert done.exit_code == 1
+    assert "neither key" in done.output
+    with pytest.raises(ModelError, match="signature"):
+        releases.verify(second)
+    assert releases.verify(model[1])
