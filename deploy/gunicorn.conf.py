@@ -20,7 +20,6 @@ if made_metrics_folder:
 
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
-from prometheus_client import multiprocess
 
 from sentiment_app.config import ConfigError, Settings
 from sentiment_app.logs import dict_config
@@ -104,9 +103,8 @@ def post_worker_init(worker):
 
 
 def child_exit(server, worker):
-    """Keep a dead process's counts, forget its gauges and its connections."""
+    """Forget a dead process's connections; its counts stay, and its successor goes on with them."""
     worker.count(worker.NOBODY)
-    multiprocess.mark_process_dead(worker.pid)
 
 
 def on_exit(server):

@@ -78,8 +78,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     _share_commits(app, settings)
     _guard(app, settings)
     _serve_model(app, settings)
-    for name in ("waiting", "uploading"):
-        app.extensions[name] = events.Holding(settings.max_held_requests)
+    most = settings.max_held_requests
+    app.extensions["waiting"] = events.Holding(most, of_one=most)
+    for name in ("uploading", "downloading"):  # nobody takes all the room for these, which do not end by themselves
+        app.extensions[name] = events.Holding(most, of_one=(most + 1) // 2)
     for feature in (auth, users, sentiment, batch):
         prefix = API + (feature.blueprint.url_prefix or "")
         app.register_blueprint(feature.blueprint, url_prefix=prefix)

@@ -148,7 +148,8 @@ class Settings:
     max_upload_bytes: int = _setting("bytes of an upload, after decompression", 512 * 1024**2, check=_at_least_one)
     upload_seconds: float = _setting("seconds that an upload may take to arrive", 3600.0, check=_above_zero)
     max_held_requests: int = _setting(
-        "requests that may wait for a task, and uploads that may be read, at a time in each web process",
+        "requests that may wait for a task, at a time in each web process; as many uploads may be read, and as many "
+        "results sent as files, half of them one user's",
         4,
         check=_at_least_one,
     )

@@ -1,9 +1,13 @@
 """Prometheus metrics, right under several processes, served on the internal port only."""
 
+import contextlib
+import fcntl
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from flask import Flask, Response, current_app, g, request
@@ -17,22 +21,35 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 FAST = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.1)
 
 
-class _Process:
-    """This process's id, looked up again after a fork only: the library asks for it some ten times a request."""
+class _Slot:
+    """The number of this process among those that live: a file that it holds locked, in the folder of their counts.
+
+    The library names the files of counts by it. By process ids, each worker that is replaced would leave files behind
+    for ever; so its successor goes on with them.
+    """
 
     def __init__(self) -> None:
-        self._look_up()
-        os.register_at_fork(after_in_child=self._look_up)
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
 
-    def _look_up(self) -> None:
-        self._pid = os.getpid()
+    def _forget(self) -> None:
+        self._number: int | None = None
 
-    def pid(self) -> int:
-        return self._pid
+    def number(self) -> int:
+        if self._number is None:
+            self._number = next(number for number in itertools.count(1) if self._take(number))
+        return self._number
+
+    def _take(self, number: int) -> bool:
+        self._file = (Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / f"{number}.slot").open("w")
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
 
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    values.ValueClass = values.MultiProcessValue(_Process().pid)  # type: ignore[no-untyped-call]  # as below
+    values.ValueClass = values.MultiProcessValue(_Slot().number)  # type: ignore[no-untyped-call]  # as below
 
 requests = Counter("http_requests", "Requests answered", ["method", "route", "status"])
 request_seconds = Histogram("http_request_seconds", "Time to answer, seconds", ["route"])

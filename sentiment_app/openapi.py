@@ -1,10 +1,12 @@
 """The decorator that enforces what it documents, and the OpenAPI 3.1 document made from it."""
 
+import contextlib
 import functools
 import inspect
 import json
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal
@@ -15,13 +17,16 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.routing import Rule
 
 from sentiment_app import __version__
-from sentiment_app.errors import InvalidError, MalformedError, UnsupportedMediaTypeError
+from sentiment_app.errors import InvalidError, MalformedError, UnavailableError, UnsupportedMediaTypeError
 from sentiment_app.extensions import limiter, settings
 from sentiment_app.schema import ProblemSchema, Schema, load
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
-LARGE, MAX_OPENED = 1024 * 1024, 20_000
+LARGE, MAX_VALUES = 1024 * 1024, 60_000
+# A large body takes some ten times its size in memory while it is read: so many at a time, and so long may one wait.
+LARGE_AT_ONCE, LARGE_WAIT_SECONDS = 2, 10.0
+_large = threading.BoundedSemaphore(LARGE_AT_ONCE)
 # To its end or the body's: one that never ends must not be tried again from each quote in it.
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
@@ -83,7 +88,8 @@ def operation(**declared: Any) -> Callable[[Callable[..., Any]], View]:
             if declaration.max_body:
                 request.max_content_length = declaration.max_body
             if declaration.body:
-                arguments["body"] = _load_body(declaration.body, declaration.form)
+                with _room_for_body():
+                    arguments["body"] = _load_body(declaration.body, declaration.form)
             return _answer(view(**arguments), declaration)
 
         enforced: View = checked
@@ -125,14 +131,33 @@ def _refuse_cut_body() -> None:
 
 def _refuse_crowded(data: bytes) -> None:
     """Refuse a large body of very many small values: they take some twenty times its size in memory."""
-    if len(data) <= LARGE or _opened(data) <= MAX_OPENED:
+    if len(data) <= LARGE or _values(data) <= MAX_VALUES:
         return
-    if _opened(STRING.sub(b"", data)) > MAX_OPENED:  # those in strings are text
-        raise InvalidError(f"The body has more than {MAX_OPENED:,} objects and arrays.")
+    if _values(STRING.sub(b"", data)) > MAX_VALUES:  # those in strings are text
+        raise InvalidError(f"The body has more than {MAX_VALUES:,} values.")
 
 
-def _opened(data: bytes) -> int:
-    return data.count(b"{") + data.count(b"[")
+def _values(data: bytes) -> int:
+    """No fewer values than this; each is behind one of these."""
+    return data.count(b"{") + data.count(b"[") + data.count(b",")
+
+
+@contextlib.contextmanager
+def _room_for_body() -> Iterator[None]:
+    """Wait, before a body is read that may be large, until few others are; it is taken in when the block ends.
+
+    Raises:
+        UnavailableError: they took too long.
+    """
+    if request.content_length is not None and request.content_length <= LARGE:
+        yield
+        return
+    if not _large.acquire(timeout=LARGE_WAIT_SECONDS):
+        raise UnavailableError("As many large bodies as may be are being read; send yours again in a few seconds.")
+    try:
+        yield
+    finally:
+        _large.release()
 
 
 def _answer(result: Any, declaration: Operation) -> Response:

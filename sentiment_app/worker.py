@@ -19,11 +19,24 @@ from sentiment_app.extensions import QUEUE, QUEUES
 
 
 class Worker(SimpleWorker):
-    """Runs jobs in this process, with the application built once: no fork and no import for each job."""
+    """Runs jobs in this process, with the application built once: no fork and no import for each job.
+
+    While Redis is away it is asked again every two seconds, and within fifteen where its host has gone without a word:
+    work goes on within 15 seconds of its return. RQ's own pauses grow to a minute, and it waits for seven.
+    """
+
+    max_connection_wait_time = 2.0
+    IDLE_SECONDS = 20  # of which it waits for a job for five, and for an answer for fifteen
 
     def __init__(self, app: Flask, connection: Redis, name: str = QUEUE) -> None:
         queue = Queue(name, connection=connection, serializer=JSONSerializer)
-        super().__init__([queue], connection=connection, serializer=JSONSerializer, log_job_description=False)
+        super().__init__(
+            [queue],
+            connection=connection,
+            serializer=JSONSerializer,
+            worker_ttl=self.IDLE_SECONDS,
+            log_job_description=False,
+        )
         self.app = app
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:

@@ -148,9 +148,10 @@ def reconcile(every: float | None, as_json: bool) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
     while True:
-        done = reconciling.reconcile()
         if not every:
+            done = reconciling.reconcile()
             break
+        reconciling.try_to_reconcile()
         db.session.remove()
         if stop.wait(every):
             return
@@ -180,7 +181,7 @@ def _follow(task_id: UUID) -> None:
         shown = bar.add_task("queued", total=None)
         while True:
             task = service.get(None, task_id)
-            at = service.progress(task_id)
+            at = service.progress(task)
             bar.update(shown, description=task.status, total=task.total, completed=at.completed + at.failed)
             if task.status not in UNFINISHED:
                 return

@@ -27,16 +27,18 @@ from sentiment_app.batch import webhooks
 from sentiment_app.batch.models import BINS, OPEN, Chunk, Delivery, Task
 from sentiment_app.extensions import db, enqueue, settings, unit_of_work
 from sentiment_app.ml.runtime import LABELS, TextScorer
-from sentiment_app.sentiment.serving import UnknownModelError, serving
+from sentiment_app.sentiment.serving import UnknownModelError, UnusableModelError, serving
 
 SCORE = "sentiment_app.batch.jobs.score_chunk"
-# Chunks of a task that are queued at a time: enough that no worker waits, few enough that tasks take turns.
+# Chunks of a user's tasks that are queued at a time: enough that no worker waits, few enough that users take turns.
 WINDOW = 8
 LEASE_SECONDS = 8.0
 # Texts scored between two looks at the clock.
 SLICE = 256
 # Workers that died over a chunk before it is split.
 MAX_ATTEMPTS = 3
+# How long a task goes on with a model that does not load.
+PATIENCE = timedelta(hours=1)
 LETHAL = "Scoring this text ended the worker that tried it."
 
 Floats = npt.NDArray[np.float64]
@@ -52,6 +54,8 @@ class Claim(NamedTuple):
     token: UUID
     attempts: int
     model_version: str
+    task_age: timedelta
+    """Since the first of the task's chunks was claimed."""
     texts: list[str | None]
     scores: Floats
     errors: dict[str, Any]
@@ -74,7 +78,13 @@ def _score(claim: Claim) -> None:
     try:
         scorer = serving().pinned(claim.model_version).scorer
         scores, errors = _judge(scorer, claim)
-    except UnknownModelError as error:  # nowhere; one that does not load here may load elsewhere, or later
+    except UnknownModelError as error:
+        fail(claim.task_id, error.detail)
+        return
+    except UnusableModelError as error:  # it may load elsewhere, or later; but no task waits for ever
+        hand_back(claim.id, claim.token)
+        if claim.task_age < PATIENCE:
+            raise
         fail(claim.task_id, error.detail)
         return
     except BaseException:
@@ -104,11 +114,22 @@ def _judge(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
 
 def _score_all(scorer: TextScorer, texts: Sequence[str]) -> Sequence[Sequence[float] | str]:
     try:
-        return scorer.score_many(texts)
+        return _finite(scorer.score_many(texts), len(texts))
     except Exception as error:  # noqa: BLE001  # any pipeline may serve, and raise what it likes
         if len(texts) == 1:
             return [f"The model cannot score this text ({type(error).__name__})."]
     return [_score_all(scorer, [one])[0] for one in texts]
+
+
+def _finite(found: Sequence[Sequence[float]], number: int) -> Sequence[Sequence[float]]:
+    """What a model found for so many texts.
+
+    Raises:
+        ValueError: it is not three probabilities for each.
+    """
+    if len(found) != number or not np.isfinite(np.array(found)).all():
+        raise ValueError
+    return found
 
 
 @unit_of_work
@@ -137,7 +158,7 @@ def _claim(chunk_id: UUID, token: UUID) -> Claim | None:
                 AND (chunk.state = 'queued' OR chunk.state = 'running'
                      AND (chunk.lease_until < now() OR chunk.token = :token))
             RETURNING chunk.task_id, chunk.size, chunk.attempts, chunk.texts, chunk.results, chunk.errors,
-                task.model_version
+                task.model_version, now() - coalesce(task.started_at, now()) AS task_age
             """
         ),
         {"id": chunk_id, "token": token, "lease": timedelta(seconds=LEASE_SECONDS)},
@@ -150,6 +171,7 @@ def _claim(chunk_id: UUID, token: UUID) -> Claim | None:
         token,
         row.attempts,
         row.model_version,
+        row.task_age,
         unpack(row.texts),
         read_scores(row.results, row.size),
         row.errors,
@@ -231,6 +253,9 @@ def enqueue_chunk(chunk_id: UUID) -> None:
 @unit_of_work
 def _take(task_id: UUID) -> Sequence[UUID]:
     outstanding = select(func.count()).where(Chunk.task_id == task_id, Chunk.state.in_(("queued", "running")))
+    owner = select(Task.user_id).where(Task.id == task_id).scalar_subquery()
+    of_owner = Task.user_id == owner, Task.status.in_(("uploading", *OPEN)), Task.deleted_at.is_(None)
+    window = select(func.greatest(1, WINDOW // func.greatest(1, func.count()))).where(*of_owner)
     chosen = (
         select(Chunk.id)
         .join(Task, Task.id == Chunk.task_id)
@@ -241,7 +266,7 @@ def _take(task_id: UUID) -> Sequence[UUID]:
             Task.deleted_at.is_(None),
         )
         .order_by(Chunk.first)
-        .limit(func.greatest(0, WINDOW - outstanding.scalar_subquery()))
+        .limit(func.greatest(0, window.scalar_subquery() - outstanding.scalar_subquery()))
         .with_for_update(skip_locked=True, of=Chunk)
     )
     queued = update(Chunk).where(Chunk.id.in_(chosen.scalar_subquery()))
@@ -277,8 +302,33 @@ def _finish(task_id: UUID) -> bool:
     )
     if db.session.execute(ended, execution_options={"synchronize_session": False}).scalar_one_or_none() is None:
         return False
+    db.session.execute(update(Task).where(Task.id == task_id).values(sums(task_id)._asdict()))
     _announce(task_id)
     return True
+
+
+class Sums(NamedTuple):
+    """What the chunks of a task that are done add up to."""
+
+    completed: int
+    failed: int
+    counts: list[int]
+    confidence_sum: float
+    histogram: list[int]
+
+
+def sums(task_id: UUID) -> Sums:
+    """Add up a task's chunks, within the caller's unit of work."""
+    counts, histogram = (
+        [func.coalesce(func.sum(column[place + 1]), 0) for place in range(number)]  # arrays begin at 1 there
+        for column, number in ((Chunk.counts, len(LABELS)), (Chunk.histogram, BINS))
+    )
+    rows = (func.coalesce(func.sum(one), 0) for one in (Chunk.completed, Chunk.failed))
+    confidence = func.coalesce(func.sum(Chunk.confidence_sum), 0.0)
+    of_task = select(*rows, confidence, *counts, *histogram).where(Chunk.task_id == task_id, Chunk.state == "done")
+    found: list[Any] = list(db.session.execute(of_task).one())
+    labels, bins = found[3 : 3 + len(LABELS)], found[3 + len(LABELS) :]
+    return Sums(found[0], found[1], labels, found[2], bins)
 
 
 def _announce(task_id: UUID) -> None:

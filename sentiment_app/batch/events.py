@@ -8,6 +8,7 @@ the protocol does so by itself, and says with Last-Event-ID what it has seen.
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,20 +24,30 @@ RETRY_MS = 3000
 
 
 class Holding:
-    """How many requests may wait at a time in this process."""
+    """How many requests of a kind may take a thread for long at a time in this process.
 
-    def __init__(self, most: int) -> None:
-        self._room = threading.BoundedSemaphore(most)
+    Args:
+        most: of all callers.
+        of_one: of one caller.
+    """
+
+    def __init__(self, most: int, of_one: int) -> None:
+        self._most, self._of_one = most, of_one
+        self._held: Counter[UUID] = Counter()
+        self._lock = threading.Lock()
 
     @contextmanager
-    def one(self) -> Iterator[bool]:
+    def one(self, user_id: UUID) -> Iterator[bool]:
         """True if there is room for one more, which is taken until the block ends."""
-        has_room = self._room.acquire(blocking=False)
+        with self._lock:
+            has_room = self._held.total() < self._most and self._held[user_id] < self._of_one
+            self._held[user_id] += has_room
         try:
             yield has_room
         finally:
-            if has_room:
-                self._room.release()
+            with self._lock:
+                self._held[user_id] -= has_room
+                self._held = +self._held
 
 
 def last_id(task: Task, described: dict[str, Any]) -> str:
@@ -49,7 +60,7 @@ def stream(
     user_id: UUID, task_id: UUID, seen: str | None, holding: Holding, dump: Callable[[Any], Any]
 ) -> Iterator[str]:
     """Events of a task's progress until it has ended, or the connection has been held long enough."""
-    with holding.one() as may_wait:
+    with holding.one(user_id) as may_wait:
         deadline = time.monotonic() + (HOLD_SECONDS if may_wait else 0)
         yield f"retry: {RETRY_MS}\n\n"
         while True:

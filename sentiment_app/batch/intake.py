@@ -78,8 +78,9 @@ def read(stream: IO[bytes], form: Format, limits: Limits) -> Iterator[Item]:
     items = _ndjson(_lines(characters)) if form.kind == NDJSON else _csv(_lines(characters), form)
     for number, item in enumerate(items, 1):
         if number > limits.rows:
-            raise TooLargeError(f"An upload may have at most {limits.rows:,} rows.")
-        yield item
+            raise TooLargeError(f"An upload may have at most {limits.rows:,} rows, blank lines among them.")
+        if item:
+            yield item
 
 
 def checked(line: int, custom_id: Any, text: Any) -> Item:
@@ -178,12 +179,13 @@ def _lines(characters: Iterator[str]) -> Iterator[str | None]:
         yield rest
 
 
-def _ndjson(lines: Iterator[str | None]) -> Iterator[Item]:
+def _ndjson(lines: Iterator[str | None]) -> Iterator[Item | None]:
+    """Its rows, and None for each line that is blank."""
     for number, line in enumerate(lines, 1):
         if line is None:
             yield Item(number, None, None, TOO_LONG)
-        elif not line.isspace():
-            yield _object(number, line)
+        else:
+            yield None if line.isspace() else _object(number, line)
 
 
 def _object(number: int, line: str) -> Item:
@@ -218,7 +220,8 @@ class _Counted:
             yield OVERLONG if line is None or self._size > MAX_LINE else line
 
 
-def _csv(lines: Iterator[str | None], form: Format) -> Iterator[Item]:
+def _csv(lines: Iterator[str | None], form: Format) -> Iterator[Item | None]:
+    """Its rows, and None for each line that is blank."""
     head = next(lines, None) or ""
     delimiter = form.delimiter or _delimiter(head)
     if len(delimiter) != 1 or delimiter in '\r\n"':
@@ -246,6 +249,8 @@ def _csv(lines: Iterator[str | None], form: Format) -> Iterator[Item]:
         elif record:
             custom_id = record[id_at] if id_at is not None and id_at < len(record) else None
             yield checked(line, custom_id or None, record[text_at] if text_at < len(record) else None)
+        else:
+            yield None
 
 
 def _delimiter(header: str) -> str:

@@ -13,6 +13,8 @@ from sentiment_app.extensions import UTC, Base
 STATUSES = ("uploading", "queued", "running", "cancelling", "completed", "failed", "cancelled", "expired")
 OPEN = ("queued", "running")
 UNFINISHED = ("uploading", *OPEN, "cancelling")
+SETTLED = ("completed", "cancelled", "expired")
+"""Of these, no chunk is scored any more. (One of a failed task may still be in a worker's hands.)"""
 VISIBLE = tuple(one for one in STATUSES if one != "uploading")
 BINS = 10
 
@@ -25,6 +27,9 @@ class Task(Base):
         CheckConstraint(f"status IN {STATUSES}", name="status"),
         Index("ix_tasks_user_id_id", "user_id", "id"),
         Index("ix_tasks_unfinished", "id", postgresql_where=text(f"status IN {UNFINISHED}")),
+        Index("ix_tasks_expires_at", "expires_at", postgresql_where=text("status <> 'expired'")),
+        Index("ix_tasks_expired", "expires_at", postgresql_where=text("status = 'expired'")),
+        Index("ix_tasks_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
         Index(
             "uq_tasks_idempotency_key",
             "user_id",
@@ -41,7 +46,10 @@ class Task(Base):
     total: Mapped[int] = mapped_column(server_default="0")
     completed: Mapped[int] = mapped_column(server_default="0")
     failed: Mapped[int] = mapped_column(server_default="0")
-    """Rows, once the chunks that say it better are gone."""
+    counts: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{0,0,0}")
+    confidence_sum: Mapped[float] = mapped_column(server_default="0")
+    histogram: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{0,0,0,0,0,0,0,0,0,0}")
+    """The sums of these five over its chunks, once it has ended."""
     error: Mapped[str | None]
     webhook_url: Mapped[str | None]
     idempotency_key: Mapped[str | None]

@@ -7,10 +7,12 @@ from uuid import UUID
 import structlog
 from redis.exceptions import RedisError
 from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.batch import engine, webhooks
 from sentiment_app.batch.models import OPEN, Chunk, Delivery, Task
-from sentiment_app.extensions import QUEUE, WEBHOOKS, db, queue, unit_of_work
+from sentiment_app.errors import UnavailableError
+from sentiment_app.extensions import QUEUE, WEBHOOKS, db, queue, settings, unit_of_work
 from sentiment_app.sentiment import service as history
 from sentiment_app.users import sessions
 
@@ -21,8 +23,14 @@ GRACE = timedelta(seconds=3)
 UPLOAD_LIFE = timedelta(minutes=5)
 KEY_LIFE = timedelta(hours=24)
 BATCH = 50
+# How long it is looked for what an interrupted purge has left behind.
+LEFTOVER = timedelta(days=2)
 
 log = structlog.get_logger()
+
+
+class PurgeError(UnavailableError):
+    """Some of what is to be deleted could not be."""
 
 
 def reconcile() -> dict[str, int]:
@@ -31,7 +39,7 @@ def reconcile() -> dict[str, int]:
         "leases": _put_back_expired(),
         "jobs": _send_lost_jobs(),
         "tasks": _move_on(),
-        "uploads": _forget_stale_uploads(),
+        "uploads": give_up_uploads(UPLOAD_LIFE),
         "deliveries": _send_due_deliveries(),
     }
     if any(done.values()):
@@ -39,15 +47,38 @@ def reconcile() -> dict[str, int]:
     return done
 
 
+def try_to_reconcile() -> None:
+    """One round of many: what is away now is there in a later one."""
+    try:
+        reconcile()
+    except (SQLAlchemyError, RedisError) as error:
+        log.warning("not_reconciled", reason=type(error).__name__)
+
+
 def purge() -> dict[str, int]:
-    """Delete what has been kept long enough, or was deleted, in batches that block nobody."""
-    return {
-        "expired": _expire(),
-        "deleted": _delete_deleted(),
-        "keys": _forget_keys(),
-        "history": history.forget_old(),
-        "sessions": sessions.forget_expired(),
+    """Delete what has been kept long enough, or was deleted, in batches that block nobody.
+
+    Raises:
+        PurgeError: a step failed; the others were done.
+    """
+    steps = {
+        "expired": _expire,
+        "deleted": _delete_deleted,
+        "forgotten": _forget_expired,
+        "keys": _forget_keys,
+        "history": history.forget_old,
+        "sessions": sessions.forget_expired,
     }
+    done, failed = {}, []
+    for name, step in steps.items():
+        try:
+            done[name] = step()
+        except SQLAlchemyError as error:
+            log.error("not_purged", step=name, reason=type(error).__name__)  # noqa: TRY400  # it might quote a row
+            failed.append(name)
+    if failed:
+        raise PurgeError(f"Not deleted: {', '.join(failed)}. The rest was: {done}.")
+    return done
 
 
 @unit_of_work
@@ -89,11 +120,21 @@ def _move_on() -> int:
     return moved
 
 
-def _forget_stale_uploads() -> int:
-    stale = _tasks(Task.status == "uploading", Task.touched_at < func.now() - UPLOAD_LIFE)
+def give_up_uploads(age: timedelta, *ids: UUID) -> int:
+    """Delete uploads that nothing was heard of for some time, of these tasks or of all; returns how many."""
+    stale = _mark_stale(age, *ids)
     for task_id in stale:
         erase(task_id)
     return len(stale)
+
+
+@unit_of_work
+def _mark_stale(age: timedelta, *ids: UUID) -> Sequence[UUID]:
+    # In one statement, so that an upload that ends at this moment either is lost or is not.
+    stale = update(Task).where(Task.status == "uploading", Task.touched_at < func.now() - age)
+    stale = stale.where(Task.id.in_(ids)) if ids else stale
+    marked = stale.values(deleted_at=func.now()).returning(Task.id)
+    return db.session.scalars(marked, execution_options={"synchronize_session": False}).all()
 
 
 def _send_due_deliveries() -> int:
@@ -114,9 +155,19 @@ def _expire() -> int:
     number = 0
     for task_id in _tasks(Task.expires_at < func.now(), Task.status != "expired"):
         number += _mark_expired(task_id)
-    for task_id in _tasks(Task.status == "expired", select(Chunk.id).where(Chunk.task_id == Task.id).exists()):
+    # And of those that a purge which was cut off had marked.
+    lately = Task.status == "expired", Task.expires_at > func.now() - LEFTOVER
+    for task_id in _tasks(*lately, select(Chunk.id).where(Chunk.task_id == Task.id).exists()):
         _drop_chunks(task_id)
     return number
+
+
+def _forget_expired() -> int:
+    """Delete what is known of tasks whose results expired as long ago as results are kept."""
+    old = _tasks(Task.status == "expired", Task.expires_at < func.now() - max(LEFTOVER, settings().task_life))
+    for task_id in old:
+        erase(task_id)
+    return len(old)
 
 
 @unit_of_work
@@ -126,11 +177,9 @@ def _tasks(*conditions: ColumnElement[bool]) -> Sequence[UUID]:
 
 @unit_of_work
 def _mark_expired(task_id: UUID) -> bool:
-    """Before its chunks go, so that no retry revives half a task; how many rows there were is kept."""
-    rows = select(func.coalesce(func.sum(Chunk.completed), 0), func.coalesce(func.sum(Chunk.failed), 0))
-    completed, failed = db.session.execute(rows.where(Chunk.task_id == task_id)).one()
+    """Before its chunks go, so that no retry revives half a task; what they add up to is kept."""
     old = update(Task).where(Task.id == task_id, Task.expires_at < func.now(), Task.status != "expired")
-    done = old.values(status="expired", completed=completed, failed=failed)
+    done = old.values(status="expired", **engine.sums(task_id)._asdict())
     return db.session.execute(done.returning(Task.id)).first() is not None
 
 

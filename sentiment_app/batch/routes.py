@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from typing import IO, Any, cast
@@ -86,7 +87,7 @@ def submit_file(query: dict[str, Any]) -> Response:
     """
     submission = _submission(query.pop("model"), query.pop("webhook_url"), given_in="query")
     form = intake.Format(_upload_kind(), is_gzip=_is_gzip(), **query)
-    with _room("uploading").one() as has_room:
+    with _room("uploading").one(caller().user_id) as has_room:
         if not has_room:  # a sender may be as slow as he likes: he must not take all threads
             raise UnavailableError("As many uploads as may be are being read; send yours again in a few seconds.")
         with _ends_in_time():
@@ -186,9 +187,9 @@ def results(task_id: UUID, query: dict[str, Any]) -> Response:
     rows = service.results(task, after)
     kind = request.accept_mimetypes.best_match([JSON, *NDJSON, intake.CSV]) or JSON
     if kind in NDJSON:
-        return _stream(render.ndjson(rows), kind)
+        return _download(render.ndjson(rows), kind)
     if kind == intake.CSV:
-        return _stream(render.table(rows, with_header=after < 0), kind)
+        return _download(render.table(rows, with_header=after < 0), kind)
     items = [render.as_object(one) for one in islice(rows, limit)]
     more = len(items) == limit or task.status in UNFINISHED
     return jsonify({"items": items, "next_cursor": (items[-1]["index"] if items else after) if more else None})
@@ -310,12 +311,16 @@ def _submitted(task: Task) -> Response:
     headers = {"Location": _location(task.id)}
     seconds = _preferred_wait()
     if seconds is not None:
-        with _room("waiting").one() as may_wait:
+        with _room("waiting").one(caller().user_id) as may_wait:
             if may_wait:
                 task = service.wait(caller().user_id, task.id, seconds)
                 headers["Preference-Applied"] = f"wait={seconds}"
-    is_done = seconds is not None and task.status not in UNFINISHED
-    answer = jsonify(schemas.TaskSchema().dump(_told(task) if is_done else service.describe(task)))
+    # With its results, or not at all: those of a long file are for /results.
+    is_done = seconds is not None and task.status not in UNFINISHED and task.total <= schemas.MAX_ITEMS
+    described = service.describe(task)
+    if is_done:
+        described["result"] = _inline(task)
+    answer = jsonify(schemas.TaskSchema().dump(described))
     answer.status_code = 200 if is_done else 202
     answer.headers.update(headers if is_done else {**headers, **RETRY_AFTER})
     return answer
@@ -329,12 +334,26 @@ def _preferred_wait() -> int | None:
 def _told(task: Task) -> dict[str, Any]:
     described = service.describe(task)
     if service.is_small(task):
-        described["result"] = [render.as_object(one) for one in service.results(task)]
+        described["result"] = _inline(task)
     return described
+
+
+def _inline(task: Task) -> list[dict[str, Any]]:
+    return [render.as_object(one) for one in service.results(task)]
 
 
 def _location(task_id: UUID) -> str:
     return url_for("tasks.show", task_id=task_id)
+
+
+def _download(pieces: Iterator[str], kind: str) -> Response:
+    """Stream results, if there is room: many at once would take all threads from those who score."""
+    room = ExitStack()
+    if not room.enter_context(_room("downloading").one(caller().user_id)):
+        raise UnavailableError("As many downloads as may be are under way; ask for yours again in a few seconds.")
+    answer = _stream(pieces, kind)
+    answer.call_on_close(room.close)
+    return answer
 
 
 def _stream(pieces: Iterator[str], kind: str) -> Response:

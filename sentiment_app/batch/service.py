@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import numpy as np
 import uuid_utils.compat as uuid
 from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -14,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sentiment_app.batch import engine, reconcile, webhooks
 from sentiment_app.batch.intake import Item
-from sentiment_app.batch.models import BINS, OPEN, UNFINISHED, Chunk, Task
+from sentiment_app.batch.models import OPEN, SETTLED, UNFINISHED, Chunk, Task
 from sentiment_app.errors import (
     AppError,
     ConflictError,
@@ -95,16 +94,6 @@ class Submission(NamedTuple):
     """Where model and webhook_url were given: for the pointers of errors."""
 
 
-class Progress(NamedTuple):
-    """How far a task is, added up over its chunks."""
-
-    completed: int
-    failed: int
-    counts: list[int]
-    confidence_sum: float
-    histogram: list[int]
-
-
 class Result(NamedTuple):
     """A row's outcome: scores, or why there are none."""
 
@@ -147,10 +136,9 @@ def known(submission: Submission) -> Task | None:
         _release_key(found.id)
         return None
     if found.status == "uploading":
-        if found.touched_at > datetime.now(UTC) - STALE:
+        if not reconcile.give_up_uploads(STALE, found.id):
             raise StillRunningError
-        reconcile.erase(found.id)  # whoever uploaded it is gone
-        return None
+        return None  # whoever uploaded it is gone
     return found
 
 
@@ -316,7 +304,7 @@ def _add_chunk(chunk_id: UUID, task_id: UUID, first: int, items: Sequence[Item])
         "errors": errors,
     }
     # One that failed meanwhile, for want of its model, takes no more.
-    alive = update(Task).where(Task.id == task_id, Task.status == "uploading")
+    alive = update(Task).where(Task.id == task_id, Task.status == "uploading", Task.deleted_at.is_(None))
     alive = alive.values(touched_at=func.now(), total=first + len(items))
     if db.session.execute(alive.returning(Task.id)).first() is None:
         raise UploadLostError
@@ -328,9 +316,12 @@ def _close(task_id: UUID, total: int, fingerprint: str) -> None:
     if not total:
         raise InvalidError("There are no texts in it.")
     # Once: this may run again after a lost answer, when workers have ended the task already.
-    closed = update(Task).where(Task.id == task_id, Task.status == "uploading")
+    closed = update(Task).where(Task.id == task_id, Task.status == "uploading", Task.deleted_at.is_(None))
     status = text("CASE WHEN started_at IS NULL THEN 'queued' ELSE 'running' END")
     db.session.execute(closed.values(status=status, total=total, fingerprint=fingerprint))
+    kept = select(Task.id).where(Task.id == task_id, Task.deleted_at.is_(None))
+    if db.session.scalar(kept) is None:
+        raise UploadLostError
 
 
 @unit_of_work
@@ -361,26 +352,22 @@ def page(user_id: UUID | None, limit: int, before: UUID | None, *, status: str |
     ).all()
 
 
-@unit_of_work
-def progress(task_id: UUID) -> Progress:
+def progress(task: Task) -> engine.Sums:
     """How far a task is."""
-    columns = Chunk.completed, Chunk.failed, Chunk.counts, Chunk.confidence_sum, Chunk.histogram
-    rows = db.session.execute(select(*columns).where(Chunk.task_id == task_id, Chunk.state == "done")).all()
-    counts = np.array([row.counts for row in rows] or [[0] * len(LABELS)]).sum(axis=0)
-    histogram = np.array([row.histogram for row in rows] or [[0] * BINS]).sum(axis=0)
-    return Progress(
-        sum(row.completed for row in rows),
-        sum(row.failed for row in rows),
-        counts.tolist(),
-        sum(row.confidence_sum for row in rows),
-        histogram.tolist(),
-    )
+    if task.status in SETTLED:
+        return engine.Sums(task.completed, task.failed, task.counts, task.confidence_sum, task.histogram)
+    return _progress(task.id)
+
+
+@unit_of_work
+def _progress(task_id: UUID) -> engine.Sums:
+    return engine.sums(task_id)
 
 
 def rows_found() -> dict[tuple[str, ...], float] | None:
-    """Rows of all tasks that are kept, by sentiment and model version; None, at once, while PostgreSQL is away."""
-    sums = [func.sum(Chunk.counts[place + 1]) for place in range(len(LABELS))]  # arrays begin at 1 there
-    found = select(Task.model_version, *sums).join(Chunk, Chunk.task_id == Task.id).group_by(Task.model_version)
+    """Rows of the tasks that have ended, by sentiment and model version; None, at once, while PostgreSQL is away."""
+    sums = [func.sum(Task.counts[place + 1]) for place in range(len(LABELS))]  # arrays begin at 1 there
+    found = select(Task.model_version, *sums).where(Task.status.in_(SETTLED)).group_by(Task.model_version)
     try:
         rows = db.session.execute(found).all()
     except SQLAlchemyError:
@@ -393,9 +380,7 @@ def rows_found() -> dict[tuple[str, ...], float] | None:
 
 def describe(task: Task) -> dict[str, Any]:
     """A task as its owner sees it."""
-    at = progress(task.id)
-    if task.status == "expired":
-        at = at._replace(completed=task.completed, failed=task.failed)
+    at = progress(task)
     seconds = _seconds(task)
     done = at.completed + at.failed
     rate = done / seconds if seconds and done else None

@@ -18,6 +18,8 @@ from sentiment_app.ml.runtime import ModelError, TextScorer
 
 # Models that requests asked for by name, beside the active one: each takes some 20 MB.
 PINNED = 2
+# Requests that load a named model, or wait for one that does: the other threads go on serving.
+LOADING = 3
 
 log = structlog.get_logger()
 
@@ -43,6 +45,13 @@ class UnusableModelError(UnavailableError):
     """A request names a released model that does not load here."""
 
     kind = "unusable-model"
+
+
+class BusyError(UnavailableError):
+    """Others are having models loaded."""
+
+    kind = "models-loading"
+    detail = "Models that requests named are being loaded; ask again in a moment."
 
 
 class Served(NamedTuple):
@@ -82,6 +91,7 @@ class Serving:
         self._pinned: OrderedDict[str, Served] = OrderedDict()
         self._lock = threading.Lock()  # of the pinned ones; never held while something is loaded
         self._loading, self._refreshing = threading.Lock(), threading.Lock()
+        self._load_room = threading.BoundedSemaphore(LOADING)
         self._is_following = False
         self.problem: str | None = None
 
@@ -111,6 +121,7 @@ class Serving:
         Raises:
             UnknownModelError: it is not released, or retired.
             UnusableModelError: it does not load.
+            BusyError: too many are being loaded.
         """
         served = self.current()
         if served.version == version:
@@ -118,8 +129,13 @@ class Serving:
         found = self._take_pinned(version)
         if found:
             return found
-        with self._loading:  # one at a time; who has a model already waits for nobody
-            return self._take_pinned(version) or self._pin(self._load_pinned(version))
+        if not self._load_room.acquire(blocking=False):
+            raise BusyError
+        try:
+            with self._loading:  # one at a time; who has a model already waits for nobody
+                return self._take_pinned(version) or self._pin(self._load_pinned(version))
+        finally:
+            self._load_room.release()
 
     def _take_pinned(self, version: str) -> Served | None:
         with self._lock:

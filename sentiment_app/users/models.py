@@ -37,6 +37,7 @@ class Session(Base):
     __tablename__ = "sessions"
     __table_args__ = (
         CheckConstraint("(ended_at IS NULL) = (end_reason IS NULL)", name="ended_with_reason"),
+        Index("ix_sessions_expires_at", "expires_at"),
         Index("ix_sessions_ended_at", "ended_at", postgresql_where="ended_at IS NOT NULL"),
     )
 

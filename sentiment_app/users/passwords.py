@@ -3,18 +3,39 @@
 import functools
 import secrets
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 
-from sentiment_app.errors import InvalidError
+from sentiment_app.errors import InvalidError, UnavailableError
 from sentiment_app.extensions import settings
 
 MIN_LENGTH, MAX_LENGTH = 8, 128
 
-# Each hash takes 64 MiB and a core for some 50 ms: two at a time leave the rest of the process to scoring.
-_turn = threading.BoundedSemaphore(2)
+# Each hash takes 64 MiB and a core for some 50 ms: two at a time leave the rest of the process to scoring, and so many
+# that wait, or are hashed, half of its threads.
+RUNNING, WAITING = 2, 8
+_running, _room = threading.BoundedSemaphore(RUNNING), threading.BoundedSemaphore(WAITING)
+
+
+class BusyError(UnavailableError):
+    """More passwords are waiting to be hashed than threads can be spared for."""
+
+    detail = "Too many sign in at the same time; try again in a moment."
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    if not _room.acquire(blocking=False):
+        raise BusyError
+    try:
+        with _running:
+            yield
+    finally:
+        _room.release()
 
 
 class WeakPasswordError(InvalidError):
@@ -38,14 +59,22 @@ def check(password: str, *, username: str, email: str) -> None:
 
 
 def hash_password(password: str) -> str:
-    """The argon2id hash of a password, its salt and parameters included."""
-    with _turn:
+    """The argon2id hash of a password, its salt and parameters included.
+
+    Raises:
+        BusyError: too many come at the same time.
+    """
+    with _turn():
         return _hasher().hash(password)
 
 
 def is_right(password_hash: str | None, password: str) -> bool:
-    """Whether the password fits; without a hash it takes as long to say no (OWASP: user enumeration)."""
-    with _turn:
+    """Whether the password fits; without a hash it takes as long to say no (OWASP: user enumeration).
+
+    Raises:
+        BusyError: too many come at the same time.
+    """
+    with _turn():
         try:
             return _hasher().verify(password_hash or _decoy(), password) and bool(password_hash)
         except VerificationError:

@@ -13,6 +13,8 @@ from sentiment_app.errors import InvalidTokenError
 from sentiment_app.extensions import db, settings, unit_of_work
 from sentiment_app.users.models import Session, User
 
+BATCH = 1000
+
 
 class Reason(enum.StrEnum):
     """Why a session ended."""
@@ -105,10 +107,18 @@ def is_live(session_id: UUID) -> bool:
     return db.session.scalar(live) is not None
 
 
-@unit_of_work
 def forget_expired() -> int:
-    """Delete the sessions that no token can revive; returns how many."""
-    expired = delete(Session).where(Session.expires_at < func.now())
+    """Delete the sessions that no token can revive, in batches; returns how many."""
+    number = 0
+    while some := _forget_some():
+        number += some
+    return number
+
+
+@unit_of_work
+def _forget_some() -> int:
+    some = select(Session.id).where(Session.expires_at < func.now()).limit(BATCH)
+    expired = delete(Session).where(Session.id.in_(some.scalar_subquery()))
     return cast(CursorResult[Any], db.session.execute(expired)).rowcount
 
 

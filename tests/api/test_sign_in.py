@@ -1,4 +1,5 @@
 import time
+from contextlib import ExitStack
 from datetime import timedelta
 from uuid import uuid4
 
@@ -164,3 +165,12 @@ def test_of_two_changes_of_one_password_the_first_wins(app, ada, monkeypatch):
     with pytest.raises(users.WrongPasswordError):
         users.change_profile(ada.id, uuid4(), changes)
     assert users.authenticate("ada", "first come")
+
+
+def test_a_flood_of_passwords_is_turned_away_and_does_not_take_all_threads(client, ada):
+    with ExitStack() as others:
+        for _ in range(passwords.WAITING):
+            others.enter_context(passwords._room)
+        answer = client.post(LOGIN, json={"username": "ada", "password": PASSWORD})
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200

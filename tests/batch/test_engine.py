@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import OperationalError
 
 from sentiment_app.batch import engine, reconcile, service
 from sentiment_app.batch.models import Chunk, Task
@@ -254,6 +255,35 @@ def test_a_worker_without_a_model_gives_the_chunk_back_and_fails_no_task(
 
 def raise_(error):
     raise error
+
+
+def test_a_task_whose_model_does_not_load_for_an_hour_is_failed(upload, lines, chunk_jobs, fetch, monkeypatch):
+    task = upload(lines("a")).json["task_id"]
+    db.session.execute(update(Task).values(started_at=func.now() - timedelta(hours=2)))
+    monkeypatch.setattr(Serving, "pinned", lambda *_: raise_(UnusableModelError("It is not what was signed.")))
+    engine.score_chunk(UUID(chunk_jobs()[0]))
+    assert [fetch(f"/{task}").json[name] for name in ("status", "error")] == ["failed", "It is not what was signed."]
+
+
+@pytest.mark.parametrize("found", [[(np.nan,) * 3], [(0.1, 0.2, 0.7)] * 2, []])
+def test_a_text_for_which_a_model_finds_no_probabilities_fails_alone(upload, lines, work, fetch, monkeypatch, found):
+    monkeypatch.setattr(Scorer, "score_many", lambda *_: found)
+    task = upload(lines("a")).json["task_id"]
+    work()
+    assert fetch(f"/{task}").json["request_counts"] == {"total": 1, "completed": 0, "failed": 1}
+    assert outcome(fetch, task) == [(0, None, "The model cannot score this text (ValueError).")]
+
+
+def test_a_user_with_more_tasks_has_no_more_chunks_queued(upload, lines, small_chunks, chunk_jobs):
+    for _ in range(4):
+        upload(lines(*"abcdefghijklmnopqrstuvwxyz" * 2))
+    # Those of the first task, of the second, of the third and of the fourth: its share as it came.
+    assert len(chunk_jobs()) == engine.WINDOW + 4 + 2 + 2
+
+
+def test_a_round_of_the_reconciler_that_fails_is_not_the_last(monkeypatch):
+    monkeypatch.setattr(reconcile, "reconcile", lambda: raise_(OperationalError("SELECT", {}, Exception())))
+    reconcile.try_to_reconcile()
 
 
 def test_chunks_of_a_cancelled_task_are_not_sent_again(client, as_ada, upload, lines, small_chunks):

@@ -158,3 +158,10 @@ def test_what_is_no_encoding_of_text_is_refused(encoding):
 def test_what_is_not_in_its_encoding_is_refused(content):
     with pytest.raises(intake.MalformedError):
         read(content)
+
+
+@pytest.mark.parametrize(("content", "form"), [(b"\n" * 100, NDJSON), (b"text\n" + b"\n" * 100, CSV)])
+def test_blank_lines_count_as_rows(content, form):
+    with pytest.raises(intake.TooLargeError):
+        list(intake.read(io.BytesIO(content), Format(form), Limits(50, 10_000)))
+    assert list(intake.read(io.BytesIO(content), Format(form), Limits(500, 10_000))) == []

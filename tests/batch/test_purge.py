@@ -3,9 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import OperationalError
 
 from sentiment_app.batch import engine, reconcile
+from sentiment_app.batch.models import Chunk, Task
 from sentiment_app.extensions import db, enqueue, queue
 from sentiment_app.sentiment import service as history
 from sentiment_app.sentiment.models import SentimentRequest
@@ -25,6 +27,48 @@ def test_sessions_that_nothing_can_revive_are_deleted(ada, as_ada):
     kept = set(db.session.scalars(select(Session.id)))
     assert alive in kept
     assert expired not in kept
+
+
+def test_what_is_known_of_a_task_goes_when_its_results_have_been_gone_as_long(upload, lines, work, fetch):
+    task = upload(lines("a wonderful day", "a horrible day")).json["task_id"]
+    work()
+    told = fetch(f"/{task}").json
+    expire(task, days=1)
+    assert reconcile.purge()["expired"] == 1
+    kept = fetch(f"/{task}").json
+    assert (kept["status"], kept["summary"]) == ("expired", told["summary"])
+    assert reconcile.purge()["forgotten"] == 0
+    expire(task, days=31)
+    assert reconcile.purge()["forgotten"] == 1
+    assert fetch(f"/{task}").status_code == 404
+
+
+def test_what_an_interrupted_purge_has_left_is_deleted_by_the_next(upload, lines, work, monkeypatch):
+    task = upload(lines("a")).json["task_id"]
+    work()
+    expire(task, days=1)
+    reconcile._mark_expired(UUID(task))
+    assert db.session.scalar(select(func.count()).select_from(Chunk)) == 1
+    reconcile.purge()
+    assert db.session.scalar(select(func.count()).select_from(Chunk)) == 0
+
+
+def test_a_step_that_fails_stops_no_other_and_does_not_go_unseen(app, ada, as_ada, monkeypatch):
+    def fail():
+        raise OperationalError("SELECT", {}, Exception())
+
+    monkeypatch.setattr(reconcile, "_expire", fail)
+    expired = add_session(ada, timedelta(days=-1))
+    done = app.test_cli_runner().invoke(args=["tasks", "purge"])
+    assert done.exit_code == 1
+    assert "Not deleted: expired." in done.output
+    assert expired not in set(db.session.scalars(select(Session.id)))
+
+
+def expire(task, days):
+    gone = update(Task).where(Task.id == UUID(task)).values(expires_at=func.now() - timedelta(days=days))
+    db.session.execute(gone)
+    db.session.commit()
 
 
 def test_the_history_goes_back_no_further_than_its_days(make_app, ada, monkeypatch):

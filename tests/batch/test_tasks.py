@@ -134,7 +134,8 @@ def test_an_upload_that_cannot_be_used_is_refused_and_leaves_nothing(
 def test_an_upload_that_is_too_large_leaves_nothing(make_app, as_ada, fetch, lines):
     rows = make_app(max_upload_rows=2).test_client()
     answer = rows.post(TASKS, data=lines("a", "b", "c"), content_type=NDJSON, headers=as_ada)
-    assert (answer.status_code, answer.json["detail"]) == (413, "An upload may have at most 2 rows.")
+    told = "An upload may have at most 2 rows, blank lines among them."
+    assert (answer.status_code, answer.json["detail"]) == (413, told)
     size = make_app(max_upload_bytes=1000).test_client()
     bomb = gzip.compress(lines("a" * 5000).encode())
     headers = {**as_ada, "Content-Encoding": "gzip"}
@@ -291,13 +292,13 @@ def test_metrics_count_the_rows_of_tasks(client, upload, work, model):
 def test_a_large_body_of_very_many_values_is_refused_before_it_is_parsed(client, as_ada, value):
     body = '{"texts":[' + ",".join([value] * 400_000) + "]}"
     answer = client.post(BATCH, data=body, content_type="application/json", headers=as_ada)
-    assert (answer.status_code, answer.json["detail"]) == (422, "The body has more than 20,000 objects and arrays.")
+    assert (answer.status_code, answer.json["detail"]) == (422, "The body has more than 60,000 values.")
 
 
 def test_a_large_body_whose_string_never_ends_takes_no_long_time(client, as_ada):
     started = time.monotonic()
     body = "[" * 30_000 + '"' + r"\"" * 1_000_000
-    assert client.post(BATCH, data=body, content_type="application/json", headers=as_ada).status_code == 422
+    assert client.post(BATCH, data=body, content_type="application/json", headers=as_ada).status_code == 400
     assert time.monotonic() - started < 10  # it took hours where each quote began a search of its own
 
 

@@ -2,11 +2,11 @@
 
 import json
 import time
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
-from sentiment_app.batch import engine, events
+from sentiment_app.batch import engine, events, schemas
 
 BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
 
@@ -42,9 +42,9 @@ def test_nobody_waits_longer_than_thirty_seconds(client, as_ada, scored_meanwhil
 
 
 def test_where_there_is_no_room_to_wait_a_task_comes_at_once(app, client, as_ada, monkeypatch):
-    full = events.Holding(1)
+    full = events.Holding(1, of_one=1)
     monkeypatch.setitem(app.extensions, "waiting", full)
-    with full.one():
+    with full.one(uuid4()):
         answer = client.post(BATCH, json={"texts": ["a"]}, headers={**as_ada, "Prefer": "wait=20"})
     assert answer.status_code == 202
     assert "Preference-Applied" not in answer.headers
@@ -82,9 +82,9 @@ def test_events_are_resumed_and_then_there_are_no_more(client, as_ada, task, wor
 
 
 def test_where_there_is_no_room_events_tell_the_state_and_when_to_come_again(app, client, as_ada, task, monkeypatch):
-    full = events.Holding(1)
+    full = events.Holding(1, of_one=1)
     monkeypatch.setitem(app.extensions, "waiting", full)
-    with full.one():
+    with full.one(uuid4()):
         told = parse(client.get(f"{TASKS}/{task}/events", headers=as_ada).text)
     assert [one.get("event") for one in told] == [None, "progress"]
 
@@ -97,19 +97,54 @@ def test_a_connection_is_held_for_a_minute_at_most(client, as_ada, task, monkeyp
 
 
 def test_room_is_given_back_when_a_client_goes(app, client, as_ada, task, monkeypatch):
-    holding = events.Holding(1)
+    holding = events.Holding(1, of_one=1)
     monkeypatch.setitem(app.extensions, "waiting", holding)
     answer = client.get(f"{TASKS}/{task}/events", headers=as_ada, buffered=False)
     next(iter(answer.response))
     answer.close()
-    with holding.one() as has_room:
+    with holding.one(uuid4()) as has_room:
         assert has_room
 
 
 def test_where_as_many_uploads_are_read_as_may_be_the_next_is_told_to_come_again(app, upload, lines, monkeypatch):
-    full = events.Holding(1)
+    full = events.Holding(1, of_one=1)
     monkeypatch.setitem(app.extensions, "uploading", full)
-    with full.one():
+    with full.one(uuid4()):
         answer = upload(lines("a"))
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert upload(lines("a")).status_code == 202
+
+
+def test_where_as_many_downloads_are_sent_as_may_be_the_next_is_told_to_come_again(app, fetch, task, work, monkeypatch):
+    work()
+    room = events.Holding(1, of_one=1)
+    monkeypatch.setitem(app.extensions, "downloading", room)
+    for kind in ("application/x-ndjson", "text/csv"):
+        with room.one(uuid4()):
+            answer = fetch(f"/{task}/results", Accept=kind)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        first = fetch(f"/{task}/results", Accept=kind)
+        assert first.status_code == 200
+        first.close()
+    assert fetch(f"/{task}/results").status_code == 200  # pages of JSON are short
+
+
+def test_nobody_takes_the_room_of_all():
+    room, ada, bob = events.Holding(3, of_one=2), uuid4(), uuid4()
+    with room.one(ada), room.one(ada), room.one(ada) as third, room.one(bob) as other, room.one(bob) as beyond:
+        assert (third, other, beyond) == (False, True, False)
+    with room.one(ada) as again:
+        assert again
+
+
+def test_who_waited_for_many_results_gets_them_all(client, as_ada, scored_meanwhile):
+    body = {"texts": ["I love it"] * 1500}
+    answer = client.post(BATCH, json=body, headers={**as_ada, "Prefer": "wait=30"})
+    assert (answer.status_code, len(answer.json["result"])) == (200, 1500)
+
+
+def test_who_waited_for_a_long_file_is_led_to_its_results(upload, lines, scored_meanwhile, monkeypatch):
+    monkeypatch.setattr(schemas, "MAX_ITEMS", 2)
+    answer = upload(lines(*"abc"), Prefer="wait=5")
+    assert (answer.status_code, answer.json["status"]) == (202, "completed")
+    assert answer.headers["Location"]

@@ -132,6 +132,12 @@ def without_postgresql(product, workers):
     product.servers.start_postgres()
 
 
+def long_without_redis(product, _workers):
+    product.servers.stop_valkey()
+    time.sleep(40)  # by then RQ's own pauses between two attempts would be of half a minute
+    product.servers.start_valkey()
+
+
 BLOWS = {
     "worker killed": lambda product, workers: workers.kill(random.randrange(2)),
     "worker stopped": lambda product, workers: workers.kill(random.randrange(2), signal.SIGTERM),
@@ -166,12 +172,12 @@ def test_whatever_is_killed_every_row_has_exactly_one_result(product, workers, t
 
 
 @at_length
-@pytest.mark.parametrize("blow", ["worker killed", "redis wiped", "postgresql restarted"])
+@pytest.mark.parametrize("blow", ["worker killed", "redis wiped", "redis away for long", "postgresql restarted"])
 def test_work_goes_on_within_fifteen_seconds(product, workers, token, blow):
     task = post_file(product, token, texts())
     while status(product, token, task)["request_counts"]["completed"] == 0:
         time.sleep(0.05)
-    BLOWS[blow](product, workers)
+    (BLOWS | {"redis away for long": long_without_redis})[blow](product, workers)
     struck = time.monotonic()
     workers.keep_alive()
     wait_until_ended(product, token, task, workers, seconds=60)

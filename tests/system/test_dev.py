@@ -1,5 +1,6 @@
 """scripts/dev, from the first start to the last process gone."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -46,7 +47,14 @@ def test_it_starts_serves_and_leaves_no_process_behind(checkout, number):
         assert time.monotonic() < deadline, (checkout / "dev.log").read_text()
         time.sleep(0.2)
     family = psutil.Process(dev.pid).children(recursive=True)
-    assert {"gunicorn", "python"} & {process.name() for process in family}
+    for part in ("gunicorn", "sentiment_app.worker", "reconcile"):  # whatever is killed comes back
+        next(one for one in family if part in " ".join(one.cmdline()) and one.name() != "bash").kill()
+    deadline = time.monotonic() + 30
+    while call(f"http://127.0.0.1:{port}/readyz", timeout=2)[0] != 200 or not has_worker(dev.pid):
+        assert dev.poll() is None, (checkout / "dev.log").read_text()
+        assert time.monotonic() < deadline, (checkout / "dev.log").read_text()
+        time.sleep(0.2)
+    family = psutil.Process(dev.pid).children(recursive=True)
     dev.send_signal(number)
     assert dev.wait(40) == 0
     _, alive = psutil.wait_procs(family, timeout=5)
@@ -54,6 +62,14 @@ def test_it_starts_serves_and_leaves_no_process_behind(checkout, number):
     servers = [one for one in psutil.process_iter(["cmdline"]) if str(checkout) in " ".join(one.info["cmdline"] or [])]
     assert not servers
     assert f"http://127.0.0.1:{port}/docs" in (checkout / "dev.log").read_text()
+
+
+def has_worker(dev):
+    for process in psutil.Process(dev).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # gone by now
+            if process.cmdline()[1:] == ["-m", "sentiment_app.worker"]:
+                return True
+    return False
 
 
 @pytest.mark.parametrize("arguments", [["--port", "0"], ["--port", "x"], ["--nope"]])

@@ -1,0 +1,39 @@
+"""Counts of processes that come and go."""
+
+import os
+import subprocess
+import sys
+
+COUNT = "import sys; from sentiment_app import metrics; metrics.limiter_fallbacks.inc(); print('counted', flush=True)"
+SHOW = """
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+registry = CollectorRegistry()
+MultiProcessCollector(registry)
+print(generate_latest(registry).decode())
+"""
+
+
+def begin(folder):
+    """A process that counts one, and lives until its input ends."""
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    command = [sys.executable, "-c", COUNT + "; sys.stdin.read()"]
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "counted\n"
+    return process
+
+
+def total(folder):
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    shown = subprocess.run([sys.executable, "-c", SHOW], env=environment, capture_output=True, text=True, check=True)
+    return next(line for line in shown.stdout.splitlines() if line.startswith("limiter_fallbacks_total"))
+
+
+def test_a_successor_goes_on_with_the_counts_of_a_process_that_is_gone(tmp_path):
+    first, second = begin(tmp_path), begin(tmp_path)
+    first.communicate("")
+    third = begin(tmp_path)
+    for process in (second, third):
+        process.communicate("")
+    assert total(tmp_path) == "limiter_fallbacks_total 3.0"
+    assert sorted(path.name for path in tmp_path.glob("counter_*")) == ["counter_1.db", "counter_2.db"]
