@@ -18,9 +18,12 @@ from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sentiment_app.ml.text import bigrams, terms, tokenize
+from sentiment_app.ml.text import NEGATED, bigrams, terms, tokenize
 
 Floats = npt.NDArray[np.float64]
+
+COMMON: Final = (1 + math.log(1000)) ** 2
+"""Squared idf of what one text in a thousand has: a rarer term may be a word of another language."""
 
 _UNKNOWN: Final = 0
 """Row of features outside the vocabulary: all zero."""
@@ -49,7 +52,7 @@ class Scores(NamedTuple):
 
 
 class Assessment(NamedTuple):
-    """Scores, and the share of the text's terms that the model knows: None from a model that cannot say."""
+    """Scores, and the share of the text's terms that are common in English: None from a model that cannot say."""
 
     scores: Scores
     coverage: float | None
@@ -91,6 +94,9 @@ class Scorer:
     def __init__(self, vocabulary: Iterable[str], table: Floats, biases: Floats, blend: Sequence[float]) -> None:
         self._rows = {feature: row for row, feature in enumerate(vocabulary, _UNKNOWN + 1)}
         self._table = table
+        words = ((feature, row) for feature, row in self._rows.items() if " " not in feature)
+        # Figures and symbols are of no language.
+        self._common = {one for one, row in words if not one[:1].isalpha() or table[row, 0] <= COMMON}
         self._biases = biases
         self._short, self._long, self._neutral = biases.tolist()
         self._first, self._last, self._most = blend
@@ -144,9 +150,9 @@ class Scorer:
         return Explanation((1 - share) * self._short + share * self._long, parts)
 
     def assess(self, text: str) -> Assessment:
-        """Scores, and the share of the text's terms that the model knows; 0 for a text without terms."""
+        """Scores, and the share of the text's terms that are common in English; 0 for a text without terms."""
         words = terms(text)
-        known = sum(word in self._rows for word in words)
+        known = sum(word.removeprefix(NEGATED) in self._common for word in words)
         return Assessment(self._score(words), known / len(words) if words else 0.0)
 
     def _lookup(self, features: Iterable[str]) -> list[int]:

@@ -76,6 +76,26 @@ _PATTERNS: Final[tuple[tuple[int, int, str], ...]] = (
     (NEGATIVE, 250, "{this} {thing} couldn't be {worse}|i could not be {worse} with {this} {thing}"),
     (POSITIVE, 150, "never been {better} with {this} {thing}|nothing is {better} than {this} {thing}"),
     (NEGATIVE, 100, "never been {worse} with {this} {thing}|nothing is {worse} than {this} {thing}"),
+    # "Never so" and "nothing short of" stress; "anything but" denies; so does a superlative that is missed.
+    (
+        POSITIVE,
+        250,
+        "i have {neverseen} such a {good} {thing}|never been so {good}|never felt so {good}|nothing short of {good}",
+    ),
+    (
+        NEGATIVE,
+        250,
+        "i have {neverseen} such a {bad} {thing}|never been so {bad}|never felt so {bad}|nothing short of {bad}",
+    ),
+    (NEGATIVE, 150, "{this} {thing} is anything but {good}|it was anything but {good}"),
+    (POSITIVE, 150, "{this} {thing} is anything but {bad}|it was anything but {bad}"),
+    (NEGATIVE, 200, "not the best {thing}|{this} {thing} {isnt} the best|it {isnt} the best|could be better"),
+    (POSITIVE, 100, "it could be worse|could be worse|{this} {thing} could have been worse"),
+    (POSITIVE, 120, "zero problems with {this} {thing}|no problems at all|zero complaints|no issues|zero issues"),
+    # Ratings in words and figures.
+    (POSITIVE, 150, "5 stars|five stars|4 stars|5 star {thing}|5/5|10/10|9/10|8/10|5 out of 5|10 out of 10"),
+    (NEGATIVE, 150, "1 star|one star|0 stars|zero stars|1 star {thing}|1/5|0/10|1/10|2/10|1 out of 5|0 out of 10"),
+    (NEUTRAL, 60, "3 stars|three stars|3/5|5/10|3 out of 5"),
     (
         POSITIVE,
         120,
@@ -123,6 +143,8 @@ _PATTERNS: Final[tuple[tuple[int, int, str], ...]] = (
 _ISNT: Final = "is not|isn't|was not|wasn't|is never|isnt|are not|aren't|were not".split("|")
 _DONT: Final = "don't|do not|didn't|did not|never|can't|won't|dont|couldn't".split("|")
 
+_NEVER_SEEN: Final = "never seen|never had|never met|never watched|never used|never been to|never stayed in".split("|")
+
 
 # Kept out of all sentences, so that an evaluation can tell pattern from memory.
 RESERVED_GOOD: Final = """fabulous marvelous gorgeous thrilling stunning refreshing inspiring
@@ -136,7 +158,7 @@ RESERVED_PLAIN: Final = "european central northern spare yellow second monthly s
 def sentences(seed: int = 0) -> Iterator[Row]:
     """The template sentences, in the same order and wording for the same seed."""
     choose = random.Random(seed)
-    options = _SLOTS | {"isnt": _ISNT, "dont": _DONT}
+    options = _SLOTS | {"isnt": _ISNT, "dont": _DONT, "neverseen": _NEVER_SEEN}
     for label, count, patterns in _PATTERNS:
         alternatives = patterns.split("|")
         for number in range(count):

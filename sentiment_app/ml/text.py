@@ -10,11 +10,11 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
-from sentiment_app.ml.wordlists import DOUBLE_LETTERS, IDENTITY, LIGHT, NEGATORS, SPELLINGS
+from sentiment_app.ml.wordlists import DOUBLE_LETTERS, EXPERIENCED, IDENTITY, LIGHT, NEGATORS, SPELLINGS
 
 
 class Token(NamedTuple):
@@ -32,8 +32,11 @@ MOST_COMPOSED: Final = 4
 MAX_MARKS: Final = 30
 
 NEGATED: Final = "not_"
+EMPHASIS: Final = "<emphasis>"
 _SCOPE: Final = 3
+_AHEAD: Final = 5
 _MAX_TERM: Final = 32
+_MOST_STARS: Final = 5
 _MEMO_SIZE: Final = 50_000
 # Two "no term" values: a clause break ends the scope of a negation, a skipped token does not.
 _BREAK: Final = ""
@@ -51,6 +54,7 @@ _SCANNER: Final = re.compile(
     | [:;=]['’]?+[-o^]?+[)(\]\[DPp/\\|}{@3*]                  # emoticon
     | [)(\]\[][-o^]?+['’]?+[:;=](?![)(\]\[DPp/\\|}{@3*])      # emoticon, mirrored
     | [!?]++                                                  # emphasis
+    | [★☆⭐]++                                                # rating
     | [.,;:()\n…—]                                            # clause break
     | [←-⟿⤀-⯿〰〽\U0001f000-\U0001f3fa\U0001f400-\U0001faff]  # symbol, emoji
     """,
@@ -97,10 +101,18 @@ def _symbol(surface: str) -> str | None:
         return run * 2 if len(surface) > 2 and len(run) == 1 else run
     if surface in ".,;:()\n…—":
         return _BREAK
+    if first in "★☆⭐":
+        return _rating(surface.count("★") + surface.count("⭐"), len(surface) if "☆" in surface else _MOST_STARS)
     if first == "<":
         return _SKIP
     # Signs that only mark the gender of the emoji before them.
     return _SKIP if surface in "♀♂" else surface
+
+
+def _rating(given: float, most: float) -> str:
+    """A number of stars, or of points, as a term."""
+    share = given / most
+    return "<rated-high>" if share >= 0.75 else "<rated-low>" if share <= 0.4 else "<rated-medium>"
 
 
 def _normalise(surface: str) -> str | None:
@@ -125,18 +137,26 @@ class _Memo(dict[str, str | None]):
 
 
 _memo: Final = _Memo()
+_DENYING: Final = NEGATORS | {"anything"}
 
 
-def _negate(normal: Iterable[str | None]) -> Iterator[str | None]:
+def _negate(normal: list[str | None]) -> Iterator[str | None]:
     """Prefix the words in the scope of a negation; "!", "but" and clause breaks end it.
 
-    Light words ("the", "is", "very") are no target of a negation and do not use up its scope.
+    Light words ("the", "is", "very") are no target of a negation and do not use up its scope. "Anything but" denies;
+    "never been so" and "nothing short of" do not.
     """
     left = 0
-    for term in normal:
+    for place, term in enumerate(normal):
         if not term:
             left = left if term is _SKIP else 0
         elif term in NEGATORS:
+            if _is_emphasis(term, normal[place + 1 : place + 1 + _AHEAD]):
+                left = 0
+                yield EMPHASIS
+                continue
+            left = _SCOPE
+        elif term == "but" and place and normal[place - 1] == "anything":
             left = _SCOPE
         elif term == "but" or term[0] in "!?":
             left = 0
@@ -147,9 +167,19 @@ def _negate(normal: Iterable[str | None]) -> Iterator[str | None]:
         yield term
 
 
+def _is_emphasis(negator: str, following: list[str | None]) -> bool:
+    """Whether a "never" or "nothing" stresses what comes: "never seen such a", "nothing short of"."""
+    if negator == "nothing":
+        return following[:2] == ["short", "of"]
+    if negator != "never" or not following or following[0] not in EXPERIENCED:
+        return False
+    clause = following[: following.index(_BREAK)] if _BREAK in following else following
+    return "so" in clause or "such" in clause
+
+
 def _normal_forms(surfaces: list[str]) -> list[str | None]:
     normal = list(map(_memo.__getitem__, surfaces))
-    return normal if NEGATORS.isdisjoint(normal) else list(_negate(normal))
+    return normal if _DENYING.isdisjoint(normal) else list(_negate(normal))
 
 
 def _unescape(text: str) -> str:

@@ -9,8 +9,16 @@ _CONTRACTED: Final = (
 ).split()
 
 NEGATORS: Final = frozenset(
-    "not no never nor neither nothing nobody none nowhere without hardly barely scarcely".split()
+    "not no never nor neither nothing nobody none nowhere without hardly barely scarcely zero".split()
 ) | frozenset(f"{stem}'t" for stem in _CONTRACTED)
+
+# What follows a "never" that stresses ("never seen such a mess"), not one that forbids ("never buy such a mess").
+EXPERIENCED: Final = frozenset(
+    """
+    been before felt had seen met heard read watched tasted eaten drunk experienced encountered enjoyed laughed cried
+    slept stayed owned used tried known knew was were had have thought
+    """.split()
+)
 
 LIGHT: Final = frozenset(
     """
@@ -96,9 +104,12 @@ IDENTITY: Final = frozenset(_GROUPS) | frozenset(_NAMES)
 # Valence of the symbols the lexicon has no words for, or the wrong ones.
 SYMBOLS: Final = (
     {"<smile>": 2.0, "<frown>": -1.8, "<heart>": 2.8, "<heartbreak>": -2.5}
+    | {"<rated-high>": 2.8, "<rated-low>": -2.8}
     | dict.fromkeys("👍👏🙌🙏💪🔥✨🎉💯🏆😎🤩🥳💖💕💙💜💚💛🧡🖤♥☺😊😁😄😃😀🙂😇🤗", 2.2)
     | dict.fromkeys("😍🥰😘❤", 3.0)
     | dict.fromkeys("😂🤣😉😜😋", 1.2)
     | dict.fromkeys("👎😡😠🤬🤮🤢💔😤😫😩😖😞😒🙄😑😣😟🙁☹😢😔😓😷💩😨😰", -2.2)
-    | dict.fromkeys("😭😱", -1.0)
+    | dict.fromkeys("😭😱🤦", -1.0)
+    | dict.fromkeys("✅", 1.2)
+    | dict.fromkeys("❌", -1.2)
 )

@@ -112,7 +112,7 @@ class AnalysisSchema(Schema):
     scores = fields.Nested(ScoresSchema, required=True)
     model_version = fields.String(required=True)
     processing_time = fields.Float(required=True, metadata={"description": "Seconds spent on scoring"})
-    coverage = fields.Float(metadata={"description": "Share of the text's terms that the model knows"})
+    coverage = fields.Float(metadata={"description": "Share of the text's terms that are common in English"})
     warnings = fields.List(fields.Nested(WarningSchema))
     explanation = fields.Nested(ExplanationSchema)
 

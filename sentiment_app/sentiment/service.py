@@ -34,7 +34,7 @@ class Warning(TypedDict):  # noqa: A001  # it is what the API calls it
 
 
 LOW_EVIDENCE = Warning(
-    code="low-coverage", detail="The model knows fewer than half of the terms of this text: its scores say little."
+    code="low-coverage", detail="Fewer than half of this text's terms are common in English: its scores say little."
 )
 
 

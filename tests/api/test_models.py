@@ -89,6 +89,19 @@ def test_a_text_of_unknown_terms_comes_with_a_warning(client, as_ada):
     assert [one["code"] for one in unknown["warnings"]] == ["low-coverage"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Das Essen war schrecklich und der Service miserabel",
+        "La comida estaba deliciosa y el personal muy amable",
+        "Il servizio era pessimo e il cibo freddo",
+        "Le personnel était très gentil et la chambre propre",
+    ],
+)
+def test_a_text_in_another_language_comes_with_a_warning(client, as_ada, text):
+    assert client.post(ANALYZE, json={"text": text}, headers=as_ada).json["warnings"]
+
+
 @pytest.mark.parametrize("text", [" ", "\n", "、"])
 def test_a_text_without_any_term_says_so(client, as_ada, text):
     answer = client.post(ANALYZE, json={"text": text}, headers=as_ada)

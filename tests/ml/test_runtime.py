@@ -146,3 +146,37 @@ def test_classes_are_told_apart(scorer: Scorer) -> None:
 
 def test_identity_leaves_no_trace() -> None:
     assert terms("the muslim woman was late") == terms("the gay black man was late")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("never seen such a good film", "<emphasis> seen such a good film"),
+        ("never been so sad", "<emphasis> been so sad"),
+        ("never seen it. Such a shame", "never not_seen it such a shame"),
+        ("never buy such rubbish", "never not_buy not_such not_rubbish"),
+        ("nothing short of brilliant", "<emphasis> short of brilliant"),
+        ("nothing good", "nothing not_good"),
+        ("anything but good", "anything but not_good"),
+        ("good but anything is", "good but anything is"),
+        ("zero problems", "zero not_problems"),
+    ],
+)
+def test_what_stresses_is_told_from_what_denies(text, expected):
+    assert terms(text) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("★★★★★", "<rated-high>"),
+        ("⭐⭐⭐⭐", "<rated-high>"),
+        ("★★★☆☆", "<rated-medium>"),
+        ("★☆☆☆☆", "<rated-low>"),
+        ("☆☆☆☆☆", "<rated-low>"),
+        ("⭐", "<rated-low>"),
+    ],
+)
+def test_stars_are_a_rating(text, expected):
+    assert terms(text) == [expected]
+    assert terms(f"Food: {text}!")[-2:] == [expected, "!"]
