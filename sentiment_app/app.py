@@ -185,7 +185,7 @@ def _serve_model(app: Flask, settings: Settings) -> None:
         key=settings.model_signing_key,
         poll_seconds=settings.model_poll_seconds,
     )
-    health.init_app(app, model=serving.check, model_version=serving.version)
+    health.init_app(app, model=serving.check, switch=serving.check_switch, model_version=serving.version)
     app.extensions["model_card"] = lambda: cards.page(serving.current().manifest)
     gauges = {
         "queue_jobs": metrics.Gauge("Jobs that wait for a worker", extensions.queue_depth),

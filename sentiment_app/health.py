@@ -47,14 +47,15 @@ class VersionSchema(Schema):
     model_version = fields.String(required=True, allow_none=True)
 
 
-def init_app(app: Flask, *, model: Check, model_version: Check) -> None:
-    """Give the views what only the composition root knows: how the model is."""
+def init_app(app: Flask, *, model: Check, switch: Check, model_version: Check) -> None:
+    """Give the views what only the composition root knows: how the model is, and the last switch to another."""
     scripts = ScriptDirectory(app.extensions["migrate"].directory)
     known = [one.revision for one in scripts.walk_revisions()]  # the newest first
     app.extensions["checks"] = {
         "database": _database,
         "migrations": partial(_migrations, known),
         "model": model,
+        "model_switch": switch,
         "redis": _redis,
     }
     app.extensions["model_version"] = model_version
@@ -73,7 +74,8 @@ def live() -> dict[str, Any]:
 def ready() -> dict[str, Any] | Response:
     """Whether this process can serve.
 
-    503 names the part that fails: the database, its migrations or the model. Without Redis it serves on, degraded.
+    503 names the part that fails: the database, its migrations or the model. Without Redis, or with the model of before
+    where the active one does not load, it serves on, degraded.
     """
     found = {name: check() for name, check in current_app.extensions["checks"].items()}
     checks = {name: wrong or "ok" for name, wrong in found.items()}

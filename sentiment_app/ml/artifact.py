@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import joblib
 
@@ -57,6 +57,8 @@ class Manifest(TypedDict):
     parameters: dict[str, Any]
     data: list[dict[str, Any]]
     metrics: dict[str, Any]
+    refit: NotRequired[bool]
+    """Whether the measures are those of a twin that was fitted on the training part only."""
     duration_seconds: float
     code_version: str
     libraries: dict[str, str]
@@ -154,11 +156,16 @@ def read(directory: Path) -> Artifact:
         return Artifact(manifest, (directory / _served_file(json.loads(manifest)["files"])).read_bytes())
     except FileNotFoundError as error:
         raise ModelError(f"there is no model in {directory}: {error.filename} is missing") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the model in {directory} cannot be read: {error}") from None
 
 
 def kept(model_dir: Path) -> list[Manifest]:
     """The records of all models in a folder, the newest first."""
-    found: list[Manifest] = [json.loads(path.read_bytes()) for path in model_dir.glob(f"*/{MANIFEST}")]
+    found: list[Manifest] = []
+    for path in model_dir.glob(f"*/{MANIFEST}"):
+        with contextlib.suppress(ValueError):  # a broken one hides no other
+            found.append(json.loads(path.read_bytes()))
     return sorted(found, key=lambda manifest: manifest["created_at"], reverse=True)
 
 

@@ -30,6 +30,8 @@ def judge(scores: Floats, truth: Integers) -> dict[str, Any]:
         truth: n places in LABELS.
     """
     scores, classes = judged(scores, truth)
+    # A class that no text has cannot be found: it would count as one that is always missed.
+    present = [one for one in classes if (truth == one).any()]
     guess = np.array(classes)[scores.argmax(axis=1)]
     confidence = scores.max(axis=1)
     return {
@@ -37,8 +39,8 @@ def judge(scores: Floats, truth: Integers) -> dict[str, Any]:
         "texts": len(truth),
         "counts": {LABELS[one]: int((truth == one).sum()) for one in classes},
         "accuracy": float(metrics.accuracy_score(truth, guess)),
-        "macro_f1": float(metrics.f1_score(truth, guess, labels=classes, average="macro", zero_division=0)),
-        "macro_recall": float(metrics.recall_score(truth, guess, labels=classes, average="macro", zero_division=0)),
+        "macro_f1": float(metrics.f1_score(truth, guess, labels=present, average="macro", zero_division=0)),
+        "macro_recall": float(metrics.recall_score(truth, guess, labels=present, average="macro", zero_division=0)),
         "auc": _auc(scores, truth, classes),
         "log_loss": float(metrics.log_loss(truth, scores, labels=classes)),
         "calibration_error": calibration_error(confidence, guess == truth),

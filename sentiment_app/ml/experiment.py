@@ -4,7 +4,7 @@ import hashlib
 import io
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,14 +52,28 @@ def find_recipe(name: str) -> Recipe:
     known = {one.name for one in fields(training.Parameters)}
     if unknown := sorted(set(changes) - known):
         raise ModelError(f"{path} sets {', '.join(unknown)}; a recipe may set {', '.join(sorted(known))}")
-    parameters = replace(training.DEFAULT, **{name: _value(value) for name, value in changes.items()})
+    parameters = replace(training.DEFAULT, **{name: _value(path, name, value) for name, value in changes.items()})
     return Recipe(path.name, parameters, refit=True)
 
 
-def _value(value: Any) -> Any:
-    if isinstance(value, dict):
-        return training.HeadParameters(**value)
-    return tuple(value) if isinstance(value, list) else value
+def _value(path: Path, name: str, value: Any) -> Any:
+    default = getattr(training.DEFAULT, name)
+    if isinstance(default, training.HeadParameters) and isinstance(value, dict):
+        if unknown := set(value) - {one.name for one in fields(default)}:
+            raise ModelError(f"{path} sets {name}.{', '.join(sorted(unknown))}, which does not exist")
+        return replace(default, **value)
+    value = tuple(value) if isinstance(value, list) else value
+    if isinstance(default, tuple):
+        fits = isinstance(value, tuple) and len(value) == len(default) and all(_is_number(one) for one in value)
+    else:
+        fits = _is_number(default) and _is_number(value)
+    if not fits:
+        raise ModelError(f"{path} sets {name} to {value!r}; it is something like {default!r}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def run(
@@ -105,6 +119,7 @@ def run(
         parameters=asdict(recipe.parameters),
         data=sources,
         metrics=measured,
+        refit=recipe.refit,
         duration_seconds=round(time.perf_counter() - started, 1),
     )
 
@@ -137,10 +152,19 @@ def _judge(pipeline: training.SentimentPipeline, held_out: Sequence[Row]) -> dic
         return {}
     texts, labels, sources = zip(*held_out, strict=True)
     scores, truth = pipeline.predict_proba(texts), np.array(labels)
-    return {
+    measured = {
         "all": evaluation.judge(scores, truth),
         "by_source": evaluation.by_source(scores, truth, sources),
     }
+    for name, one in measured["by_source"].items():
+        one["texts_sha256"] = _digest(row for row in held_out if row.source == name)
+    return measured
+
+
+def _digest(rows: Iterable[Row]) -> str:
+    """Tells whether two models were judged on the same texts."""
+    lines = sorted(f"{row.label} {row.text}" for row in rows)
+    return hashlib.sha256("\0".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _keep(pipeline: training.SentimentPipeline, model_dir: Path, code_version: str, **known: Any) -> Manifest:

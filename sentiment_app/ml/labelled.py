@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from sentiment_app.ml.datasets import Row
 from sentiment_app.ml.runtime import LABELS, ModelError
+from sentiment_app.ml.text import TextError, normalize
 
 SOURCE = "file"
 
@@ -91,4 +92,8 @@ def _row(path: Path, line: int, record: Any, names: Mapping[str, int]) -> Row:
         raise DataFileError(f"{path}, line {line}: needs a text and a label")
     if str(label) not in names:
         raise DataFileError(f"{path}, line {line}: the label {label!r} is none of {', '.join(names)}")
-    return Row(text, names[str(label)], str(record.get("source") or SOURCE))
+    try:
+        normal = normalize(text)  # as the service does before it scores
+    except TextError as error:
+        raise DataFileError(f"{path}, line {line}: the text {error}") from None
+    return Row(normal, names[str(label)], str(record.get("source") or SOURCE))

@@ -97,6 +97,8 @@ def evaluate(
     Example: flask model evaluate 20261123-0a1b2c3d --compare 20261124-4e5f6a7b --data reviews.csv
     """
     rows = labelled.read_file(file, labelled.parse_names(labels) if labels else None)
+    if report and not report.absolute().parent.is_dir():  # not after minutes of scoring
+        raise click.BadParameter(f"There is no folder {report.parent}.", param_hint="--report")
     truth = np.array([row.label for row in rows])
     names = [version or serving().current().version, *([other] if other else [])]
     scores = [_scores(name, rows) for name in names]

@@ -293,7 +293,8 @@ def reinstate(version: str, by: str) -> None:
 
 @unit_of_work
 def _move(version: str, by: str, state: str, action: str, event: UUID) -> None:
-    chosen = db.session.get(ModelRelease, version, with_for_update=True, populate_existing=True)
+    db.session.execute(text("LOCK TABLE model_releases IN SHARE ROW EXCLUSIVE MODE"))  # in the order of _activate
+    chosen = db.session.get(ModelRelease, version, populate_existing=True)
     if chosen is None:
         raise _unknown(version)
     if chosen.state == "active":
@@ -326,19 +327,26 @@ def _check_state(release: ModelRelease) -> None:
 
 def _check_measures(candidate: Manifest, active: Manifest) -> None:
     ours, theirs = _recalls(candidate), _recalls(active)
+    if not theirs:
+        return  # nothing is known of the active one either
     common = ours.keys() & theirs.keys()
     if not common:
-        return  # judged on nothing in common: nothing to say
+        raise ModelError(
+            f"it was not measured on any texts that the active {active['version']} was measured on; compare them with "
+            "'flask model evaluate --compare', and 'allow worse' activates it all the same"
+        )
     mean, floor = (sum(one[name] for name in common) / len(common) for one in (ours, theirs))
     if mean < floor - METRIC_TOLERANCE:
         raise ModelError(
-            f"its macro recall on {', '.join(sorted(common))} is {mean:.3f}, that of the active "
+            f"its macro recall on {', '.join(name for name, _ in sorted(common))} is {mean:.3f}, that of the active "
             f"{active['version']} {floor:.3f}; 'allow worse' activates it all the same"
         )
 
 
-def _recalls(manifest: Manifest) -> Mapping[str, float]:
-    return {name: one["macro_recall"] for name, one in manifest["metrics"].get("by_source", {}).items()}
+def _recalls(manifest: Manifest) -> Mapping[tuple[str, str], float]:
+    """By the source of the texts, and their digest."""
+    measured = manifest["metrics"].get("by_source", {})
+    return {(name, one["texts_sha256"]): one["macro_recall"] for name, one in measured.items()}
 
 
 def _unknown(version: str) -> NotFoundError:

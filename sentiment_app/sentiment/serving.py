@@ -112,7 +112,7 @@ class Serving:
         if not self._is_following and (self._served is None or not self._poll_seconds):
             self.refresh()
         if self._served is None:
-            raise NoModelError
+            raise NoModelError(f"No model is served here: {self.problem}." if self.problem else "")
         return self._served
 
     def pinned(self, version: str) -> Served:
@@ -151,9 +151,12 @@ class Serving:
         return served
 
     def refresh(self) -> None:
-        """Switch to the registry's active model if it is another one; on any failure go on with the old one."""
+        """Switch to the registry's active model if it is another one; on any failure go on with the old one.
+
+        A process that has no old one serves the previous model of the registry until the active one loads.
+        """
         with self._refreshing:
-            version = None
+            version, states = None, dict[str, str]()
             try:
                 states = self._states()
                 with self._lock:
@@ -166,13 +169,26 @@ class Serving:
                 self.problem = None
             except Exception as error:  # noqa: BLE001  # whatever a model does at loading, the old one serves on
                 self._failed(version, error)
+                if self._served is None:
+                    self._serve_previous(states)
+
+    def _serve_previous(self, states: dict[str, str]) -> None:
+        version = next((version for version, state in states.items() if state == "previous"), None)
+        if version:
+            with contextlib.suppress(Exception):  # what is wrong with the active one is what counts
+                self._served = self._load(version)
+                log.warning("previous_model_served", model_version=version)
 
     def check(self) -> str | None:
-        """What is wrong with the model: why there is none, or why a newer one is not served."""
+        """Why no model is served."""
         try:
             self.current()
         except NoModelError:
             return self.problem or "none is active"
+        return None
+
+    def check_switch(self) -> str | None:
+        """Why the registry's active model is not the one that is served."""
         return self.problem
 
     def version(self) -> str | None:

@@ -23,7 +23,7 @@ def test_all_is_well(client, url):
     assert answer.status_code == 200
     assert answer.json == {
         "status": "ok",
-        "checks": {"database": "ok", "migrations": "ok", "model": "ok", "redis": "ok"},
+        "checks": {"database": "ok", "migrations": "ok", "model": "ok", "model_switch": "ok", "redis": "ok"},
     }
 
 

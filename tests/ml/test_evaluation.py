@@ -80,3 +80,10 @@ def test_label_names():
     assert parse_names("bad,meh,good") == {"bad": 0, "meh": 1, "good": 2}
     with pytest.raises(ModelError):
         parse_names("0=sad")
+
+
+def test_a_class_that_no_text_has_is_not_counted_as_missed():
+    scores = np.array([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+    measured = evaluation.judge(scores, np.array([1, 2]))
+    assert [measured[name] for name in ("accuracy", "macro_recall", "macro_f1")] == [1.0, 1.0, 1.0]
+    assert measured["counts"] == {"negative": 0, "neutral": 1, "positive": 1}

@@ -45,7 +45,20 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_one_serving(client, as_ada
     db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(changes))
     answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
     assert (answer.status_code, answer.json["model_version"]) == (200, model[1])
-    assert "digest" in client.get("/readyz").json["checks"]["model"]
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"], ready.json["checks"]["model"]) == (200, "degraded", "ok")
+    assert "digest" in ready.json["checks"]["model_switch"]
+
+
+def test_a_process_that_begins_with_a_model_that_does_not_load_serves_the_one_before(make_app, second, model, as_ada):
+    releases.activate(second, by="tests")
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
+    client = make_app(model_poll_seconds=60.0).test_client()
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
+    assert (answer.status_code, answer.json["model_version"]) == (200, model[1])
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"]) == (200, "degraded")
+    assert "digest" in ready.json["checks"]["model_switch"]
 
 
 def test_a_retired_model_is_not_activated(second):
@@ -79,13 +92,13 @@ def test_whatever_a_model_does_at_loading_the_old_one_serves_on(client, as_ada, 
     monkeypatch.setattr(serving_module, "open_artifact", bug)
     answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
     assert (answer.status_code, answer.json["model_version"]) == (200, model[1])
-    assert client.get("/readyz").json["checks"]["model"] == "it does not load: KeyError"
+    assert client.get("/readyz").json["checks"]["model_switch"] == "it does not load: KeyError"
 
 
-def released(model, version, recall=None):
+def released(model, version, recall=None, texts="the same"):
     manifest = json.loads(model[0].manifest) | {"version": version}
     if recall:
-        manifest["metrics"] = {"by_source": {"tweets": {"macro_recall": recall}}}
+        manifest["metrics"] = {"by_source": {"tweets": {"macro_recall": recall, "texts_sha256": texts}}}
     return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
 
 
@@ -131,6 +144,16 @@ def test_a_model_that_measured_worse_is_refused_unless_told_otherwise(app, model
     assert actions("v2") == ["released", "refused"]
     releases.activate(released(model, "v3", 0.74), by="tests")  # within the tolerance
     releases.activate(worse, by="tests", allow_worse=True)
+    assert releases.active_version() == "v2"
+
+
+@pytest.mark.parametrize("candidate", [{}, {"recall": 0.9, "texts": "others"}])
+def test_a_model_that_cannot_be_compared_is_refused_unless_told_otherwise(app, model, candidate):
+    releases.activate(released(model, "v1", 0.75), by="tests")
+    other = released(model, "v2", **candidate)
+    with pytest.raises(releases.GateError, match="not measured on any texts"):
+        releases.activate(other, by="tests")
+    releases.activate(other, by="tests", allow_worse=True)
     assert releases.active_version() == "v2"
 
 

@@ -2,11 +2,13 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
-from sentiment_app.ml import datasets
+from sentiment_app.ml import datasets, experiment, training
 from sentiment_app.ml.datasets import DataError
+from sentiment_app.ml.runtime import ModelError
 from sentiment_app.sentiment import releases
 
 
@@ -71,3 +73,27 @@ def test_a_recipe_file_changes_parameters(train, own, make_app, tmp_path):
     recipe.write_text("speed = 9\n")
     wrong = make_app().test_cli_runner().invoke(args=["model", "train", "--recipe", str(recipe)])
     assert (wrong.exit_code, "sets speed" in wrong.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[polarity]\ncost = 1.0\nnothing = 2\n", "polarity.nothing"),
+        ('min_count = "many"', "something like 4"),
+        ("[min_count]\na = 1", "something like 4"),
+        ("polarity = 3.0", "something like"),
+        ("blend = [1.0, 2.0]", "something like"),
+    ],
+)
+def test_a_recipe_that_sets_what_does_not_fit_is_refused(tmp_path, content, told):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(content)
+    with pytest.raises(ModelError, match=told):
+        experiment.find_recipe(str(recipe))
+
+
+def test_a_recipe_changes_a_part_of_a_head(tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("[polarity]\ncost = 1.0\n")
+    changed = experiment.find_recipe(str(recipe)).parameters.polarity
+    assert changed == replace(training.DEFAULT.polarity, cost=1.0)
