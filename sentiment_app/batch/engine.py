@@ -9,7 +9,6 @@ statement that writes results and state make the effect exactly once. Few chunks
 each that is done queues the next: so tasks take turns, and a small one is not stuck behind a large one.
 """
 
-import json
 import time
 import zlib
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import structlog
 import uuid_utils.compat as uuid
 from sqlalchemy import bindparam, func, insert, select, text, update
@@ -101,34 +101,30 @@ def _judge(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
     renewed = time.monotonic()
     for start in range(0, len(places), SLICE):
         part = places[start : start + SLICE]
-        found = _score_all(scorer, [claim.texts[place] or "" for place in part])
-        for place, one in zip(part, found, strict=True):
-            if isinstance(one, str):
-                errors[str(place)] = {"detail": one, "retryable": True}
-        scores[part] = [(np.nan,) * len(LABELS) if isinstance(one, str) else one for one in found]
+        found = _probabilities(scorer, [claim.texts[place] or "" for place in part])
+        if isinstance(found, str):
+            for place in part:
+                one = _probabilities(scorer, [claim.texts[place] or ""])
+                if isinstance(one, str):
+                    errors[str(place)] = {"detail": one, "retryable": True}
+                else:
+                    scores[place] = one[0]
+        else:
+            scores[part] = found
         if time.monotonic() - renewed > LEASE_SECONDS / 4:
             _renew(claim.id, claim.token)
             renewed = time.monotonic()
     return scores, errors
 
 
-def _score_all(scorer: TextScorer, texts: Sequence[str]) -> Sequence[Sequence[float] | str]:
+def _probabilities(scorer: TextScorer, texts: Sequence[str]) -> Floats | str:
+    """What the model finds, a row for each text; or why it cannot score them."""
     try:
-        return _finite(scorer.score_many(texts), len(texts))
+        found = np.array(scorer.score_many(texts), dtype=np.float64)
     except Exception as error:  # noqa: BLE001  # any pipeline may serve, and raise what it likes
-        if len(texts) == 1:
-            return [f"The model cannot score this text ({type(error).__name__})."]
-    return [_score_all(scorer, [one])[0] for one in texts]
-
-
-def _finite(found: Sequence[Sequence[float]], number: int) -> Sequence[Sequence[float]]:
-    """What a model found for so many texts.
-
-    Raises:
-        ValueError: it is not three probabilities for each.
-    """
-    if len(found) != number or not np.isfinite(np.array(found)).all():
-        raise ValueError
+        return f"The model cannot score this text ({type(error).__name__})."
+    if found.shape != (len(texts), len(LABELS)) or not np.isfinite(found).all():
+        return "The model finds no probabilities for this text."
     return found
 
 
@@ -373,12 +369,12 @@ def _isolate(claim: Claim) -> None:
 
 def pack(value: Any) -> bytes:
     """A list as compressed JSON; strings may hold any character, lone surrogates excepted."""
-    return zlib.compress(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(), 1)
+    return zlib.compress(orjson.dumps(value), 1)
 
 
 def unpack(content: bytes) -> Any:
     """What `pack` packed."""
-    return json.loads(zlib.decompress(content))
+    return orjson.loads(zlib.decompress(content))
 
 
 def write_scores(scores: Floats) -> bytes:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
+import orjson
 from charset_normalizer import from_bytes
 
 from sentiment_app.errors import AppError, InvalidError, MalformedError
@@ -104,6 +105,8 @@ def checked(line: int, custom_id: Any, text: Any) -> Item:
 def _is_storable(text: str) -> bool:
     if "\0" in text:
         return False
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -190,9 +193,12 @@ def _ndjson(lines: Iterator[str | None]) -> Iterator[Item | None]:
 
 def _object(number: int, line: str) -> Item:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return Item(number, None, None, "The line is not JSON.")
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        try:  # it is stricter, and stops at a surrogate that stands alone, which is to be told
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            return Item(number, None, None, "The line is not JSON.")
     if isinstance(record, str):
         return checked(number, None, record)
     if not isinstance(record, dict):

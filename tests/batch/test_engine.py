@@ -271,7 +271,7 @@ def test_a_text_for_which_a_model_finds_no_probabilities_fails_alone(upload, lin
     task = upload(lines("a")).json["task_id"]
     work()
     assert fetch(f"/{task}").json["request_counts"] == {"total": 1, "completed": 0, "failed": 1}
-    assert outcome(fetch, task) == [(0, None, "The model cannot score this text (ValueError).")]
+    assert outcome(fetch, task) == [(0, None, "The model finds no probabilities for this text.")]
 
 
 def test_a_user_with_more_tasks_has_no_more_chunks_queued(upload, lines, small_chunks, chunk_jobs):
