@@ -51,14 +51,17 @@ def test_settings_that_do_not_hold_are_not_written(host, playbook):
 
 
 def test_a_deploy_goes_through_under_the_maintenance_page(host, playbook, repository, api):
+    before = current(host)
     host.run("touch /etc/nginx/sentiment/maintenance")
     try:
         playbook("deploy", "-e", f"version={repository.release('Under maintenance')}")
+        playbook("rollback")
         answers = [api.client.get(path) for path in ("/", "/api/v1/users/me", "/api/v1/sentiment/tasks")]
     finally:
         host.run("rm /etc/nginx/sentiment/maintenance")
     assert [one.status_code for one in answers] == [503] * 3
     assert api.client.get("/api/v1/users/me").status_code == 200
+    assert current(host) == before
 
 
 BROKEN = {
