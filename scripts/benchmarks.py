@@ -196,7 +196,8 @@ def bench_request(rounds: int, seconds: float, connections: int) -> None:
 def bench_switch(rounds: int, connections: int) -> None:
     """How long requests take at most while models are switched, against seconds in which none is."""
     stored = [one["version"] for one in artifact.kept(MODELS) if artifact.SERVING in one["files"]][:2]
-    assert len(stored) == 2, "needs two models; train another one: flask model train"
+    if len(stored) < 2:
+        raise click.ClickException("It needs two models: while scripts/dev runs, .venv/bin/flask model train")
     seconds = 6.0  # within which every process has switched
     with product(SCORING_RATE_LIMIT="1000000 per minute") as ours, ThreadPoolExecutor() as pool:
         for version in stored:

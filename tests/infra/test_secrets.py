@@ -24,6 +24,14 @@ def test_a_secret_is_replaced_and_nobody_notices(host, state, playbook, load, se
     assert not (state / "secrets" / f"{secret}.before").exists()
 
 
+def test_a_controller_without_the_secrets_makes_no_new_ones(host, playbook, tmp_path):
+    before = host.file("/etc/sentiment/credentials/jwt_secret_key").content_string
+    out = playbook("provision", "-e", f"secrets_dir={tmp_path}/none", check=False)
+    assert "has secrets, but" in out
+    assert host.file("/etc/sentiment/credentials/jwt_secret_key").content_string == before
+    assert not (tmp_path / "none").exists()
+
+
 def test_new_keys_of_tokens_end_all_sessions(playbook, api):
     me = "/api/v1/users/me"
     assert api.client.get(me).status_code == 200
