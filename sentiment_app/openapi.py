@@ -5,8 +5,7 @@ import functools
 import inspect
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal
@@ -20,15 +19,23 @@ from sentiment_app import __version__
 from sentiment_app.errors import InvalidError, MalformedError, UnavailableError, UnsupportedMediaTypeError
 from sentiment_app.extensions import limiter, settings
 from sentiment_app.schema import ProblemSchema, Schema, load
+from sentiment_app.turnstile import Turnstile
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
 LARGE, MAX_VALUES = 1024 * 1024, 60_000
-# A large body takes some ten times its size in memory while it is read: so many at a time, and so long may one wait.
-LARGE_AT_ONCE, LARGE_WAIT_SECONDS = 2, 10.0
-_large = threading.BoundedSemaphore(LARGE_AT_ONCE)
 # To its end or the body's: one that never ends must not be tried again from each quote in it.
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+
+
+class BusyError(UnavailableError):
+    """As many large bodies as may be are being read."""
+
+    detail = "Too many large bodies come at the same time; send yours again in a moment."
+
+
+# One that is parsed takes some ten times its size in memory.
+parsing = Turnstile(2, 4, BusyError)
 
 View = Callable[..., Response]
 
@@ -88,7 +95,7 @@ def operation(**declared: Any) -> Callable[[Callable[..., Any]], View]:
             if declaration.max_body:
                 request.max_content_length = declaration.max_body
             if declaration.body:
-                with _room_for_body():
+                with _turn_for_body():
                     arguments["body"] = _load_body(declaration.body, declaration.form)
             return _answer(view(**arguments), declaration)
 
@@ -142,22 +149,9 @@ def _values(data: bytes) -> int:
     return data.count(b"{") + data.count(b"[") + data.count(b",")
 
 
-@contextlib.contextmanager
-def _room_for_body() -> Iterator[None]:
-    """Wait, before a body is read that may be large, until few others are; it is taken in when the block ends.
-
-    Raises:
-        UnavailableError: they took too long.
-    """
-    if request.content_length is not None and request.content_length <= LARGE:
-        yield
-        return
-    if not _large.acquire(timeout=LARGE_WAIT_SECONDS):
-        raise UnavailableError("As many large bodies as may be are being read; send yours again in a few seconds.")
-    try:
-        yield
-    finally:
-        _large.release()
+def _turn_for_body() -> contextlib.AbstractContextManager[None]:
+    is_small = request.content_length is not None and request.content_length <= LARGE
+    return contextlib.nullcontext() if is_small else parsing.turn()
 
 
 def _answer(result: Any, declaration: Operation) -> Response:

@@ -176,3 +176,19 @@ def admin(make_user):
 @pytest.fixture
 def as_admin(admin, sign_in):
     return sign_in(admin)
+
+
+@pytest.fixture
+def full():
+    """Fills a turnstile while the body of a with-statement runs."""
+
+    @contextmanager
+    def full(turnstile):
+        for _ in range(turnstile.most):
+            assert turnstile._room.acquire(blocking=False)
+        try:
+            yield
+        finally:
+            turnstile._room.release(turnstile.most)
+
+    return full

@@ -15,11 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sentiment_app.errors import NotFoundError, UnavailableError
 from sentiment_app.ml.artifact import Artifact, Manifest, open_artifact
 from sentiment_app.ml.runtime import ModelError, TextScorer
+from sentiment_app.turnstile import Turnstile
 
 # Models that requests asked for by name, beside the active one: each takes some 20 MB.
 PINNED = 2
-# Requests that load a named model, or wait for one that does: the other threads go on serving.
-LOADING = 3
 
 log = structlog.get_logger()
 
@@ -90,8 +89,8 @@ class Serving:
         self._served: Served | None = None
         self._pinned: OrderedDict[str, Served] = OrderedDict()
         self._lock = threading.Lock()  # of the pinned ones; never held while something is loaded
-        self._loading, self._refreshing = threading.Lock(), threading.Lock()
-        self._load_room = threading.BoundedSemaphore(LOADING)
+        self._refreshing = threading.Lock()
+        self.loading = Turnstile(1, 2, BusyError)
         self._is_following = False
         self.problem: str | None = None
 
@@ -129,13 +128,8 @@ class Serving:
         found = self._take_pinned(version)
         if found:
             return found
-        if not self._load_room.acquire(blocking=False):
-            raise BusyError
-        try:
-            with self._loading:  # one at a time; who has a model already waits for nobody
-                return self._take_pinned(version) or self._pin(self._load_pinned(version))
-        finally:
-            self._load_room.release()
+        with self.loading.turn():  # who has a model already waits for nobody
+            return self._take_pinned(version) or self._pin(self._load_pinned(version))
 
     def _take_pinned(self, version: str) -> Served | None:
         with self._lock:

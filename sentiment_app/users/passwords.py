@@ -2,9 +2,6 @@
 
 import functools
 import secrets
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import files
 
 from argon2 import PasswordHasher
@@ -12,13 +9,9 @@ from argon2.exceptions import VerificationError
 
 from sentiment_app.errors import InvalidError, UnavailableError
 from sentiment_app.extensions import settings
+from sentiment_app.turnstile import Turnstile
 
 MIN_LENGTH, MAX_LENGTH = 8, 128
-
-# Each hash takes 64 MiB and a core for some 50 ms: two at a time leave the rest of the process to scoring, and so many
-# that wait, or are hashed, half of its threads.
-RUNNING, WAITING = 2, 8
-_running, _room = threading.BoundedSemaphore(RUNNING), threading.BoundedSemaphore(WAITING)
 
 
 class BusyError(UnavailableError):
@@ -27,15 +20,9 @@ class BusyError(UnavailableError):
     detail = "Too many sign in at the same time; try again in a moment."
 
 
-@contextmanager
-def _turn() -> Iterator[None]:
-    if not _room.acquire(blocking=False):
-        raise BusyError
-    try:
-        with _running:
-            yield
-    finally:
-        _room.release()
+# Each hash takes 64 MiB and a core for some 50 ms: two at a time leave the rest of the process to scoring, and so many
+# that wait half of its threads.
+hashing = Turnstile(2, 6, BusyError)
 
 
 class WeakPasswordError(InvalidError):
@@ -64,7 +51,7 @@ def hash_password(password: str) -> str:
     Raises:
         BusyError: too many come at the same time.
     """
-    with _turn():
+    with hashing.turn():
         return _hasher().hash(password)
 
 
@@ -74,7 +61,7 @@ def is_right(password_hash: str | None, password: str) -> bool:
     Raises:
         BusyError: too many come at the same time.
     """
-    with _turn():
+    with hashing.turn():
         try:
             return _hasher().verify(password_hash or _decoy(), password) and bool(password_hash)
         except VerificationError:

@@ -251,12 +251,9 @@ def test_a_model_that_was_signed_with_neither_key_is_not_signed(app, second, mod
     assert releases.verify(model[1])
 
 
-def test_requests_that_have_models_loaded_do_not_take_all_threads(client, as_ada, second, monkeypatch):
-    for _ in range(serving_module.LOADING):
-        assert serving()._load_room.acquire(blocking=False)
+def test_requests_that_have_models_loaded_do_not_take_all_threads(client, as_ada, second, full):
     body = {"text": "x", "model": second}
-    answer = client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada)
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-    for _ in range(serving_module.LOADING):
-        serving()._load_room.release()
+    with full(serving().loading):
+        answer = client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).json["model_version"] == second
