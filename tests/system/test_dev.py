@@ -33,49 +33,70 @@ def checkout():
         yield Path(directory)
 
 
+class Dev:
+    """A running scripts/dev."""
+
+    def __init__(self, checkout):
+        self.port, self.log = free_port(), checkout / "dev.log"
+        clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG") or "PIP" in name}
+        command = ["scripts/dev", "--port", str(self.port)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=checkout, env=clean, stdout=log, stderr=log, process_group=0)
+
+    def family(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def has_worker(self):
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):  # gone by now
+                if process.cmdline()[1:] == ["-m", "sentiment_app.worker"]:
+                    return True
+        return False
+
+    def is_well(self):
+        status, told = call(f"http://127.0.0.1:{self.port}/readyz", timeout=2)
+        return status == 200 and told["status"] == "ok"
+
+    def wait_until_it_serves(self):
+        deadline = time.monotonic() + 240
+        while not (self.is_well() and self.has_worker()):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.2)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_starts_serves_and_leaves_no_process_behind(checkout, number):
-    port = free_port()
-    with (checkout / "dev.log").open("wb") as log:
-        clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG") or "PIP" in name}
-        dev = subprocess.Popen(
-            ["scripts/dev", "--port", str(port)], cwd=checkout, env=clean, stdout=log, stderr=log, process_group=0
-        )
-    deadline = time.monotonic() + 90
-    while call(f"http://127.0.0.1:{port}/readyz", timeout=2)[0] != 200:
-        assert dev.poll() is None, (checkout / "dev.log").read_text()
-        assert time.monotonic() < deadline, (checkout / "dev.log").read_text()
-        time.sleep(0.2)
-    family = psutil.Process(dev.pid).children(recursive=True)
-    for part in ("gunicorn", "sentiment_app.worker", "reconcile"):  # whatever is killed comes back
-        next(one for one in family if part in " ".join(one.cmdline()) and one.name() != "bash").kill()
-    # Its servers too: they have sessions of their own, and this folder in their command lines.
-    for part in ("valkey-server", "bin/postgres"):
-        next(one for one in servers_of(checkout) if part in " ".join(one.cmdline())).kill()
-    deadline = time.monotonic() + 60
-    while call(f"http://127.0.0.1:{port}/readyz", timeout=2)[0] != 200 or not has_worker(dev.pid):
-        assert dev.poll() is None, (checkout / "dev.log").read_text()
-        assert time.monotonic() < deadline, (checkout / "dev.log").read_text()
-        time.sleep(0.2)
-    family = psutil.Process(dev.pid).children(recursive=True)
-    dev.send_signal(number)
-    assert dev.wait(40) == 0
+    dev = Dev(checkout)
+    dev.wait_until_it_serves()
+    family = dev.family()
+    dev.process.send_signal(number)
+    assert dev.process.wait(40) == 0
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
     assert not servers_of(checkout)
-    assert f"http://127.0.0.1:{port}/docs" in (checkout / "dev.log").read_text()
+    assert f"http://127.0.0.1:{dev.port}/docs" in dev.log.read_text()
+
+
+@pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="half a minute; CHAOS_SECONDS=60 runs it")
+def test_whatever_is_killed_comes_back(checkout):
+    dev = Dev(checkout)
+    dev.wait_until_it_serves()
+    family = dev.family()
+    for part in ("gunicorn", "sentiment_app.worker", "reconcile"):
+        next(one for one in family if part in " ".join(one.cmdline()) and one.name() != "bash").kill()
+    for part in ("valkey-server", "bin/postgres"):
+        next(one for one in servers_of(checkout) if part in " ".join(one.cmdline())).kill()
+    time.sleep(2)
+    dev.wait_until_it_serves()
+    dev.process.terminate()
+    assert dev.process.wait(40) == 0
+    assert not servers_of(checkout)
 
 
 def servers_of(checkout):
+    """They have sessions of their own, and this folder in their command lines."""
     return [one for one in psutil.process_iter(["cmdline"]) if str(checkout) in " ".join(one.info["cmdline"] or [])]
-
-
-def has_worker(dev):
-    for process in psutil.Process(dev).children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # gone by now
-            if process.cmdline()[1:] == ["-m", "sentiment_app.worker"]:
-                return True
-    return False
 
 
 @pytest.mark.parametrize("arguments", [["--port", "0"], ["--port", "x"], ["--nope"]])
