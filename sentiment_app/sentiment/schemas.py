@@ -84,8 +84,8 @@ class ContributionSchema(Schema):
     """What one term of the text adds."""
 
     term = fields.String(required=True)
-    start = fields.Integer(required=True, metadata={"description": "First character in the text"})
-    end = fields.Integer(required=True, metadata={"description": "The character after its last"})
+    start = fields.Integer(required=True, metadata={"description": "First code point, in the text's form NFC"})
+    end = fields.Integer(required=True, metadata={"description": "The code point after its last"})
     contribution = fields.Float(required=True, metadata={"description": "To the log-odds of positive"})
 
 
