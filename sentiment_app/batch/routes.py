@@ -7,7 +7,6 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from typing import IO, Any, cast
@@ -348,7 +347,7 @@ def _location(task_id: UUID) -> str:
 
 def _download(pieces: Iterator[str], kind: str) -> Response:
     """Stream results, if there is room: many at once would take all threads from those who score."""
-    room = ExitStack()
+    room = contextlib.ExitStack()
     if not room.enter_context(_room("downloading").one(caller().user_id)):
         raise UnavailableError("As many downloads as may be are under way; ask for yours again in a few seconds.")
     answer = _stream(pieces, kind)

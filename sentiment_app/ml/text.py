@@ -109,8 +109,8 @@ def _symbol(surface: str) -> str | None:
     return _SKIP if surface in "♀♂" else surface
 
 
-def _rating(given: float, most: float) -> str:
-    """A number of stars, or of points, as a term."""
+def _rating(given: int, most: int) -> str:
+    """A number of stars as a term."""
     share = given / most
     return "<rated-high>" if share >= 0.75 else "<rated-low>" if share <= 0.4 else "<rated-medium>"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from sentiment_app.batch import engine, reconcile, service
 from sentiment_app.batch.models import Chunk, Task
@@ -283,7 +284,9 @@ def test_a_user_with_more_tasks_has_no_more_chunks_queued(upload, lines, small_c
 
 def test_a_round_of_the_reconciler_that_fails_is_not_the_last(monkeypatch):
     monkeypatch.setattr(reconcile, "reconcile", lambda: raise_(OperationalError("SELECT", {}, Exception())))
-    reconcile.try_to_reconcile()
+    with capture_logs() as told:
+        reconcile.try_to_reconcile()
+    assert [(one["event"], one["reason"]) for one in told] == [("not_reconciled", "OperationalError")]
 
 
 def test_chunks_of_a_cancelled_task_are_not_sent_again(client, as_ada, upload, lines, small_chunks):

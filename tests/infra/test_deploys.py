@@ -133,9 +133,9 @@ def test_a_release_with_a_new_migration_is_gone_back_from(host, playbook, reposi
     repository.git("tag", "--force", "good", before)
     repository.git("checkout", "-q", "--detach", repository.base)
     repository.edit("migrations/versions/9998_newer.py", "", MIGRATION.replace("{head}", HEAD))
-    release = repository.commit("A migration, and a site that Nginx refuses")
+    release = repository.commit("A new migration")
     repository.edit("deploy/nginx/sentiment.conf", "http2 on;", "http2 sideways;")
-    broken = repository.commit("Broken after its migration")
+    broken = repository.commit("A site that Nginx refuses, after its migration")
     with load() as during:
         assert "failed=1" in playbook("deploy", "-e", f"version={broken}", check=False)
         assert current(host) == before

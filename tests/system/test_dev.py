@@ -58,7 +58,7 @@ class Dev:
         return status == 200 and told["status"] == "ok"
 
     def wait_until_it_serves(self):
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 90
         while not (self.is_well() and self.has_worker()):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
