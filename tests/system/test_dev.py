@@ -1,6 +1,7 @@
 """scripts/dev, from the first start to the last process gone."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -37,7 +38,7 @@ class Dev:
     """A running scripts/dev."""
 
     def __init__(self, checkout):
-        self.port, self.log = free_port(), checkout / "dev.log"
+        self.checkout, self.port, self.log = checkout, free_port(), checkout / "dev.log"
         clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG") or "PIP" in name}
         command = ["scripts/dev", "--port", str(self.port)]
         with self.log.open("wb") as log:
@@ -52,6 +53,10 @@ class Dev:
                 if process.cmdline()[1:] == ["-m", "sentiment_app.worker"]:
                     return True
         return False
+
+    def first_model(self):
+        (manifest,) = self.checkout.glob(".dev/models/*/manifest.json")
+        return json.loads(manifest.read_text())
 
     def is_well(self):
         status, told = call(f"http://127.0.0.1:{self.port}/readyz", timeout=2)
@@ -69,6 +74,9 @@ class Dev:
 def test_it_starts_serves_and_leaves_no_process_behind(checkout, number):
     dev = Dev(checkout)
     dev.wait_until_it_serves()
+    measures = dev.first_model()["metrics"]  # kept at the second start
+    assert measures["by_source"]["reviews"]["accuracy"] > 0.85
+    assert measures["all"]["macro_recall"] > 0.65
     family = dev.family()
     dev.process.send_signal(number)
     assert dev.process.wait(40) == 0
