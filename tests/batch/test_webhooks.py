@@ -39,7 +39,7 @@ def receiver():
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     server.received, server.status, server.delay = [], 204, 0
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     yield server
     server.shutdown()

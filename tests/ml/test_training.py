@@ -43,7 +43,7 @@ def train(make_app, data_dir, tmp_path):
 
 def test_the_data_are_distinct_texts_of_two_or_three_classes(data_dir):
     rows = datasets.read(data_dir, training.FAST.review_stride)
-    assert list(datasets.distinct(rows)) == rows
+    assert len({row.text for row in rows}) == len(rows)
     classes = {}
     for row in rows:
         classes.setdefault(row.source, set()).add(row.label)
@@ -53,7 +53,7 @@ def test_the_data_are_distinct_texts_of_two_or_three_classes(data_dir):
 
 
 def test_own_texts_train_a_model_the_same_bit_for_bit(train, own):
-    first, second = train(*own), train(*own)
+    first, second = train(*own, "--recipe", "fast"), train(*own, "--recipe", "fast")
     assert first["data"][0]["file"] == "own.csv"
     assert first["files"] == second["files"]
 

@@ -34,6 +34,7 @@ class Load:
             status, body = call(self.url, {"text": "a text under load"}, self.token)
             self.answers.append((status, body and body.get("id"), time.monotonic() - started))
             self.bodies.append({**(body or {}), "at": started})
+            time.sleep(0.01)  # requests in every moment; not all of the processors, which other tests need too
 
     def __enter__(self):
         for thread in self.threads:
