@@ -5,6 +5,8 @@ import logging
 from alembic import context
 from flask import current_app
 
+from sentiment_app.postgresql import wait_as_long_as_it_takes
+
 db = current_app.extensions["migrate"].db
 # Two deploys at once must not migrate together: the second waits here (PostgreSQL manual, advisory locks).
 MIGRATION_LOCK = 5_355_141
@@ -20,6 +22,7 @@ def is_ahead() -> bool:
 
 def run() -> None:
     """Run the migrations in one transaction, under a lock, without waiting long for busy tables."""
+    wait_as_long_as_it_takes()  # the next deploy may wait for this one
     with db.engine.begin() as connection:
         context.configure(
             connection=connection,
@@ -27,7 +30,7 @@ def run() -> None:
             compare_server_default=True,
         )
         with context.begin_transaction():
-            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # the next deploy may wait for this one
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
             connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
             if is_ahead():

@@ -35,13 +35,13 @@ PATIENCE_SECONDS = 5.0
 # Sliding-window counter: the window before counts by the share of it that still slides over now.
 SCRIPT = """
 local list, ended, now, before = unpack(redis.call('MGET', unpack(KEYS)))
-if not list then return {0, 0} end
-if ended then return {1, 0} end
+if not list then return {0, 0, 0} end
+if ended then return {1, 0, 0} end
 local allowed, window, passed = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local used = (now or 0) + (before or 0) * (window - passed) / window
-if used + 1 > allowed then return {2, math.ceil(used)} end
+now, before = tonumber(now or 0), tonumber(before or 0)
+if now + before * (window - passed) / window + 1 > allowed then return {2, now, before} end
 if redis.call('INCR', KEYS[3]) == 1 then redis.call('PEXPIRE', KEYS[3], 2 * window) end
-return {3, math.ceil(used + 1)}
+return {3, now + 1, before}
 """
 SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
@@ -58,7 +58,7 @@ class Verdict(IntEnum):
 
 
 class Admitted(NamedTuple):
-    """The verdict, and where the caller stands: requests `remaining` until the window ends in `reset` seconds."""
+    """The verdict, and where the caller stands: requests `remaining`, and seconds until there is room for more."""
 
     verdict: Verdict
     policy: str
@@ -129,11 +129,15 @@ class Admission:
         keys = LIST_KEY, _end_key(session), f"{counter}{number}", f"{counter}{number - 1}"
         arguments = len(keys), *keys, rate.amount, window, passed
         try:
-            verdict, used = self._questions.do(("EVALSHA", SCRIPT_SHA, *arguments))
+            verdict, now, before = self._questions.do(("EVALSHA", SCRIPT_SHA, *arguments))
         except NoScriptError:  # a new server, or one that was wiped
-            verdict, used = self._questions.do(("EVAL", SCRIPT, *arguments))
-        reset = math.ceil((window - passed) / 1000)
-        return Admitted(Verdict(verdict), policy, rate, max(0, rate.amount - used), reset)
+            verdict, now, before = self._questions.do(("EVAL", SCRIPT, *arguments))
+        remaining = rate.amount - math.ceil(now + before * (window - passed) / window)
+        if verdict == Verdict.OVER_RATE:
+            wait = _until_admitted(rate.amount, window, passed, now, before)
+        else:
+            wait = window - passed
+        return Admitted(Verdict(verdict), policy, rate, max(0, remaining), math.ceil(wait / 1000))
 
     def _ask_together(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """Redis' answers, over a connection that is kept: a client and its pool cost more than the question."""
@@ -175,6 +179,14 @@ class Admission:
         self._redis_rests_until = time.monotonic() + REDIS_REST_SECONDS
         self._list_is_suspect = True
         log.warning("redis_unavailable", error=type(error).__name__)
+
+
+def _until_admitted(allowed: int, window: int, passed: int, now: int, before: int) -> float:
+    """Milliseconds until the sliding count leaves room for one more, counted by none but this caller."""
+    room = allowed - 1 - now
+    if room >= 0:  # what counts too much is the window before: until enough of it has slid away
+        return window * (1 - room / before) - passed
+    return window - passed + window * (1 - (allowed - 1) / now)
 
 
 def _end_key(session: UUID) -> str:

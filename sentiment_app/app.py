@@ -9,7 +9,7 @@ from flask import Flask, Response, request
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from sentiment_app import cli, docs, errors, extensions, health, logs, metrics
+from sentiment_app import cli, docs, errors, extensions, health, logs, metrics, postgresql
 from sentiment_app.admission import Admission
 from sentiment_app.auth import routes as auth
 from sentiment_app.auth import tokens
@@ -28,9 +28,6 @@ from sentiment_app.users import sessions
 
 API = "/api/v1"
 MAX_BODY_BYTES = 1024 * 1024
-CONNECT_SECONDS = 3
-# A peer that vanished without a word is noticed after this many seconds, and this many questions a second apart.
-SILENCE_SECONDS, PROBES = 5, 5
 
 
 class _JSON(DefaultJSONProvider):
@@ -74,6 +71,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     logs.init_app(app)
     errors.init_app(app)
     app.after_request(_security_headers)
+    postgresql.bound_waits(settings)
     extensions.init_app(app)
     _share_commits(app, settings)
     _guard(app, settings)
@@ -93,7 +91,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 def _flask_config(settings: Settings) -> dict[str, object]:
     redis_url = settings.redis_url
     timeout = settings.redis_timeout_seconds
-    database = _database_options(settings)
+    database = postgresql.options(settings)
     return {
         "DEBUG": settings.debug,
         "TESTING": settings.environment == "testing",
@@ -129,24 +127,6 @@ def _flask_config(settings: Settings) -> dict[str, object]:
         "RATELIMIT_STRATEGY": "sliding-window-counter",
         "RATELIMIT_KEY_PREFIX": "sliding-window-counter",
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
-    }
-
-
-def _database_options(settings: Settings) -> dict[str, Any]:
-    """Every wait on PostgreSQL has an end: for a connection, the server, the network (libpq, section 32.1.2)."""
-    patience = int(settings.database_retry_seconds * 1000) or 1
-    return {
-        "hide_parameters": True,
-        "pool_timeout": settings.database_retry_seconds,
-        "connect_args": {
-            "application_name": "sentiment",
-            "connect_timeout": CONNECT_SECONDS,
-            "tcp_user_timeout": patience,
-            "keepalives_idle": SILENCE_SECONDS,
-            "keepalives_interval": 1,
-            "keepalives_count": PROBES,
-            "options": f"-c statement_timeout={settings.database_statement_seconds * 1000:.0f}",
-        },
     }
 
 

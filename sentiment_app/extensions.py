@@ -62,13 +62,18 @@ migrate = Migrate(db=db, directory=str(Path(__file__).parent.parent / "migration
 jwt = JWTManager()
 
 
-def _client_network() -> str:
-    """Who is limited together: an address, or the /64 of which an IPv6 client has every one."""
-    address = get_remote_address()
-    return str(ipaddress.ip_network(f"{address}/64", strict=False)) if ":" in address else address
+def client_network() -> str:
+    """Who is limited together: an IPv4 address, or the /64 of which an IPv6 client has every address."""
+    try:
+        address = ipaddress.ip_address(get_remote_address())
+    except ValueError:  # what a proxy that we trust says need not be an address alone
+        return get_remote_address()
+    if isinstance(address, ipaddress.IPv6Address) and not address.ipv4_mapped:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-limiter = Limiter(_client_network)
+limiter = Limiter(client_network)
 
 
 def settings() -> Settings:

@@ -93,14 +93,15 @@ def _tell_rate(response: Response) -> Response:
 
 
 def _standing() -> tuple[str, limits.RateLimitItem, int, int] | None:
-    if "admitted" in g:
+    asked = limiter.current_limits
+    if "admitted" in g and not any(one.breached for one in asked):
         admitted: Admitted = g.admitted
         return admitted[1:]
-    if not limiter.current_limits:
+    if not asked:
         return None
     try:
-        tightest = min(limiter.current_limits, key=lambda one: one.remaining)
-        reset = max(0, tightest.reset_at - int(time.time()))
+        tightest = min(asked, key=lambda one: one.remaining)
+        reset = min(max(0, tightest.reset_at - int(time.time())), tightest.limit.get_expiry())
     except RedisError:  # it went between the check and this; the answer matters more
         return None
-    return "auth", tightest.limit, tightest.remaining, reset
+    return "auth" if tightest.shared else "login", tightest.limit, tightest.remaining, reset

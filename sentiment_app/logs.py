@@ -54,6 +54,7 @@ def dict_config(level: str) -> dict[str, Any]:
         "loggers": {
             "gunicorn.error": {"level": level, "propagate": True, "handlers": []},
             "alembic.runtime.plugins": {"level": "WARNING"},
+            "flask-limiter": {"level": "WARNING"},  # or it tells the key of whoever is limited
         },
     }
 
@@ -76,13 +77,13 @@ def init_app(app: Flask) -> None:
     """Give each request an id, and a line in the log when it is answered."""
     app.before_request(_start)
     app.after_request(functools.partial(_finish, log.bind()))
+    app.teardown_request(lambda _: structlog.contextvars.clear_contextvars())
 
 
 def _start() -> None:
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if REQUEST_ID.fullmatch(given) else str(uuid.uuid7())
     g.started = time.perf_counter()
-    structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
 

@@ -1,11 +1,12 @@
 """/auth: register, log in, refresh, log out; and /protected/test to try a token on."""
 
+import hashlib
 from typing import Any
 
 from flask import Blueprint, request
 
 from sentiment_app.auth import schemas, service, tokens
-from sentiment_app.extensions import limiter, settings
+from sentiment_app.extensions import client_network, limiter, settings
 from sentiment_app.guard import caller
 from sentiment_app.openapi import operation
 from sentiment_app.users import service as users
@@ -17,14 +18,15 @@ blueprint = Blueprint("auth", __name__)
 
 
 def _account() -> str:
-    """The account that a login names: guessing one password from many addresses is limited too."""
+    """The account that a login names, as a digest: guessing one password from many addresses is limited too.
+
+    A login that names none counts for its address.
+    """
     try:
         body: Any = request.get_json(silent=True) if request.is_json else request.form
-        username = body["username"].lower()
-        username.encode()
+        return hashlib.sha256(body["username"].lower().encode()).hexdigest()
     except Exception:  # noqa: BLE001  # the view refuses it; the limiter would take any error for a failure of Redis
-        return "nobody"
-    return str(username) or "nobody"
+        return client_network()
 
 
 @blueprint.post("/auth/register")

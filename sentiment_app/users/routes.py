@@ -5,6 +5,7 @@ from uuid import UUID
 
 from flask import Blueprint
 
+from sentiment_app.extensions import limiter, settings
 from sentiment_app.guard import caller
 from sentiment_app.openapi import operation
 from sentiment_app.schema import PageQuerySchema, paged
@@ -22,11 +23,12 @@ def me() -> User:
 
 
 @blueprint.patch("/me")
+@limiter.limit(lambda: settings().login_rate_limit, key_func=lambda: str(caller().user_id))
 @operation(body=schemas.ProfileChangeSchema(), returns=schemas.UserSchema(), errors=(403, 409))
 def change_me(body: dict[str, Any]) -> User:
     """Change your profile.
 
-    A new password needs the current one, and ends your other sessions.
+    A new password needs the current one, which may be guessed as often as at a login, and ends your other sessions.
     """
     return service.change_profile(*caller(), body)
 

@@ -8,9 +8,11 @@ import socket
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from http.client import HTTPResponse
 from pathlib import Path
 
+import psutil
 import psycopg2
 import pytest
 import redis
@@ -122,6 +124,43 @@ def test_without_postgresql_the_answer_is_503_and_tells_when_to_return(product):
     assert call(product.url + "/api/v1/sentiment/analyze", {"text": "x"}, token)[0] == 200
 
 
+@contextmanager
+def another_web(product, **settings):
+    """A web server with settings of its own beside the product's; its port."""
+    port = free_port()
+    binds = {"WEB_BIND": f"127.0.0.1:{port}", "METRICS_BIND": f"127.0.0.1:{free_port()}"}
+    web = product.process("gunicorn", "-c", "deploy/gunicorn.conf.py", **binds, **settings)
+    try:
+        product.wait_for(f"http://127.0.0.1:{port}")
+        yield port
+    finally:
+        web.terminate()
+        web.wait(30)
+
+
+def test_while_postgresql_hangs_the_answer_is_503_and_the_process_lives(product):
+    token = product.token()
+    with psycopg2.connect(product.servers.database_url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        postmaster = psutil.Process(cursor.fetchone()[0]).parent()
+    with another_web(product, DATABASE_STATEMENT_SECONDS="1", DATABASE_RETRY_SECONDS="1") as port:
+        url = f"http://127.0.0.1:{port}"
+        family = [postmaster, *postmaster.children(recursive=True)]
+        for process in family:
+            process.suspend()
+        try:
+            started = time.monotonic()
+            status, problem = call(url + "/api/v1/sentiment/analyze", {"text": "x"}, token)
+            assert (status, problem["type"]) == (503, "urn:sentiment-app:problem:unavailable")
+            assert time.monotonic() - started < 10
+            assert call(url + "/livez")[0] == 200
+            assert call(url + "/readyz")[1]["checks"]["database"] == "cannot be reached"
+        finally:
+            for process in family:
+                process.resume()
+        assert call(url + "/api/v1/sentiment/analyze", {"text": "x"}, token)[0] == 200
+
+
 def test_a_graceful_stop_fails_no_request_in_hand(product):
     with Load(product) as load:
         os.kill(product.workers()[0], signal.SIGTERM)
@@ -167,22 +206,17 @@ def test_an_upload_that_is_cut_off_makes_no_task(product):
 
 
 def test_an_upload_that_trickles_in_for_too_long_is_hung_up_on(product):
-    port = free_port()
-    own = {"WEB_BIND": f"127.0.0.1:{port}", "METRICS_BIND": f"127.0.0.1:{free_port()}", "UPLOAD_SECONDS": "1"}
-    web = product.process("gunicorn", "-c", "deploy/gunicorn.conf.py", **own)
-    try:
-        product.wait_for(f"http://127.0.0.1:{port}")
-        head = f"POST /api/v1/sentiment/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {product.token()}\r\n"
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-            client.sendall(f"{head}Content-Type: text/csv\r\nContent-Length: 1000\r\n\r\n".encode())
-            client.sendall(b"text\n")
-            while not select.select([client], [], [], 0.3)[0]:
-                client.sendall(b"a fine row\n")
-            answered = read_answer(client)
-        assert answered == (408, "urn:sentiment-app:problem:upload-too-slow")
-    finally:
-        web.terminate()
-        web.wait(30)
+    head = f"POST /api/v1/sentiment/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {product.token()}\r\n"
+    with (
+        another_web(product, UPLOAD_SECONDS="1") as port,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as client,
+    ):
+        client.sendall(f"{head}Content-Type: text/csv\r\nContent-Length: 1000\r\n\r\n".encode())
+        client.sendall(b"text\n")
+        while not select.select([client], [], [], 0.3)[0]:
+            client.sendall(b"a fine row\n")
+        answered = read_answer(client)
+    assert answered == (408, "urn:sentiment-app:problem:upload-too-slow")
 
 
 def test_the_log_is_json_and_tells_no_text_token_or_password(product):
