@@ -8,4 +8,4 @@ from sentiment_app.config import ConfigError
 try:
     app = create_app()
 except ConfigError as error:
-    sys.exit(f"Error: {error}")
+    sys.exit(f"Error: {error}\nscripts/dev makes a .env with them; deploy/sentiment.env.template tells of each.")

@@ -3,8 +3,11 @@
 import logging
 
 from alembic import context
+from alembic.util import CommandError
 from flask import current_app
+from sqlalchemy.exc import OperationalError
 
+from sentiment_app.extensions import is_disconnect
 from sentiment_app.postgresql import wait_as_long_as_it_takes
 
 db = current_app.extensions["migrate"].db
@@ -44,4 +47,9 @@ if context.is_offline_mode():
     with context.begin_transaction():
         context.run_migrations()
 else:
-    run()
+    try:
+        run()
+    except OperationalError as error:
+        if not is_disconnect(error):
+            raise
+        raise CommandError("The database cannot be reached; see DATABASE_URL.") from None

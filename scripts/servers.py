@@ -169,7 +169,11 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def run(directory: Path, command: list[str]) -> int:
-    """Run a command between start and stop of the servers; returns its exit status."""
+    """Run a command between start and stop of the servers; returns its exit status.
+
+    Raises:
+        InUseError: another process runs them.
+    """
     stopping = 0.0  # since when
     child: subprocess.Popen[bytes] | None = None
 
@@ -199,9 +203,6 @@ def run(directory: Path, command: list[str]) -> int:
                 with contextlib.suppress(Exception):  # what does not start now may start at the next look
                     servers.keep_up()
         return 0 if stopping else child.returncode
-    except InUseError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
     finally:
         servers.stop()
 
@@ -209,4 +210,7 @@ def run(directory: Path, command: list[str]) -> int:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    sys.exit(run(Path(sys.argv[1]), sys.argv[2:]))
+    try:
+        sys.exit(run(Path(sys.argv[1]), sys.argv[2:]))
+    except InUseError as error:
+        sys.exit(str(error))

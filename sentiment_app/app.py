@@ -18,6 +18,7 @@ from sentiment_app.batch import routes as batch
 from sentiment_app.batch import service as tasks
 from sentiment_app.config import Settings
 from sentiment_app.guard import Guard
+from sentiment_app.openapi import NameConverter
 from sentiment_app.sentiment import cards, releases
 from sentiment_app.sentiment import routes as sentiment
 from sentiment_app.sentiment.serving import Serving
@@ -62,6 +63,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_env()
     app = _SyncFlask("sentiment_app", static_folder=None)
     app.url_map.merge_slashes = False  # a doubled slash is a 404, not a redirect to whatever Host says
+    app.url_map.converters["name"] = NameConverter
     app.cli = cli.LazyGroup(lazy=cli.LAZY)
     app.config.from_mapping(_flask_config(settings))
     app.extensions["settings"] = settings

@@ -12,6 +12,8 @@ from sentiment_app.errors import AppError
 from sentiment_app.extensions import is_disconnect, settings
 from sentiment_app.ml.runtime import ModelError
 
+UNDEFINED_TABLE = "42P01"
+
 # By name, and loaded when used.
 LAZY = {
     "config": "sentiment_app.cli:config",
@@ -52,10 +54,14 @@ class Group(LazyGroup):
             raise click.ClickException(_told(error)) from None
         except ModelError as error:
             raise click.ClickException(f"{error}.") from None
+        except UnicodeEncodeError:
+            raise click.ClickException("An argument is not UTF-8.") from None
         except DBAPIError as error:
-            if not is_disconnect(error):
-                raise
-            raise click.ClickException("The database cannot be reached; see DATABASE_URL.") from None
+            if is_disconnect(error):
+                raise click.ClickException("The database cannot be reached; see DATABASE_URL.") from None
+            if getattr(error.orig, "pgcode", None) == UNDEFINED_TABLE:
+                raise click.ClickException("The database lacks tables; run: flask db upgrade") from None
+            raise
 
 
 def print_json(value: Any) -> None:

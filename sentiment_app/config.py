@@ -6,10 +6,12 @@ secrets arrive (systemd's LoadCredential, Docker secrets), so they stand in no e
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self, cast
+from urllib.parse import urlsplit
 
 import limits
 from environs import EnvValidationError, FileAwareEnv, ValidationError, validate
@@ -31,7 +33,7 @@ class ConfigError(Exception):
 def _is_postgresql(url: str) -> None:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # which may quote a part of it
         raise ValidationError("is not a URL") from None
     if parsed.drivername not in ("postgresql", "postgresql+psycopg2"):
         raise ValidationError("must start with postgresql://")
@@ -42,6 +44,15 @@ def _is_postgresql(url: str) -> None:
 def _is_redis(url: str) -> None:
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValidationError("must start with redis://, rediss:// or unix://")
+    try:
+        parsed = urlsplit(url)
+        well_formed = url.startswith("unix://") or (bool(parsed.hostname) and parsed.port != 0)
+    except ValueError:  # which may quote a part of the password
+        well_formed = False
+    if not well_formed:
+        raise ValidationError("is not a URL; a / or other sign in its password must be percent-encoded")
+    if not url.startswith("unix://") and not re.fullmatch(r"/?\d*", parsed.path):
+        raise ValidationError("names its database by a number, such as redis://host:6379/0")
 
 
 def _is_strong(secret: str) -> None:
@@ -53,9 +64,11 @@ def _is_strong(secret: str) -> None:
 
 def _is_rate(text: str) -> None:
     try:
-        limits.parse(text)
+        rates = limits.parse_many(text)
     except ValueError:
-        raise ValidationError("is not a rate, such as: 10 per minute") from None
+        rates = []
+    if len(rates) != 1 or rates[0].amount < 1:
+        raise ValidationError("is not one rate, such as: 10 per minute")
 
 
 def _are_networks(names: list[str]) -> None:
@@ -67,6 +80,8 @@ def _are_networks(names: list[str]) -> None:
 
 
 _at_least_one = validate.Range(min=1)
+_days = validate.Range(min=1, max=36_500)
+_seconds = validate.Range(min=1, max=86_400 * 365)
 _above_zero = validate.Range(min=0, min_inclusive=False)
 _REQUIRED: Any = object()
 
@@ -112,8 +127,8 @@ class Settings:
     )
 
     jwt_secret_key: str = _setting("signs the tokens; 32 random characters or more", check=_is_strong, secret=True)
-    access_token_seconds: int = _setting("life of an access token", 900, check=_at_least_one)
-    refresh_token_days: int = _setting("life of an unused refresh token", 30, check=_at_least_one)
+    access_token_seconds: int = _setting("life of an access token", 900, check=_seconds)
+    refresh_token_days: int = _setting("life of an unused refresh token", 30, check=_days)
     password_memory_kib: int = _setting(
         "argon2id memory in KiB (RFC 9106, second recommended option)",
         65536,
@@ -153,8 +168,8 @@ class Settings:
         4,
         check=_at_least_one,
     )
-    history_days: int = _setting("how long a scored text stands in its user's history", 365, check=_at_least_one)
-    task_days: int = _setting("how long a task that has ended is kept", 30, check=_at_least_one)
+    history_days: int = _setting("how long a scored text stands in its user's history", 365, check=_days)
+    task_days: int = _setting("how long a task that has ended is kept", 30, check=_days)
     webhook_networks: list[str] = _setting(
         "networks inside the house that webhooks may go to, such as 10.1.0.0/16,fd00::/8", [], check=_are_networks
     )

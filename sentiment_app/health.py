@@ -9,16 +9,17 @@ from alembic.script import ScriptDirectory
 from flask import Blueprint, Flask, Response, current_app, request
 from marshmallow import fields
 from redis.exceptions import RedisError
-from sqlalchemy import select, text
+from sqlalchemy import Executable, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app import __version__, metrics
 from sentiment_app.errors import RETRY_AFTER_SECONDS, NotFoundError, problem
-from sentiment_app.extensions import db, redis, settings
+from sentiment_app.extensions import db, outlive_disconnect, redis, settings
 from sentiment_app.openapi import operation
 from sentiment_app.schema import Schema
 
 NEEDED = {"database", "migrations", "model"}
+AGAIN_SECONDS = 0.2
 
 # What is wrong, in words without secrets; None when all is well.
 Check = Callable[[], str | None]
@@ -115,9 +116,22 @@ def _arrived_at() -> str | None:
     return str(name[1]) if isinstance(name, tuple) else name
 
 
+def _ask(question: Executable) -> Any:
+    """The database's answer; asked again where the restart of a server has left a connection that is dead."""
+
+    def ask() -> Any:
+        try:
+            return db.session.scalar(question)
+        except SQLAlchemyError:
+            db.session.rollback()
+            raise
+
+    return outlive_disconnect(AGAIN_SECONDS, ask)
+
+
 def _database() -> str | None:
     try:
-        db.session.execute(select(1))
+        _ask(select(1))
     except SQLAlchemyError:
         return "cannot be reached"
     return None
@@ -125,7 +139,7 @@ def _database() -> str | None:
 
 def _migrations(known: Sequence[str]) -> str | None:
     try:
-        current = db.session.scalar(text("SELECT version_num FROM alembic_version"))
+        current = _ask(text("SELECT version_num FROM alembic_version"))
     except SQLAlchemyError:
         return "cannot be read"
     # One that this code does not know is of a newer release: migrations only add, so that this one can come back.

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask, Response, jsonify, request
-from werkzeug.routing import Rule
+from werkzeug.routing import BaseConverter, Rule
 
 from sentiment_app import __version__
 from sentiment_app.errors import InvalidError, MalformedError, UnavailableError, UnsupportedMediaTypeError
@@ -38,6 +38,12 @@ class BusyError(UnavailableError):
 parsing = Turnstile(2, 4, BusyError)
 
 View = Callable[..., Response]
+
+
+class NameConverter(BaseConverter):
+    """A part of a path that names something, such as a model's version; whatever else stands there is a 404."""
+
+    regex = r"[0-9A-Za-z._-]{1,64}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +95,7 @@ def operation(**declared: Any) -> Callable[[Callable[..., Any]], View]:
         @functools.wraps(view)
         def checked(**arguments: Any) -> Response:
             if declaration.query:
-                arguments["query"] = load(declaration.query, request.args.to_dict(), "query")
+                arguments["query"] = load(declaration.query, _query(), "query")
             if declaration.before:
                 declaration.before()
             if declaration.max_body:
@@ -111,6 +117,14 @@ def operation(**declared: Any) -> Callable[[Callable[..., Any]], View]:
 def declaration_of(view: Any) -> Operation:
     """What a view declared; a view that declared nothing gets the strict defaults."""
     return getattr(view, "operation", Operation())
+
+
+def _query() -> dict[str, str]:
+    repeated = [name for name, values in request.args.lists() if len(values) > 1]
+    if repeated:
+        told = [{"in": "query", "pointer": f"/{name}", "detail": "Given more than once."} for name in repeated]
+        raise InvalidError(errors=told)
+    return request.args.to_dict()
 
 
 def _load_body(body: Schema, form: Schema | None) -> dict[str, Any]:
@@ -244,7 +258,10 @@ def _path(rule: Rule) -> str:
 
 
 def _parameters(rule: Rule) -> list[dict[str, Any]]:
-    kinds = {"UUIDConverter": {"type": "string", "format": "uuid"}}
+    kinds = {
+        "UUIDConverter": {"type": "string", "format": "uuid"},
+        "NameConverter": {"type": "string", "pattern": f"^{NameConverter.regex}$"},
+    }
     return [
         {
             "in": "path",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import flask_migrate
 import pytest
+from product import PASSWORD
 from servers import Servers
 
 from sentiment_app import logs
@@ -19,8 +20,6 @@ from sentiment_app.ml import artifact, training
 from sentiment_app.sentiment import releases
 from sentiment_app.sentiment.writer import GroupWriter
 from sentiment_app.users import service as users
-
-PASSWORD = "correct horse battery staple"
 
 
 @pytest.fixture(scope="session")

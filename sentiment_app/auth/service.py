@@ -1,5 +1,7 @@
 """Signing in."""
 
+import contextlib
+
 from sentiment_app.errors import UnauthenticatedError
 from sentiment_app.users import service as users
 from sentiment_app.users import sessions
@@ -19,9 +21,12 @@ def sign_in(username: str, password: str) -> Session:
     Raises:
         BadCredentialsError: after the same time for an unknown user as for a wrong password.
     """
-    user = users.authenticate(username, password)
-    if user is None:
-        raise BadCredentialsError
-    session = sessions.start(user.id, user.password_hash)
-    users.renew_hash(user, password)
-    return session
+    for _ in range(2):  # the hash may have changed meanwhile, and the password not: at another sign-in
+        user = users.authenticate(username, password)
+        if user is None:
+            break
+        with contextlib.suppress(sessions.AccountChangedError):
+            session = sessions.start(user.id, user.password_hash)
+            users.renew_hash(user, password)
+            return session
+    raise BadCredentialsError

@@ -15,8 +15,9 @@ from sentiment_app.extensions import settings
 from sentiment_app.ml import artifact
 from sentiment_app.ml.artifact import Manifest
 from sentiment_app.ml.runtime import ModelError, TextScorer
-from sentiment_app.ml.text import TextError, normalize
+from sentiment_app.schema import load
 from sentiment_app.sentiment import cards, releases
+from sentiment_app.sentiment.schemas import AnalyzeSchema
 from sentiment_app.sentiment.serving import serving
 
 # Training and judging import scikit-learn, which the rest need not wait for.
@@ -28,7 +29,6 @@ model = Group(
 )
 
 out = Console()
-progress = Console(stderr=True)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -103,11 +103,8 @@ def score(text: str, version: str | None, explain: bool, as_json: bool) -> None:
 
     Example: flask model score "The room was small but lovely." --explain
     """
+    text = load(AnalyzeSchema(), {"text": text}, "body")["text"]
     scorer = scorer_of(version)
-    try:
-        text = normalize(text)
-    except TextError as error:
-        raise click.BadParameter(f"The text {error}.", param_hint="TEXT") from None
     scores = scorer.score(text)
     told: dict[str, Any] = {"sentiment": scores.label, "scores": scores._asdict()}
     if explain and (explanation := scorer.explain(text)):
@@ -121,8 +118,10 @@ def score(text: str, version: str | None, explain: bool, as_json: bool) -> None:
     click.echo(f"{scores.label} ({max(scores):.1%})")
     for name, value in scores._asdict().items():
         click.echo(f"  {name:9}{value:7.1%}")
-    for one in told.get("explanation", {}).get("contributions", []):
-        click.echo(f"  {one['contribution']:+6.2f}  {one['surface']}")
+    if "explanation" in told:
+        click.echo(f"  {told['explanation']['bias']:+6.2f}  (whatever the text)")
+        for one in told["explanation"]["contributions"]:
+            click.echo(f"  {one['contribution']:+6.2f}  {one['surface']}")
 
 
 @model.command("release")
@@ -215,7 +214,7 @@ def log(version: str | None, as_json: bool) -> None:
 
     Example: flask model log
     """
-    events = releases.events(version)
+    events = releases.events(releases.get(version).version if version else None)
     if as_json:
         print_json(
             [{name: getattr(one, name) for name in ("at", "version", "action", "by", "detail")} for one in events]

@@ -73,28 +73,28 @@ def models() -> dict[str, Any]:
     return {"items": releases.releases()}
 
 
-@blueprint.get("/models/<version>")
+@blueprint.get("/models/<name:version>")
 @operation(returns=schemas.ModelRecordSchema())
 def model(version: str) -> dict[str, Any]:
     """A released model: its state, recipe, data, measures, digests."""
     return releases.record(version)
 
 
-@blueprint.get("/models/<version>/card")
+@blueprint.get("/models/<name:version>/card")
 @operation(media_types=(cards.MARKDOWN, cards.HTML))
 def card(version: str) -> Response:
     """The model card, as Markdown or HTML: what it is for, what it learned from, how good it is, where it fails."""
     return cards.answer(releases.manifest_of(version), request.accept_mimetypes)
 
 
-@blueprint.get("/models/<version>/events")
+@blueprint.get("/models/<name:version>/events")
 @operation(access="administrator", returns=schemas.ModelEventListSchema())
 def events(version: str) -> dict[str, Any]:
     """The audit of a model: who released, activated or retired it, and what was refused."""
     return {"items": releases.events(releases.get(version).version)}
 
 
-@blueprint.post("/models/<version>/activate")
+@blueprint.post("/models/<name:version>/activate")
 @operation(
     access="administrator",
     query=schemas.ActivationQuerySchema(),

@@ -124,9 +124,10 @@ def history(
     if sentiment:
         rows = rows.where(SentimentRequest.sentiment == sentiment)
     if since:
-        rows = rows.where(SentimentRequest.id >= _first_id_at(since))
+        rows = rows.where(SentimentRequest.id >= _first_id_at(since), SentimentRequest.created_at >= since)
     if until:
-        rows = rows.where(SentimentRequest.id < _first_id_at(until))
+        after = _first_id_at(until + timedelta(milliseconds=1))  # an id says no more than the millisecond
+        rows = rows.where(SentimentRequest.id < after, SentimentRequest.created_at < until)
     return db.session.scalars(rows.order_by(SentimentRequest.id.desc()).limit(limit)).all()
 
 

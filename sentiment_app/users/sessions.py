@@ -25,7 +25,7 @@ class Reason(enum.StrEnum):
     PASSWORD = "password changed"  # noqa: S105  # a reason, not a password
 
 
-class AccountChangedError(InvalidTokenError):
+class AccountChangedError(Exception):
     """The account was deactivated, or given another password, while somebody signed in."""
 
 

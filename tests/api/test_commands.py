@@ -3,8 +3,9 @@
 import json
 import re
 
+import product
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from sentiment_app.extensions import db
 from sentiment_app.ml.artifact import Artifact
@@ -12,7 +13,7 @@ from sentiment_app.sentiment import releases
 from sentiment_app.sentiment.models import ModelRelease
 from sentiment_app.users import service as users
 
-PASSWORD = "correct horse battery staple\n"
+TYPED = product.PASSWORD + "\n"
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def flask(app):
 
 
 def test_make_a_user(flask):
-    done = flask("user", "create", "eve", "eve@example.org", "--admin", "--password-stdin", input=PASSWORD)
+    done = flask("user", "create", "eve", "eve@example.org", "--admin", "--password-stdin", input=TYPED)
     assert (done.exit_code, done.output) == (0, "Made eve (eve@example.org).\n")
     assert users.named("eve").is_superuser
 
@@ -30,10 +31,10 @@ def test_make_a_user(flask):
 @pytest.mark.parametrize(
     ("arguments", "typed", "said"),
     [
-        (["create", "ada", "new@example.org"], PASSWORD, "username: This username is taken."),
-        (["create", "x", "new@example.org"], PASSWORD, "username: 3 to 32 of"),
+        (["create", "ada", "new@example.org"], TYPED, "username: This username is taken."),
+        (["create", "x", "new@example.org"], TYPED, "username: 3 to 32 of"),
         (["create", "eve", "eve@example.org"], "password\n", "password: This is among"),
-        (["reset-password", "nobody"], PASSWORD, "There is no user 'nobody'."),
+        (["reset-password", "nobody"], TYPED, "There is no user 'nobody'."),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(flask, ada, arguments, typed, said):
@@ -43,10 +44,32 @@ def test_a_mistake_is_told_without_a_traceback(flask, ada, arguments, typed, sai
     assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["user", "deactivate", "\udcff"], "not UTF-8"),
+        (["model", "log", "\udcff"], "not UTF-8"),
+        (["model", "log", "nope"], "No model 'nope'"),
+        (["model", "score", ""], "text: "),
+        (["model", "score", "\udcff"], "text: "),
+    ],
+)
+def test_an_argument_that_cannot_be_is_told(flask, arguments, said):
+    done = flask(*arguments)
+    assert done.exit_code == 1
+    assert said in done.output
+
+
+def test_a_database_without_tables_is_told(flask):
+    db.session.execute(text("ALTER TABLE users RENAME TO others"))
+    done = flask("user", "list")
+    assert (done.exit_code, "run: flask db upgrade" in done.output) == (1, True)
+
+
 def test_a_password_may_be_typed(flask):
-    done = flask("user", "create", "eve", "eve@example.org", "--json", input=PASSWORD * 2)
+    done = flask("user", "create", "eve", "eve@example.org", "--json", input=TYPED * 2)
     assert done.exit_code == 0
-    assert users.authenticate("eve", PASSWORD.strip())
+    assert users.authenticate("eve", product.PASSWORD)
 
 
 def test_list_users(flask, ada, admin):

@@ -33,6 +33,17 @@ def test_without_redis_it_is_degraded(make_app, url):
     assert answer.json["checks"]["redis"] != "ok"
 
 
+def test_a_connection_that_a_restart_left_dead_is_no_outage(settings, base_app):
+    app = create_app(settings)
+    with app.app_context():
+        pooled = db.session.scalar(text("SELECT pg_backend_pid()"))
+    with base_app.app_context():
+        db.session.execute(text(f"SELECT pg_terminate_backend({pooled}, 5000)"))
+    assert app.test_client().get("/readyz").status_code == 200
+    with app.app_context():
+        db.engine.dispose()
+
+
 def test_migrations_behind_the_code_are_named(client, url):
     db.session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     answer = client.get(url)

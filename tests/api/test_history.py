@@ -66,7 +66,18 @@ def test_filter_by_date(client, as_ada, analyze):
     assert found == {"since before": ["now"], "since after": [], "until before": [], "until after": ["now"]}
 
 
-@pytest.mark.parametrize("query", ["sentiment=happy", "since=yesterday", "since=2026-01-01T00:00:00", "until=0"])
+def test_since_and_until_are_told_to_the_microsecond(client, as_ada, analyze):
+    analyze(as_ada, "x")
+    (row,) = client.get(URL, headers=as_ada).json["items"]
+    made, step = datetime.fromisoformat(row["created_at"]), timedelta(microseconds=1)
+    queries = ({"since": made}, {"since": made + step}, {"until": made}, {"until": made + step})
+    found = [client.get(URL, query_string=query, headers=as_ada).json["items"] for query in queries]
+    assert [len(items) for items in found] == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=1&limit=2", "sentiment=happy", "since=yesterday", "since=2026-01-01T00:00:00", "until=0"]
+)
 def test_a_bad_filter_is_pointed_at(client, as_ada, query):
     answer = client.get(f"{URL}?{query}", headers=as_ada)
     assert answer.status_code == 422

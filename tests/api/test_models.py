@@ -34,6 +34,7 @@ def test_the_record_of_a_model(client, as_ada, model):
 @pytest.mark.parametrize("path", ["", "/card"])
 def test_an_unknown_model_is_not_found(client, as_ada, path):
     assert client.get(f"{MODELS}/nope{path}", headers=as_ada).status_code == 404
+    assert client.get(f"{MODELS}/%00{path}", headers=as_ada).status_code == 404
 
 
 def test_an_administrator_activates_a_model(client, as_admin, as_ada, second):

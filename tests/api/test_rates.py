@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from product import PASSWORD
 
 from sentiment_app.extensions import limiter
 
@@ -103,7 +104,7 @@ def test_each_address_has_a_rate_whatever_a_proxy_makes_of_it(make_app, address)
 
 def test_the_own_password_can_be_guessed_as_often_as_at_a_login(make_app, as_ada):
     client = make_app(login_rate_limit="2 per hour").test_client()
-    guess = {"password": "another good one", "current_password": "a guess"}
+    guess = {"password": PASSWORD, "current_password": PASSWORD.upper()}
     answers = [client.patch("/api/v1/users/me", json=guess, headers=as_ada) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [403, 403, 429]
     assert answers[-1].headers["RateLimit"].startswith('"login";r=0;')

@@ -5,13 +5,13 @@ from uuid import uuid4
 import jwt
 import pytest
 from flask_jwt_extended import create_access_token
+from product import PASSWORD
 
 from sentiment_app.extensions import db
 from sentiment_app.users import passwords, sessions
 from sentiment_app.users import service as users
 from sentiment_app.users.models import Session
 
-PASSWORD = "correct horse battery staple"
 LOGIN, REFRESH, LOGOUT, WHO = (
     "/api/v1/auth/login",
     "/api/v1/auth/refresh",
@@ -143,6 +143,26 @@ def test_a_password_hashed_with_old_parameters_is_hashed_anew(make_app, ada):
     with app.app_context():
         assert app.test_client().post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200
         assert "t=2" in users.get(ada.id).password_hash
+
+
+def test_a_hash_that_another_sign_in_made_anew_meanwhile_is_no_refusal(make_app, ada, monkeypatch):
+    app = make_app(password_iterations=2)
+    start = sessions.start
+
+    def start_late(*arguments):
+        monkeypatch.undo()
+        users.renew_hash(users.get(ada.id), PASSWORD)  # what the other one does
+        return start(*arguments)
+
+    monkeypatch.setattr(sessions, "start", start_late)
+    assert app.test_client().post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200
+
+
+def test_a_password_may_be_typed_in_any_form_of_unicode(client):
+    composed, decomposed = "p\u00e4sswort-lang", "pa\u0308sswort-lang"
+    account = {"username": "eve", "email": "eve@example.org", "password": composed}
+    assert client.post("/api/v1/auth/register", json=account).status_code == 201
+    assert client.post(LOGIN, json={"username": "eve", "password": decomposed}).status_code == 200
 
 
 def test_a_password_reset_during_a_sign_in_wins(app, ada):

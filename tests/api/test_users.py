@@ -1,9 +1,9 @@
 import pytest
+from product import PASSWORD
 
 from sentiment_app.users import service as users
 
 ME, USERS = "/api/v1/users/me", "/api/v1/users"
-PASSWORD = "correct horse battery staple"
 
 
 def test_me_is_the_caller(client, ada, as_ada):

@@ -60,12 +60,27 @@ def test_every_problem_is_named_at_once(environment):
         ("DATABASE_URL", "nonsense"),
         ("SCORING_RATE_LIMIT", "often"),
         ("REDIS_TIMEOUT_SECONDS", "0"),
+        ("SCORING_RATE_LIMIT", "300 per minute; 5 per second"),
+        ("SCORING_RATE_LIMIT", "0 per minute"),
+        ("REDIS_URL", "redis://:s3cr/et@host:6379/0"),
+        ("REDIS_URL", "redis://host:abc"),
+        ("REDIS_URL", "redis://host/notadb"),
+        ("DATABASE_URL", "postgresql://u:p@db:abc/sentiment"),
+        ("REFRESH_TOKEN_DAYS", "99999999999"),
         ("DEBUG", "perhaps"),
     ],
 )
 def test_a_weak_or_malformed_value_is_refused(environment, name, value):
     environment(**(GOOD | {name: value}))
     assert problems() == {name}
+
+
+@pytest.mark.parametrize("url", ["redis://:s3cr/et@host:6379/0", "redis://:%2Fs3cr@host:s3cr"])
+def test_a_problem_quotes_no_secret(environment, url):
+    environment(**(GOOD | {"REDIS_URL": url, "DATABASE_URL": "postgresql://u:s3cr/et@db:1/x"}))
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env()
+    assert "s3cr" not in str(caught.value)
 
 
 def test_production_refuses_debug(environment):
