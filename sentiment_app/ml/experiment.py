@@ -7,17 +7,31 @@ import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import joblib
 import numpy as np
+import numpy.typing as npt
 
 from sentiment_app.ml import artifact, datasets, evaluation, labelled, training
 from sentiment_app.ml.artifact import Manifest
 from sentiment_app.ml.datasets import Row
-from sentiment_app.ml.runtime import ModelError, PipelineScorer
+from sentiment_app.ml.runtime import ModelError, PipelineScorer, TextScorer
 
 Progress = Callable[[str], None]
+
+OUTCOMES = "outcomes.npz"
+FEWEST_COMPARED = 30
+TEMPLATES_BESIDE_OWN = 0.3
+"""What a template sentence weighs beside own texts, as a share of the recipe's weight: more of it costs accuracy on
+them, less costs the turns of phrase that the templates teach."""
+
+
+class Rival(NamedTuple):
+    """The model that a new one is to replace."""
+
+    manifest: Manifest
+    scorer: TextScorer
 
 
 class Recipe(NamedTuple):
@@ -82,16 +96,20 @@ def run(
     data_dir: Path,
     model_dir: Path,
     files: Sequence[tuple[Path, dict[str, int] | None]] = (),
+    rival: Rival | None = None,
     code_version: str = "unknown",
     progress: Progress = lambda _: None,
 ) -> Manifest:
     """Train, judge and store a model; returns its manifest.
+
+    Beside own texts the template sentences weigh less, and the temperatures are fitted to the texts.
 
     Args:
         recipe: what to fit.
         data_dir: cache of the packaged data, which is fetched when it is not there.
         model_dir: where the artifact goes.
         files: own labelled files to train on in place of the packaged data, each with its label names.
+        rival: judged too, on those of the held-out texts that it has not learned from.
         code_version: of the code that trains.
         progress: told of each step.
 
@@ -100,23 +118,32 @@ def run(
     """
     started = time.perf_counter()
     rows, lexicon, sources = _data(recipe, data_dir, files, progress)
-    test = [datasets.is_held_out(row) for row in rows]
-    kept = [row for row, out in zip(rows, test, strict=True) if not out]
-    held_out = [row for row, out in zip(rows, test, strict=True) if out]
+    held_out = [row for row in rows if datasets.is_held_out(row)]
+    kept = [row for row in rows if not datasets.is_held_out(row)]
+    parameters = recipe.parameters
+    if files:
+        progress(f"calibrating {recipe.name} on {len(kept):,} texts")
+        parameters = replace(parameters, template_weight=parameters.template_weight * TEMPLATES_BESIDE_OWN)
+        parameters = training.calibrate(kept, lexicon, parameters)
     progress(f"fitting {recipe.name} on {len(kept):,} texts")
-    pipeline = training.train(training.TrainingData(kept, lexicon), recipe.parameters)
+    pipeline = training.train(training.TrainingData(kept, lexicon), parameters)
     progress(f"judging it on {len(held_out):,} held-out texts")
-    measured = _judge(pipeline, held_out)
+    scores = pipeline.predict_proba([row.text for row in held_out]) if held_out else np.empty((0, 3))
+    outcomes = Outcomes.of(held_out, scores)
+    measured = _judge(held_out, scores)
+    if rival and (against := _against(rival, held_out, outcomes, sources, model_dir)):
+        measured["against"] = against
     if recipe.refit:
         progress(f"fitting it again on all {len(rows):,} texts")
-        pipeline = training.train(training.TrainingData(rows, lexicon), recipe.parameters)
+        pipeline = training.train(training.TrainingData(rows, lexicon), parameters)
     progress("storing it")
     return _keep(
         pipeline,
         model_dir,
         code_version,
+        outcomes,
         recipe=recipe.name,
-        parameters=asdict(recipe.parameters),
+        parameters=asdict(parameters),
         data=sources,
         metrics=measured,
         refit=recipe.refit,
@@ -144,15 +171,17 @@ def _data(
         return rows, lexicon, known
     # Without doubles, as the packaged data: a text must not be learned and held out.
     rows = list(datasets.distinct(row for path, names in files for row in labelled.read_file(path, names)))
+    if len({row.label for row in rows}) < 2:
+        raise ModelError("there is nothing to tell apart: all texts have the same label")
     known = [{"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path, _ in files]
     return rows, lexicon, known
 
 
-def _judge(pipeline: training.SentimentPipeline, held_out: Sequence[Row]) -> dict[str, Any]:
+def _judge(held_out: Sequence[Row], scores: evaluation.Floats) -> dict[str, Any]:
     if not held_out:
         return {}
-    texts, labels, sources = zip(*held_out, strict=True)
-    scores, truth = pipeline.predict_proba(texts), np.array(labels)
+    _, labels, sources = zip(*held_out, strict=True)
+    truth = np.array(labels)
     measured = {
         "all": evaluation.judge(scores, truth),
         "by_source": evaluation.by_source(scores, truth, sources),
@@ -162,20 +191,92 @@ def _judge(pipeline: training.SentimentPipeline, held_out: Sequence[Row]) -> dic
     return measured
 
 
+class Outcomes(NamedTuple):
+    """Which held-out texts a model was right about; kept beside it on this machine, for the next to be compared with.
+
+    Args:
+        texts: digests, n of 8 bytes.
+        labels: true places in LABELS, n.
+        right: n.
+    """
+
+    texts: npt.NDArray[np.uint64]
+    labels: npt.NDArray[np.int64]
+    right: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], scores: evaluation.Floats) -> Self:
+        labels = np.array([row.label for row in rows], np.int64)
+        texts = np.array([_text_digest(row) for row in rows], np.uint64)
+        return cls(texts, labels, evaluation.is_right(scores, labels))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(*(arrays[name] for name in cls._fields))
+
+    def content(self) -> bytes:
+        held = io.BytesIO()
+        np.savez_compressed(held, **self._asdict())
+        return held.getvalue()
+
+    def macro_recall(self, texts: npt.NDArray[np.uint64]) -> float:
+        """The mean over the labels of the share that was found, on some of the texts."""
+        some = np.isin(self.texts, texts)
+        labels, right = self.labels[some], self.right[some]
+        return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
+def _text_digest(row: Row) -> int:
+    return int.from_bytes(hashlib.sha256(f"{row.label} {row.text}".encode("utf-8", "surrogatepass")).digest()[:8])
+
+
+def _against(
+    rival: Rival, held_out: Sequence[Row], ours: Outcomes, sources: Sequence[dict[str, Any]], model_dir: Path
+) -> dict[str, Any] | None:
+    """How the rival did beside ours, on texts that neither learned from; None where there are none.
+
+    What it learned from is known by kind: the packaged data, or own files. Of own files only those texts are certain
+    which it was judged on, unless it was not fitted again on all of them: the split goes by the text alone.
+    """
+    version, learned = rival.manifest["version"], rival.manifest["data"]
+    kept = model_dir / version / OUTCOMES
+    if not learned:  # a pipeline from elsewhere, which may have learned from these very texts
+        return None
+    if ("file" in learned[0]) != ("file" in sources[0]) or not rival.manifest.get("refit", True):
+        scores = np.array([rival.scorer.score(row.text) for row in held_out])
+        theirs = Outcomes.of(held_out, scores) if held_out else ours
+    elif kept.is_file():
+        theirs = Outcomes.read(kept)
+    else:
+        return None
+    common = np.intersect1d(ours.texts, theirs.texts)
+    if len(common) < FEWEST_COMPARED:
+        return None
+    return {
+        "version": version,
+        "texts": len(common),
+        "macro_recall": ours.macro_recall(common),
+        "its_macro_recall": theirs.macro_recall(common),
+    }
+
+
 def _digest(rows: Iterable[Row]) -> str:
     """Tells whether two models were judged on the same texts."""
     lines = sorted(f"{row.label} {row.text}" for row in rows)
     return hashlib.sha256("\0".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _keep(pipeline: training.SentimentPipeline, model_dir: Path, code_version: str, **known: Any) -> Manifest:
+def _keep(
+    pipeline: training.SentimentPipeline, model_dir: Path, code_version: str, outcomes: Outcomes, **known: Any
+) -> Manifest:
     scorer = training.compile_pipeline(pipeline)
     serving, fitted = io.BytesIO(), io.BytesIO()
     scorer.save(serving)
     joblib.dump(pipeline, fitted)
     files = {artifact.SERVING: serving.getvalue(), artifact.PIPELINE: fitted.getvalue()}
     manifest, raw = artifact.describe(files, scorer, code_version, **known)
-    artifact.write(model_dir, manifest["version"], {**files, artifact.MANIFEST: raw})
+    artifact.write(model_dir, manifest["version"], {**files, OUTCOMES: outcomes.content(), artifact.MANIFEST: raw})
     return manifest
 
 
@@ -192,6 +293,11 @@ def take_over(file: Path, *, model_dir: Path, code_version: str) -> Manifest:
         raise ModelError(f"{file} cannot be loaded: {type(error).__name__}") from error
     files = {artifact.PIPELINE: content}
     known = {"recipe": f"imported {file.name}", "parameters": {}, "data": [], "metrics": {}, "duration_seconds": 0.0}
-    manifest, raw = artifact.describe(files, PipelineScorer(pipeline), code_version, **known)
+    try:
+        manifest, raw = artifact.describe(files, PipelineScorer(pipeline), code_version, **known)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{file} does not score texts: {type(error).__name__} at the first ones") from error
     artifact.write(model_dir, manifest["version"], {**files, artifact.MANIFEST: raw})
     return manifest

@@ -37,7 +37,11 @@ def read_file(path: Path, names: Mapping[str, int] | None = None) -> list[Row]:
     known = names or {name: place for place, name in enumerate(LABELS)}
     try:
         rows = [_row(path, line, record, known) for line, record in _records(path)]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
+    except UnicodeDecodeError as error:
+        raise DataFileError(
+            f"{path} is not UTF-8 (byte {error.start}); convert it, such as with: iconv -f latin1 -t utf-8"
+        ) from None
+    except (OSError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
         raise DataFileError(f"{path} cannot be read: {error}") from None
     if not rows:
         raise DataFileError(f"{path} holds no texts")
@@ -89,9 +93,13 @@ def _row(path: Path, line: int, record: Any, names: Mapping[str, int]) -> Row:
         raise DataFileError(f"{path}, line {line}: is no object")
     text, label = record.get("text"), record.get("label")
     if not isinstance(text, str) or label is None:
-        raise DataFileError(f"{path}, line {line}: needs a text and a label")
+        columns = ", ".join(str(name) for name in record)
+        raise DataFileError(f"{path}, line {line}: needs a column text and a column label; it has {columns}")
     if str(label) not in names:
-        raise DataFileError(f"{path}, line {line}: the label {label!r} is none of {', '.join(names)}")
+        raise DataFileError(
+            f"{path}, line {line}: the label {label!r} is none of {', '.join(names)}; "
+            "--labels says what the file calls them, such as 0=negative,1=neutral,2=positive"
+        )
     try:
         normal = normalize(text)  # as the service does before it scores
     except TextError as error:

@@ -101,10 +101,6 @@ class Scorer:
         self._short, self._long, self._neutral = biases.tolist()
         self._first, self._last, self._most = blend
 
-    def log_odds(self, text: str) -> tuple[float, float]:
-        """Log-odds of positive against negative, and of neutral against polar."""
-        return self._log_odds(terms(text))
-
     def _log_odds(self, words: list[str]) -> tuple[float, float]:
         rows = self._lookup(dict.fromkeys(words + bigrams(words)))
         squares, short, long, neutral = np.add.reduce(self._table.take(rows, axis=0)).tolist()

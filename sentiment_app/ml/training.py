@@ -13,32 +13,35 @@ made on the log-odds, so each term contributes additively to the polarity of a t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.special import expit
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from sentiment_app.ml.datasets import NEGATIVE, NEUTRAL, POSITIVE, Row
+from sentiment_app.ml.datasets import NEGATIVE, NEUTRAL, POSITIVE, Row, is_held_out
 from sentiment_app.ml.runtime import Scorer
 from sentiment_app.ml.templates import SOURCE as TEMPLATES
 from sentiment_app.ml.templates import sentences
 from sentiment_app.ml.text import NEGATED, bigrams, terms
 
 Floats = npt.NDArray[np.float64]
-Progress = Callable[[str], None]
 Labels = npt.NDArray[np.int64]
 Names = npt.NDArray[np.str_]
 
 _GENERAL: Final = ("products", "chatter", "news")
 """Small sources rated by people on no single topic: the nearest to what users will send."""
 
+
+_SPEAKERS: Final = 20
+"""How many texts each temperature of a recipe counts for when it is fitted to others."""
 
 _LEXICON_SCALE: Final = 3.0
 """Large enough that the penalty hardly holds back the few lexicon weights."""
@@ -145,6 +148,25 @@ class Head:
         return sparse.csr_matrix(sparse.hstack([scaled, sparse.csr_matrix(counts @ self.lexicon)]))
 
 
+class RawLogOdds(NamedTuple):
+    """What the heads say of n texts before it is calibrated, and the share that `long` has in the polarity."""
+
+    short: Floats
+    long: Floats
+    neutrality: Floats
+    share: Floats
+
+    def cooled(self, short: float, long: float, neutrality: float) -> tuple[Floats, Floats]:
+        """Log-odds of polarity and neutrality at these temperatures."""
+        polarity = (1 - self.share) * self.short / short + self.share * self.long / long
+        return polarity, self.neutrality / neutrality
+
+
+def temperatures(parameters: Parameters) -> tuple[float, float, float]:
+    """Those of the three heads: short and long polarity, neutrality."""
+    return (parameters.polarity_temperature, parameters.polarity_long_temperature, parameters.neutrality_temperature)
+
+
 class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Raw texts in, probabilities of negative, neutral and positive out."""
 
@@ -218,16 +240,19 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def log_odds(self, texts: Sequence[str]) -> tuple[Floats, Floats]:
         """Calibrated log-odds of positive against negative, and of neutral against polar."""
-        parameters = self.parameters
-        counts = self.vectorizer_.transform(texts)
-        scaled = self._scale(counts)
-        first, last, most = parameters.blend
+        return self.raw_log_odds(texts).cooled(*temperatures(self.parameters))
+
+    def raw_log_odds(self, texts: Sequence[str]) -> RawLogOdds:
+        """What each head says."""
+        scaled = self._scale(self.vectorizer_.transform(texts))
+        first, last, most = self.parameters.blend
         lengths = np.array([len(terms(text)) for text in texts])
-        share = most * np.clip((lengths - first) / (last - first), 0.0, 1.0)
-        short = self.polarity_.log_odds(scaled) / parameters.polarity_temperature
-        long = self.polarity_long_.log_odds(scaled) / parameters.polarity_long_temperature
-        neutrality = self.neutrality_.log_odds(scaled) / parameters.neutrality_temperature
-        return (1 - share) * short + share * long, neutrality
+        return RawLogOdds(
+            short=self.polarity_.log_odds(scaled),
+            long=self.polarity_long_.log_odds(scaled),
+            neutrality=self.neutrality_.log_odds(scaled),
+            share=most * np.clip((lengths - first) / (last - first), 0.0, 1.0),
+        )
 
     def predict_proba(self, texts: Sequence[str]) -> Floats:
         """Probability of each class, in the order negative, neutral, positive."""
@@ -252,17 +277,42 @@ def _balance(truth: Labels, origin: Names) -> Floats:
     return weights
 
 
-def train(
-    data: TrainingData, parameters: Parameters = DEFAULT, progress: Progress = lambda _: None
-) -> SentimentPipeline:
+def train(data: TrainingData, parameters: Parameters = DEFAULT) -> SentimentPipeline:
     """Fit the pipeline on the data plus our own template sentences."""
     rows = [*data.rows, *sentences()]
-    progress(f"training on {len(rows)} texts")
     texts, labels, sources = zip(*rows, strict=True)
     lexicon = {sys.intern(term): valence for term, valence in data.lexicon.items()}
-    pipeline = SentimentPipeline(parameters, lexicon).fit(texts, labels, sources)
-    progress(f"{len(pipeline.idf_)} features")
-    return pipeline
+    return SentimentPipeline(parameters, lexicon).fit(texts, labels, sources)
+
+
+def calibrate(rows: Sequence[Row], lexicon: dict[str, float], parameters: Parameters) -> Parameters:
+    """The same parameters with the temperatures that fit these texts (Guo et al., 2017, "On Calibration").
+
+    They have the least log loss on a quarter of the texts, judged by a pipeline that was fitted on the others. Few
+    texts say little of them: each is held back as if so many others spoke for the temperature that was given.
+    """
+    judged = [row for row in rows if is_held_out(row, share=4)]
+    fitted = [row for row in rows if not is_held_out(row, share=4)]
+    if not fitted or not judged:
+        return parameters
+    pipeline = train(TrainingData(fitted, lexicon), parameters)
+    raw = pipeline.raw_log_odds([row.text for row in judged])
+    truth = np.array([row.label for row in judged])
+    given = np.log(temperatures(parameters))
+
+    def loss(logarithms: Floats) -> float:
+        polarity, neutrality = raw.cooled(*np.exp(logarithms))
+        side = log_expit(np.where(truth == POSITIVE, polarity, -polarity))
+        likelihood = np.where(truth == NEUTRAL, log_expit(neutrality), log_expit(-neutrality) + side)
+        return float(_SPEAKERS / 2 * ((logarithms - given) ** 2).sum() - likelihood.sum())
+
+    short, long, neutrality = (float(one) for one in np.exp(minimize(loss, given, method="L-BFGS-B").x).round(3))
+    return replace(
+        parameters,
+        polarity_temperature=short,
+        polarity_long_temperature=long,
+        neutrality_temperature=neutrality,
+    )
 
 
 def compile_pipeline(pipeline: SentimentPipeline) -> Scorer:

@@ -3,6 +3,7 @@
 import getpass
 import os
 import sys
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ model = Group(
     help="Train, judge, release, activate and roll back models.",
     lazy={"train": STUDIO + "train", "evaluate": STUDIO + "evaluate", "import": STUDIO + "import_pipeline"},
 )
+
+FEW_TEXTS = 100
+THREE_CLASSES = "three classes"
 
 out = Console()
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -53,8 +57,9 @@ def index(as_json: bool) -> None:
             "recipe": (local.get(version) or releases.manifest_of(version))["recipe"],
             "made": (local.get(version) or releases.manifest_of(version))["created_at"],
         }
-        for version in sorted({*released, *local}, reverse=True)
+        for version in {*released, *local}
     ]
+    rows.sort(key=itemgetter("made", "version"), reverse=True)
     if as_json:
         print_json(rows)
         return
@@ -72,7 +77,7 @@ def show(version: str, as_json: bool) -> None:
 
     Example: flask model show 20261123-0a1b2c3d
     """
-    manifest = _manifest(version)
+    manifest = manifest_of(version)
     if as_json:
         print_json(manifest)
     else:
@@ -233,10 +238,10 @@ def card(version: str) -> None:
 
     Example: flask model card 20261123-0a1b2c3d > card.md
     """
-    click.echo(cards.markdown(_manifest(version)))
+    click.echo(cards.markdown(manifest_of(version)))
 
 
-def _manifest(version: str) -> Manifest:
+def manifest_of(version: str) -> Manifest:
     for manifest in artifact.kept(settings().model_dir):
         if manifest["version"] == version:
             return manifest
@@ -265,10 +270,20 @@ def scorer_of(version: str | None) -> TextScorer:
 def show_record(manifest: Manifest) -> None:
     click.echo(f"{manifest['version']}: recipe {manifest['recipe']}, trained in {manifest['duration_seconds']} s")
     if not manifest["metrics"]:
+        click.echo("It was not measured: no text was held out.")
         return
     table = Table("held-out texts", "number", "accuracy", "macro recall", "calibration error", title="")
-    slices = {"all": manifest["metrics"]["all"], **manifest["metrics"]["by_source"]}
-    for name, one in slices.items():
+    measures = manifest["metrics"]
+    for name, one in {"all": measures["all"], **measures["by_source"]}.items():
         shares = (f"{one[measure]:.3f}" for measure in ("accuracy", "macro_recall", "calibration_error"))
         table.add_row(name, f"{one['texts']:,}", *shares)
     out.print(table)
+    if measures["all"]["judged_on"] != THREE_CLASSES:
+        click.echo(f"Judged on {measures['all']['judged_on']}.")
+    if measures["all"]["texts"] < FEW_TEXTS:
+        click.echo("So few texts say little of how good it is.")
+    if against := measures.get("against"):
+        click.echo(
+            f"Beside {against['version']}, on {against['texts']:,} texts that neither learned from: macro recall "
+            f"{against['macro_recall']:.3f}, where that one has {against['its_macro_recall']:.3f}."
+        )

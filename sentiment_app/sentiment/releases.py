@@ -329,19 +329,26 @@ def _check_state(release: ModelRelease) -> None:
 
 def _check_measures(candidate: Manifest, active: Manifest) -> None:
     ours, theirs = _recalls(candidate), _recalls(active)
-    if not theirs:
-        return  # nothing is known of the active one either
     common = ours.keys() & theirs.keys()
-    if not common:
+    against = candidate["metrics"].get("against", {})
+    if common:
+        mean, floor = (sum(one[name] for name in common) / len(common) for one in (ours, theirs))
+        texts = ", ".join(name for name, _ in sorted(common))
+    elif against.get("version") == active["version"]:
+        mean, floor = against["macro_recall"], against["its_macro_recall"]
+        texts = f"{against['texts']:,} texts that neither learned from"
+    elif not theirs:
+        return  # nothing is known of the active one either
+    else:
         raise ModelError(
             f"it was not measured on any texts that the active {active['version']} was measured on; compare them with "
-            "'flask model evaluate --compare', and 'allow worse' activates it all the same"
+            "'flask model evaluate --compare' on texts that neither learned from, and --allow-worse (in the API "
+            "allow_worse=true) activates it all the same"
         )
-    mean, floor = (sum(one[name] for name in common) / len(common) for one in (ours, theirs))
     if mean < floor - METRIC_TOLERANCE:
         raise ModelError(
-            f"its macro recall on {', '.join(name for name, _ in sorted(common))} is {mean:.3f}, that of the active "
-            f"{active['version']} {floor:.3f}; 'allow worse' activates it all the same"
+            f"its macro recall on {texts} is {mean:.3f}, that of the active {active['version']} {floor:.3f}; "
+            "--allow-worse (in the API allow_worse=true) activates it all the same"
         )
 
 

@@ -104,7 +104,8 @@ def test_check_the_settings(flask):
 def test_the_active_model_is_shown(flask, model):
     assert json.loads(flask("model", "info", "--json").output)["version"] == model[1]
     assert model[1] in flask("model", "info").output
-    assert json.loads(flask("model", "list", "--json").output)[0]["state"] == "active"
+    states = {one["version"]: one["state"] for one in json.loads(flask("model", "list", "--json").output)}
+    assert states[model[1]] == "active"
     assert model[1] in flask("model", "list").output
     assert json.loads(flask("model", "show", model[1], "--json").output)["recipe"] == "templates"
     assert flask("model", "show", "nope").exit_code == 1

@@ -58,7 +58,7 @@ def test_csv_and_ndjson_are_read_alike(tmp_path, name, content):
         ("a.ndjson", "[]", "line 1: is no object"),
         ("a.parquet", "no parquet", "cannot be read"),
         ("a.txt", "x", "no known kind"),
-        ("a.csv", b"text,label\n\xff,positive\n", "cannot be read"),
+        ("a.csv", b"text,label\n\xff,positive\n", "not UTF-8"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_line(tmp_path, name, content, said):

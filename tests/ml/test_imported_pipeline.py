@@ -49,6 +49,12 @@ def imported(flask, tmp_path):
     return version, fitted
 
 
+def test_a_pipeline_that_takes_no_texts_is_refused(flask, tmp_path):
+    joblib.dump(LogisticRegression().fit([[1.0], [2.0], [3.0]], LABELS[:3]), tmp_path / "numbers.joblib")
+    done = flask("import", str(tmp_path / "numbers.joblib"))
+    assert (done.exit_code, "does not score texts" in done.output) == (1, True)
+
+
 def test_an_imported_pipeline_is_served_as_it_is(client, as_ada, imported):
     version, fitted = imported
     answer = client.post("/api/v1/sentiment/analyze", json={"text": "good", "explain": True}, headers=as_ada).json

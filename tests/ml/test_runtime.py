@@ -91,7 +91,8 @@ def test_scorer_is_exact(pipeline: SentimentPipeline, scorer: Scorer, text: str)
 def test_contributions_add_up(scorer: Scorer, text: str) -> None:
     bias, parts = scorer.explain(text)
     total = bias + math.fsum(part.contribution for part in parts)
-    assert math.isclose(total, scorer.log_odds(text)[0], abs_tol=1e-9)
+    scores = scorer.score(text)
+    assert math.isclose(total, math.log(scores.positive / scores.negative), abs_tol=1e-9)
     assert all(part.surface == text[part.start : part.end] for part in parts)
 
 

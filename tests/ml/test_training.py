@@ -3,11 +3,14 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from sentiment_app.ml import datasets, experiment, training
-from sentiment_app.ml.datasets import DataError
-from sentiment_app.ml.runtime import ModelError
+from sentiment_app.ml import datasets, evaluation, experiment, training
+from sentiment_app.ml.artifact import Artifact
+from sentiment_app.ml.datasets import DataError, Row
+from sentiment_app.ml.runtime import LABELS, ModelError
+from sentiment_app.sentiment import releases
 
 
 @pytest.fixture(scope="session")
@@ -18,14 +21,22 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def own(tmp_path):
-    """A file of one's own texts, as arguments."""
-    file = tmp_path / "own.csv"
-    rows = [
-        f"{word} number {n},{label}" for n in range(60) for word, label in (("splendid", 2), ("dire", 0), ("grey", 1))
-    ]
-    file.write_text("text,label\n" + "\n".join(rows))
-    return ["--data", str(file), "--labels", "0=negative,1=neutral,2=positive"]
+def make_own(tmp_path):
+    """Writes a file of one's own texts; returns it as arguments."""
+
+    def make(number=60, labels=(2, 0, 1)):
+        file = tmp_path / "own.csv"
+        words = list(zip(("splendid", "dire", "grey"), labels, strict=True))
+        rows = [f"{word} number {n},{label}" for n in range(number) for word, label in words]
+        file.write_text("text,label\n" + "\n".join(rows))
+        return ["--data", str(file), "--labels", "0=negative,1=neutral,2=positive"]
+
+    return make
+
+
+@pytest.fixture
+def own(make_own):
+    return make_own()
 
 
 @pytest.fixture
@@ -33,12 +44,21 @@ def train(make_app, data_dir, tmp_path):
     """Trains, and returns the manifest."""
     app = make_app(data_dir=data_dir, model_dir=tmp_path / "models")
 
-    def train(*arguments):
+    def train(*arguments, exit_code=0):
         done = app.test_cli_runner().invoke(args=["model", "train", *arguments, "--json"])
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout.splitlines()[-1])
+        assert done.exit_code == exit_code, done.output
+        return json.loads(done.stdout.splitlines()[-1]) if exit_code == 0 else done.output
 
     return train
+
+
+@pytest.fixture
+def packaged(app, model):
+    """An active model that learned from the packaged data, as its manifest says."""
+    manifest = json.loads(model[0].manifest)
+    told = {"version": "packaged", "data": [{"package": "reviews"}], "metrics": {"all": {}, "by_source": {}}}
+    releases.release(Artifact(json.dumps(manifest | told).encode(), model[0].serving), by="tests")
+    releases.activate("packaged", by="tests")
 
 
 def test_the_data_are_distinct_texts_of_two_or_three_classes(data_dir):
@@ -56,6 +76,68 @@ def test_own_texts_train_a_model_the_same_bit_for_bit(train, own):
     first, second = train(*own, "--recipe", "fast"), train(*own, "--recipe", "fast")
     assert first["data"][0]["file"] == "own.csv"
     assert first["files"] == second["files"]
+
+
+def test_a_model_of_own_texts_is_judged_beside_the_active_one(app, packaged, train, make_own):
+    first = train(*make_own(), "--activate")
+    against = first["metrics"]["against"]
+    assert (against["version"], against["macro_recall"]) == ("packaged", 1.0)
+    assert against["texts"] == first["metrics"]["all"]["texts"]
+    second = train(*make_own(number=80), "--activate")  # the first one learned from all of its texts in the end
+    assert second["metrics"]["against"]["version"] == first["version"]
+    assert second["metrics"]["against"]["texts"] == first["metrics"]["all"]["texts"]
+    told = train(*make_own(number=80, labels=(0, 2, 1)), "--recipe", "fast", "--activate", exit_code=1)
+    assert "not measured on any texts" in told  # their labels are not those that the second one was judged on
+    assert releases.active_version() == second["version"]
+
+
+def test_a_model_that_is_worse_on_own_texts_is_refused(app, packaged, train, tmp_path):
+    rows = [
+        Row(f"a {word} thing, number {n}", label, "") for n in range(120) for word, label in (("good", 2), ("bad", 0))
+    ]
+    wrong = [row if datasets.is_held_out(row) else row._replace(label=2 - row.label) for row in rows]
+    lines = [json.dumps({"text": row.text, "label": LABELS[row.label]}) for row in wrong]
+    (tmp_path / "own.ndjson").write_text("\n".join(lines))
+    told = train("--data", str(tmp_path / "own.ndjson"), "--recipe", "fast", "--activate", exit_code=1)
+    assert "texts that neither learned from" in told
+    assert releases.active_version() == "packaged"
+
+
+def test_temperatures_fit_own_texts():
+    words = ("good", "bad", "new")
+    rows = [Row(f"{words[n % 3]} thing number {n}", (2, 0, 1)[(n if n % 4 else n + 1) % 3], "") for n in range(600)]
+    too_sure = replace(training.FAST, polarity_temperature=0.1, neutrality_temperature=0.1)
+    fitted = training.calibrate(rows, {}, too_sure)
+    kept = [row for row in rows if not datasets.is_held_out(row)]
+    held_out = [row for row in rows if datasets.is_held_out(row)]
+    losses = []
+    for parameters in (too_sure, fitted):
+        pipeline = training.train(training.TrainingData(kept, {}), parameters)
+        scores = pipeline.predict_proba([row.text for row in held_out])
+        losses.append(evaluation.judge(scores, np.array([row.label for row in held_out]))["log_loss"])
+    assert losses[1] < losses[0] / 2
+    assert training.calibrate(rows[:1], {}, training.FAST) == training.FAST
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"text;label\nx;positive", "it has text;label"),
+        (b"text,label\nx,1", "--labels says"),
+        ("text,label\ncaf\u00e9,positive".encode("latin-1"), "is not UTF-8 (byte 14); convert it"),
+        (b"text,label\nx,positive\ny,positive", "same label"),
+    ],
+)
+def test_a_file_that_cannot_be_learned_from_is_told(train, tmp_path, content, told):
+    (tmp_path / "own.csv").write_bytes(content)
+    assert told in train("--data", str(tmp_path / "own.csv"), exit_code=1)
+
+
+def test_a_model_judged_on_what_it_learned_from_is_told(app, train, make_own, make_app, tmp_path):
+    made = train(*make_own(), "--recipe", "fast")
+    runner = make_app(model_dir=tmp_path / "models").test_cli_runner()
+    done = runner.invoke(args=["model", "evaluate", made["version"], *make_own()])
+    assert (done.exit_code, "was trained on this file" in done.stderr) == (0, True)
 
 
 def test_a_cached_file_that_was_changed_is_refused(data_dir, tmp_path):
