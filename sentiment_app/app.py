@@ -170,7 +170,10 @@ def _serve_model(app: Flask, settings: Settings) -> None:
     health.init_app(app, model=serving.check, switch=serving.check_switch, model_version=serving.version)
     app.extensions["model_card"] = lambda: cards.page(serving.current().manifest)
     gauges = {
-        "queue_jobs": metrics.Gauge("Jobs that wait for a worker", extensions.queue_depth),
+        "queue_jobs": metrics.Gauge("Jobs that wait for a worker", extensions.queue_depth, ("queue",)),
+        "waiting_seconds": metrics.Gauge(
+            "How long the work has waited that waits longest for a worker", tasks.longest_wait, ("queue",)
+        ),
         "model_age_seconds": metrics.Gauge("Time since the served model was trained", serving.age),
         "task_rows": metrics.Gauge(
             "Rows of the tasks that are kept, by what was found", tasks.rows_found, ("sentiment", "model_version")

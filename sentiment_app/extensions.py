@@ -91,10 +91,10 @@ def queue(name: str = QUEUE) -> Queue:
     return Queue(name, connection=redis(), serializer=JSONSerializer)
 
 
-def queue_depth() -> float | None:
-    """Jobs that wait for a worker; None while Redis is away."""
+def queue_depth() -> dict[tuple[str, ...], float] | None:
+    """Jobs that wait for a worker, by queue; None while Redis is away."""
     try:
-        return float(queue().count)
+        return {(name,): float(queue(name).count) for name in QUEUES}
     except RedisError:
         return None
 

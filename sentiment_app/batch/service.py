@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sentiment_app.batch import engine, reconcile, webhooks
 from sentiment_app.batch.intake import Item
-from sentiment_app.batch.models import OPEN, SETTLED, UNFINISHED, Chunk, Task
+from sentiment_app.batch.models import OPEN, SETTLED, UNFINISHED, Chunk, Delivery, Task
 from sentiment_app.errors import (
     AppError,
     ConflictError,
@@ -22,7 +22,7 @@ from sentiment_app.errors import (
     NotFoundError,
     RateLimitedError,
 )
-from sentiment_app.extensions import db, settings, unit_of_work
+from sentiment_app.extensions import QUEUE, WEBHOOKS, db, settings, unit_of_work
 from sentiment_app.ml.runtime import LABELS, Scores
 from sentiment_app.sentiment.serving import UnknownModelError, serving
 
@@ -376,6 +376,24 @@ def rows_found() -> dict[tuple[str, ...], float] | None:
     return {
         (label, version): float(sum_) for version, *sums_ in rows for label, sum_ in zip(LABELS, sums_, strict=True)
     }
+
+
+def longest_wait() -> dict[tuple[str, ...], float] | None:
+    """Seconds by queue, 0 where nothing waits; None, at once, while PostgreSQL is away.
+
+    Jobs would not tell: a task queues few chunks at a time, however many wait.
+    """
+    of_queue = {
+        QUEUE: select(func.min(Chunk.queued_at)).where(Chunk.state == "queued"),
+        WEBHOOKS: select(func.min(Delivery.next_at)).where(Delivery.state == "pending"),
+    }
+    waits = [func.extract("epoch", func.now() - oldest.scalar_subquery()) for oldest in of_queue.values()]
+    try:
+        found = db.session.execute(select(*waits)).one()
+    except SQLAlchemyError:
+        db.session.rollback()
+        return None
+    return {(name,): max(0.0, float(seconds or 0)) for name, seconds in zip(of_queue, found, strict=True)}
 
 
 def describe(task: Task) -> dict[str, Any]:

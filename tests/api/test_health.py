@@ -105,7 +105,7 @@ def test_metrics_tell_of_requests_and_nothing_of_texts(client, as_ada, model):
     assert answer.status_code == 200
     assert f'scored_rows_total{{model_version="{model[1]}"' in answer.text
     assert 'route="/api/v1/sentiment/analyze",status="200"' in answer.text
-    for name in ("queue_jobs", "model_age_seconds", "commit_rows_bucket", "limiter_fallbacks_total"):
+    for name in ("queue_jobs", "waiting_seconds", "model_age_seconds", "commit_rows_bucket", "limiter_fallbacks_total"):
         assert name in answer.text
     assert "a secret text" not in answer.text
 

@@ -87,6 +87,15 @@ def test_a_job_that_redis_lost_is_sent_again(upload, lines, chunk_jobs, work, fe
     assert fetch(f"/{task}").json["status"] == "completed"
 
 
+def test_how_long_work_has_waited_is_told(upload, lines, work):
+    assert service.longest_wait() == {("default",): 0.0, ("webhooks",): 0.0}
+    upload(lines("a"))
+    db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(seconds=100)))
+    assert service.longest_wait()["default",] >= 100
+    work()
+    assert service.longest_wait()["default",] == 0
+
+
 def test_a_task_whose_end_nobody_noted_is_ended(upload, lines, chunk_jobs, fetch, monkeypatch):
     task = upload(lines("a")).json["task_id"]
     monkeypatch.setattr(engine, "finish", lambda _: False)
