@@ -64,6 +64,9 @@ class Group(LazyGroup):
             raise
 
 
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON, for programs."""
     click.echo(json.dumps(value, ensure_ascii=False, default=str))
@@ -78,7 +81,7 @@ config = Group("config", help="The settings, as this process reads them.")
 
 
 @config.command("check")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 def check(as_json: bool) -> None:
     """Check the settings, and print them with the secrets masked.
 

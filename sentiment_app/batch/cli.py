@@ -15,14 +15,13 @@ from rich.table import Column, Table
 from sentiment_app.batch import intake, render, service
 from sentiment_app.batch import reconcile as reconciling
 from sentiment_app.batch.models import UNFINISHED, VISIBLE
-from sentiment_app.cli import Group, print_json
+from sentiment_app.cli import Group, as_json, print_json
 from sentiment_app.extensions import db, settings
 from sentiment_app.users import service as users
 
 tasks = Group("tasks", help="Score files of texts, and look after the tasks of all users.")
 
 out = Console()
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 LOOK_SECONDS = 0.5
 
 
@@ -99,7 +98,10 @@ def show(task_id: UUID, follow: bool, as_json: bool) -> None:
         print_json(described)
         return
     for name, value in described.items():
-        click.echo(f"{name.replace('_', ' '):16} {value}")
+        parts = value if isinstance(value, dict) else {"": value}
+        for part, one in parts.items():
+            label = f"{name} {part}".replace("_", " ")
+            click.echo(f"{label:24} {'-' if one is None else one}")
 
 
 @tasks.command("results")

@@ -43,10 +43,15 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+WHERE = (
+    "Webhooks go to public addresses over https only, or to those networks that the operator names in WEBHOOK_NETWORKS."
+)
+
+
 class ForbiddenAddressError(Exception):
     """The URL leads to an address that webhooks may not go to."""
 
-    def __init__(self, why: str = "Webhooks go to public addresses over https only.") -> None:
+    def __init__(self, why: str = WHERE) -> None:
         super().__init__(why)
 
 

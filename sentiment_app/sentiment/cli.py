@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from sentiment_app.cli import Group, print_json
+from sentiment_app.cli import Group, as_json, print_json
 from sentiment_app.extensions import settings
 from sentiment_app.ml import artifact
 from sentiment_app.ml.artifact import Manifest
@@ -33,7 +33,6 @@ FEW_TEXTS = 100
 THREE_CLASSES = "three classes"
 
 out = Console()
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def complete_version(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from sentiment_app.cli import print_json
+from sentiment_app.cli import as_json, print_json
 from sentiment_app.extensions import settings
 from sentiment_app.ml import evaluation, experiment, labelled
 from sentiment_app.ml import report as reporting
 from sentiment_app.ml.datasets import Row
 from sentiment_app.sentiment import releases
-from sentiment_app.sentiment.cli import as_json, complete_version, manifest_of, out, scorer_of, show_record, trained
+from sentiment_app.sentiment.cli import complete_version, manifest_of, out, scorer_of, show_record, trained
 from sentiment_app.sentiment.serving import NoModelError, serving
 
 progress = Console(stderr=True)

@@ -20,20 +20,20 @@ from sentiment_app.sentiment.serving import serving
 from sentiment_app.sentiment.writer import GroupWriter, Row
 
 # Texts in other languages, random letters and bare numbers stay below it; see the model card.
-LOW_COVERAGE = 0.5
+ENOUGH_COVERAGE = 0.5
 # Rows that are deleted at a time, so that nobody waits for it.
 BATCH = 1000
 UNSYNCHRONISED = {"synchronize_session": False}
 
 
-class Warning(TypedDict):  # noqa: A001  # it is what the API calls it
+class ScoreWarning(TypedDict):
     """What a caller should know before trusting an answer."""
 
     code: str
     detail: str
 
 
-LOW_EVIDENCE = Warning(
+LOW_COVERAGE = ScoreWarning(
     code="low-coverage", detail="Fewer than half of this text's terms are common in English: its scores say little."
 )
 
@@ -48,7 +48,7 @@ class Analysis(TypedDict):
     model_version: str
     processing_time: float
     coverage: NotRequired[float]
-    warnings: NotRequired[list[Warning]]
+    warnings: NotRequired[list[ScoreWarning]]
     explanation: NotRequired[Explanation]
 
 
@@ -77,8 +77,8 @@ def analyze(
     )
     if coverage is not None:
         analysis["coverage"] = coverage
-        if coverage < LOW_COVERAGE:
-            analysis["warnings"] = [LOW_EVIDENCE]
+        if coverage < ENOUGH_COVERAGE:
+            analysis["warnings"] = [LOW_COVERAGE]
     if explain and (explanation := served.scorer.explain(text)):
         analysis["explanation"] = explanation
     _store(user_id, text, analysis)

@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from sentiment_app.cli import Group, print_json
+from sentiment_app.cli import Group, as_json, print_json
 from sentiment_app.schema import load
 from sentiment_app.users import service
 from sentiment_app.users.models import User
@@ -16,7 +16,6 @@ PAGE = 500
 
 user = Group("user", help="Accounts: make, list, promote, deactivate, reset.")
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 password_stdin = click.option(
     "--password-stdin", is_flag=True, help="Read the password from the first line of standard input."
 )

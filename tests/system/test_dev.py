@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -142,6 +143,23 @@ def test_a_terminal_that_is_closed_stops_everything(checkout):
 def servers_of(checkout):
     """They have sessions of their own, and this folder in their command lines."""
     return [one for one in psutil.process_iter(["cmdline"]) if str(checkout) in " ".join(one.info["cmdline"] or [])]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_port_that_is_taken_is_told(checkout, which):
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port + which)):
+        done = subprocess.run(
+            ["scripts/dev", f"--port={port}"], cwd=checkout, capture_output=True, text=True, timeout=10
+        )
+    assert (done.returncode, f"port {port + which} is taken" in done.stderr) == (1, True)
+
+
+def test_a_path_with_blanks_is_refused(checkout, tmp_path):
+    elsewhere = tmp_path / "with blanks"
+    shutil.copytree(checkout / "scripts", elsewhere / "scripts")
+    done = subprocess.run(["scripts/dev"], cwd=elsewhere, capture_output=True, text=True, timeout=10)
+    assert (done.returncode, "path with blanks" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("arguments", [["--port", "0"], ["--port", "x"], ["--nope"]])
