@@ -25,8 +25,8 @@ def is_ahead() -> bool:
 
 def run() -> None:
     """Run the migrations in one transaction, under a lock, without waiting long for busy tables."""
-    wait_as_long_as_it_takes()  # the next deploy may wait for this one
     with db.engine.begin() as connection:
+        wait_as_long_as_it_takes()  # the next deploy may wait for this one
         context.configure(
             connection=connection,
             target_metadata=db.metadata,

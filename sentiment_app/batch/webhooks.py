@@ -43,7 +43,7 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-WHERE = (
+PUBLIC_ONLY = (
     "Webhooks go to public addresses over https only, or to those networks that the operator names in WEBHOOK_NETWORKS."
 )
 
@@ -51,7 +51,7 @@ WHERE = (
 class ForbiddenAddressError(Exception):
     """The URL leads to an address that webhooks may not go to."""
 
-    def __init__(self, why: str = WHERE) -> None:
+    def __init__(self, why: str = PUBLIC_ONLY) -> None:
         super().__init__(why)
 
 

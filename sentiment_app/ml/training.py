@@ -40,7 +40,7 @@ _GENERAL: Final = ("products", "chatter", "news")
 """Small sources rated by people on no single topic: the nearest to what users will send."""
 
 
-_SPEAKERS: Final = 20
+_PRIOR_TEXTS: Final = 20
 """How many texts each temperature of a recipe counts for when it is fitted to others."""
 
 _LEXICON_SCALE: Final = 3.0
@@ -289,7 +289,7 @@ def calibrate(rows: Sequence[Row], lexicon: dict[str, float], parameters: Parame
     """The same parameters with the temperatures that fit these texts (Guo et al., 2017, "On Calibration").
 
     They have the least log loss on a quarter of the texts, judged by a pipeline that was fitted on the others. Few
-    texts say little of them: each is held back as if so many others spoke for the temperature that was given.
+    texts say little of them: each is held back as if _PRIOR_TEXTS others spoke for the temperature that was given.
     """
     judged = [row for row in rows if is_held_out(row, share=4)]
     fitted = [row for row in rows if not is_held_out(row, share=4)]
@@ -304,7 +304,7 @@ def calibrate(rows: Sequence[Row], lexicon: dict[str, float], parameters: Parame
         polarity, neutrality = raw.cooled(*np.exp(logarithms))
         side = log_expit(np.where(truth == POSITIVE, polarity, -polarity))
         likelihood = np.where(truth == NEUTRAL, log_expit(neutrality), log_expit(-neutrality) + side)
-        return float(_SPEAKERS / 2 * ((logarithms - given) ** 2).sum() - likelihood.sum())
+        return float(_PRIOR_TEXTS / 2 * ((logarithms - given) ** 2).sum() - likelihood.sum())
 
     short, long, neutrality = (float(one) for one in np.exp(minimize(loss, given, method="L-BFGS-B").x).round(3))
     return replace(

@@ -223,15 +223,15 @@ def test_a_name_that_changes_its_mind_is_refused_at_the_attempt(
     monkeypatch.setattr(webhooks.socket, "getaddrinfo", resolve)
     (one,) = deliveries(task.json["task_id"])
     webhooks.deliver(one["id"])
-    assert deliveries(task.json["task_id"])[0]["answer"] == webhooks.WHERE
+    assert deliveries(task.json["task_id"])[0]["answer"] == webhooks.PUBLIC_ONLY
     assert receiver.received == []
 
 
 @pytest.mark.parametrize(
     ("addresses", "told"),
     [
-        (["93.184.215.14", "10.0.0.1"], webhooks.WHERE),
-        (["10.0.0.1"], webhooks.WHERE),
+        (["93.184.215.14", "10.0.0.1"], webhooks.PUBLIC_ONLY),
+        (["10.0.0.1"], webhooks.PUBLIC_ONLY),
         (None, "The name of the host cannot be resolved."),
     ],
 )
