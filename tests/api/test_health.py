@@ -1,7 +1,10 @@
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from sqlalchemy import text, update
 
 from sentiment_app.app import create_app
@@ -108,6 +111,17 @@ def test_metrics_tell_of_requests_and_nothing_of_texts(client, as_ada, model):
     for name in ("queue_jobs", "waiting_seconds", "model_age_seconds", "commit_rows_bucket", "limiter_fallbacks_total"):
         assert name in answer.text
     assert "a secret text" not in answer.text
+
+
+def test_alerts_name_metrics_that_there_are(client, as_ada):
+    client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
+    arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda: ("127.0.0.1", 9464))}
+    told = client.get("/metrics", environ_overrides=arrived).text
+    groups = yaml.safe_load((Path(__file__).parents[2] / "deploy/alerts.yml").read_text())["groups"]
+    (ours,) = [group["rules"] for group in groups if group["name"] == "sentiment"]
+    named = {name for rule in ours for name in re.findall(r"[a-z]+_[a-z_]+", rule["expr"])}
+    assert named == {name for name in named if re.search(rf"^{name}\b", told, re.MULTILINE)}
+    assert len(named) == 3
 
 
 def test_an_unknown_path_is_no_label(client):

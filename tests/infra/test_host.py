@@ -1,11 +1,13 @@
 """What a provisioned and deployed host is like, from inside and from outside."""
 
+import json
 import re
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import httpx
 import pytest
 from conftest import NAME
 
@@ -51,6 +53,23 @@ def test_instances_that_are_no_longer_wanted_go(host, playbook):
     assert not host.service("sentiment-worker@2").is_running
     assert host.service("sentiment-web@1").is_running
     assert "web-3.sock" not in host.file("/etc/nginx/sentiment/http.conf").content_string
+
+
+def test_metrics_can_be_scraped_from_where_the_inventory_says(host, playbook, address):
+    bridge = address.rpartition(".")[0] + ".1"
+    try:
+        playbook("provision", "-e", json.dumps({"app_host_metrics_from": [bridge]}))
+        for instance in (1, 2):
+            told = httpx.get(f"http://{address}:946{instance}/metrics", timeout=10).text
+            assert "http_requests_total" in told
+        assert host.run("curl -s --max-time 3 http://127.0.0.1:9461/metrics").rc != 0
+        score = host.run("systemd-analyze security --no-pager metrics@1.service | tail -n 1").stdout
+        assert float(re.search(r": ([0-9.]+)", score).group(1)) <= 0.5, score
+        again = playbook("provision", "-e", json.dumps({"app_host_metrics_from": [bridge]}))
+        assert re.search(r"app1 .*changed=0 .*failed=0", again), again
+    finally:
+        playbook("provision")
+    assert not is_open(address, 9461)
 
 
 def test_nothing_has_failed(host):
