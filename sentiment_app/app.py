@@ -18,7 +18,7 @@ from sentiment_app.batch import routes as batch
 from sentiment_app.batch import service as tasks
 from sentiment_app.config import Settings
 from sentiment_app.guard import Guard
-from sentiment_app.openapi import NameConverter
+from sentiment_app.operation import NameConverter
 from sentiment_app.sentiment import cards, releases
 from sentiment_app.sentiment import routes as sentiment
 from sentiment_app.sentiment.serving import Serving

@@ -4,7 +4,8 @@ from typing import Any, cast
 
 from flask import Blueprint, Response, current_app, jsonify, redirect, render_template, send_from_directory
 
-from sentiment_app.openapi import document, operation
+from sentiment_app.openapi import document
+from sentiment_app.operation import operation
 
 # Both pages style themselves from their scripts; Redoc searches in a worker made from a blob.
 PAGE_POLICY = (

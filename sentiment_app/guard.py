@@ -19,7 +19,7 @@ from sentiment_app.errors import (
     UnauthenticatedError,
 )
 from sentiment_app.extensions import limiter
-from sentiment_app.openapi import declaration_of
+from sentiment_app.operation import declaration_of
 
 
 class Principal(NamedTuple):

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sentiment_app import __version__, metrics
 from sentiment_app.errors import RETRY_AFTER_SECONDS, NotFoundError, problem
 from sentiment_app.extensions import db, outlive_disconnect, redis, settings
-from sentiment_app.openapi import operation
+from sentiment_app.operation import operation
 from sentiment_app.schema import Schema
 
 NEEDED = {"database", "migrations", "model"}

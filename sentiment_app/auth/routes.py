@@ -8,7 +8,7 @@ from flask import Blueprint, request
 from sentiment_app.auth import schemas, service, tokens
 from sentiment_app.extensions import client_network, limiter, settings
 from sentiment_app.guard import caller
-from sentiment_app.openapi import operation
+from sentiment_app.operation import operation
 from sentiment_app.users import service as users
 from sentiment_app.users import sessions
 from sentiment_app.users.models import User

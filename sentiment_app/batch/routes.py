@@ -19,7 +19,7 @@ from sentiment_app.batch.models import UNFINISHED, Task
 from sentiment_app.errors import InvalidError, MalformedError, UnavailableError, UnsupportedMediaTypeError
 from sentiment_app.extensions import settings
 from sentiment_app.guard import caller
-from sentiment_app.openapi import JSON, operation
+from sentiment_app.operation import JSON, operation
 from sentiment_app.schema import paged
 
 # None of its names is registered: the first one is documented, the others are understood too.

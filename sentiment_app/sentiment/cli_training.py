@@ -67,7 +67,8 @@ def train(
         print_json(manifest)
     else:
         show_record(manifest)
-        click.echo(f"{manifest['version']} is kept; release it with: flask model release {manifest['version']}")
+        further = "" if activate else f"; release it with: flask model release {manifest['version']}"
+        click.echo(f"{manifest['version']} is kept{further}")
     if activate:
         releases.release(trained(manifest["version"]), by=getpass.getuser())
         releases.activate(manifest["version"], by=getpass.getuser(), allow_worse=allow_worse)

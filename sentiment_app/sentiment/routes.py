@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from sentiment_app.extensions import settings
 from sentiment_app.guard import caller
-from sentiment_app.openapi import operation
+from sentiment_app.operation import operation
 from sentiment_app.schema import paged
 from sentiment_app.sentiment import cards, releases, schemas, service
 from sentiment_app.sentiment.models import ModelRelease, SentimentRequest

@@ -7,7 +7,7 @@ from flask import Blueprint
 
 from sentiment_app.extensions import limiter, settings
 from sentiment_app.guard import caller
-from sentiment_app.openapi import operation
+from sentiment_app.operation import operation
 from sentiment_app.schema import PageQuerySchema, paged
 from sentiment_app.users import schemas, service
 from sentiment_app.users.models import User

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import update
 
-from sentiment_app import openapi
+from sentiment_app import operation
 from sentiment_app.batch import engine, service
 from sentiment_app.batch.models import Task
 from sentiment_app.extensions import db
@@ -317,7 +317,7 @@ def test_other_names_of_ndjson_are_known(upload, work, fetch, lines, kind):
 
 def test_where_as_many_large_bodies_are_parsed_as_may_be_the_next_is_told_to_come_again(client, as_ada, full):
     body = {"texts": ["x" * 15_000] * 100}
-    with full(openapi.parsing):
+    with full(operation.parsing):
         answer = client.post(BATCH, json=body, headers=as_ada)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         assert client.post(BATCH, json={"texts": ["x"]}, headers=as_ada).status_code == 202
