@@ -1,3 +1,5 @@
+import io
+import json
 import math
 import unicodedata
 
@@ -51,6 +53,22 @@ def test_an_answer_is_what_its_schema_says(client, as_ada, text, explain):
     answer = client.post(URL, json={"text": text, "explain": explain}, headers=as_ada).json
     AnalysisSchema().load(answer)  # it raises where a field lacks, or is one too many
     assert ("explanation" in answer, "warnings" in answer) == (explain, text.startswith("qwrt"))
+
+
+def test_nobody_waits_for_the_row_of_a_body_that_has_not_come(app, client, as_ada):
+    rows = app.extensions["writer"]._rows
+    expected = []
+
+    class Body(io.BytesIO):
+        def readinto(self, buffer):
+            expected.append(set(rows._expected))
+            return super().readinto(buffer)
+
+    content = json.dumps({"text": "x"}).encode()
+    more = {"input_stream": Body(content), "content_length": len(content), "content_type": "application/json"}
+    assert client.post(URL, headers=as_ada, **more).status_code == 200
+    assert expected
+    assert not any(expected)
 
 
 def test_text_is_normalised_before_it_is_counted_and_stored(client, as_ada):
