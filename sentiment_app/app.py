@@ -21,6 +21,7 @@ from sentiment_app.guard import Guard
 from sentiment_app.operation import NameConverter
 from sentiment_app.sentiment import cards, releases
 from sentiment_app.sentiment import routes as sentiment
+from sentiment_app.sentiment import service as scoring
 from sentiment_app.sentiment.serving import Serving
 from sentiment_app.sentiment.writer import GroupWriter
 from sentiment_app.users import routes as users
@@ -135,16 +136,17 @@ def _flask_config(settings: Settings) -> dict[str, object]:
 
 def _share_commits(app: Flask, settings: Settings) -> None:
     """Before the guard's questions: from then on a request's row is worth waiting for."""
-    writer = GroupWriter(extensions.autocommit, retry_seconds=settings.database_retry_seconds)
-    app.extensions["writer"] = writer
+    app.extensions["writer"] = GroupWriter(extensions.autocommit, retry_seconds=settings.database_retry_seconds)
 
     @app.before_request
     def expect() -> None:
         if request.endpoint == "sentiment.analyze" and (request.content_length or 0) <= SMALL_BODY_BYTES:
             request.get_data()  # until it has come the row is not near, and others shall not wait for it
-            writer.expect()
+            scoring.writer().expect()
 
-    app.teardown_request(writer.forget)
+    @app.teardown_request
+    def forget(_: BaseException | None) -> None:
+        scoring.writer().forget()
 
 
 def _guard(app: Flask, settings: Settings) -> None:

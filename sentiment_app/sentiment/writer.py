@@ -76,7 +76,7 @@ class GroupWriter:
         """This thread's request has begun: its row comes, or `forget` is called."""
         self._rows.expect()
 
-    def forget(self, _error: BaseException | None = None) -> None:
+    def forget(self) -> None:
         """This thread's request has ended: no row comes that has not."""
         self._rows.forget()
 
