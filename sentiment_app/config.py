@@ -139,7 +139,11 @@ class Settings:
     auth_rate_limit: str = _setting(
         "register, login and refresh together, per client address", "20 per minute", check=_is_rate
     )
-    login_rate_limit: str = _setting("login per account, from whatever address", "10 per minute", check=_is_rate)
+    login_rate_limit: str = _setting(
+        "login per account, from whatever address; and changes of the own profile, per user",
+        "10 per minute",
+        check=_is_rate,
+    )
     user_rate_limit: str = _setting("signed-in calls other than scoring, per user", "300 per minute", check=_is_rate)
     scoring_rate_limit: str = _setting("POST /sentiment/analyze, per user", "6000 per minute", check=_is_rate)
 
