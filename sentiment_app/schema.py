@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, ClassVar
@@ -57,6 +58,15 @@ class Flag(fields.Boolean):
         return value
 
 
+class Number(fields.Integer):
+    """A whole number in a query, in the digits of ASCII: Python would also read 1_0 and those of other scripts."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", str(value)):
+            raise self.make_error("invalid", input=value)
+        return int(value)
+
+
 class Cursor(fields.Field[UUID]):
     """Where a page ends: the last row's id, opaque to callers, who hand it back for the next page."""
 
@@ -78,7 +88,7 @@ class Cursor(fields.Field[UUID]):
 class PageQuerySchema(Schema):
     """Which page of a list."""
 
-    limit = fields.Integer(
+    limit = Number(
         load_default=20,
         validate=validate.Range(1, MAX_PAGE),
         metadata={"description": "Rows in a page"},

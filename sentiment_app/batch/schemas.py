@@ -7,7 +7,7 @@ from marshmallow import ValidationError, fields, validate, validates_schema
 from sentiment_app.batch.intake import MAX_KEY
 from sentiment_app.batch.models import VISIBLE
 from sentiment_app.ml.runtime import LABELS
-from sentiment_app.schema import Cursor, PageQuerySchema, Schema, Text
+from sentiment_app.schema import Cursor, Number, PageQuerySchema, Schema, Text
 from sentiment_app.sentiment.schemas import NormalText, ScoresSchema
 
 MAX_ITEMS = 10_000
@@ -137,12 +137,12 @@ class TaskQuerySchema(PageQuerySchema):
 class ResultQuerySchema(Schema):
     """Which results."""
 
-    cursor = fields.Integer(
+    cursor = Number(
         load_default=-1,
         validate=validate.Range(-1, 2**31 - 1),
         metadata={"description": "next_cursor of the page before, or the index of the last row that arrived"},
     )
-    limit = fields.Integer(
+    limit = Number(
         load_default=100, validate=validate.Range(1, MAX_PAGE), metadata={"description": "Rows in a page of JSON"}
     )
 

@@ -76,7 +76,16 @@ def test_since_and_until_are_told_to_the_microsecond(client, as_ada, analyze):
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=1&limit=2", "sentiment=happy", "since=yesterday", "since=2026-01-01T00:00:00", "until=0"]
+    "query",
+    [
+        "limit=1&limit=2",
+        "limit=1_0",
+        "limit=%D9%A1",
+        "sentiment=happy",
+        "since=yesterday",
+        "since=2026-01-01T00:00:00",
+        "until=0",
+    ],
 )
 def test_a_bad_filter_is_pointed_at(client, as_ada, query):
     answer = client.get(f"{URL}?{query}", headers=as_ada)
