@@ -2,6 +2,7 @@
 
     <model_dir>/<version>/serving.npz       what production loads: arrays only, no pickle
                           pipeline.joblib   the fitted scikit-learn pipeline, for training and audit
+                          outcomes.npz      which held-out texts it was right about; the next one is compared on them
                           manifest.json     digests, recipe, data, metrics, golden texts with their scores
 
 A joblib file runs code when it is loaded. So nothing is loaded before its sha256 was found in the manifest, and
