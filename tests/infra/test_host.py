@@ -9,7 +9,7 @@ from functools import partial
 
 import httpx
 import pytest
-from conftest import NAME
+from conftest import NAME, reach
 
 
 def test_a_second_run_changes_nothing(playbook):
@@ -55,14 +55,16 @@ def test_instances_that_are_no_longer_wanted_go(host, playbook):
     assert "web-3.sock" not in host.file("/etc/nginx/sentiment/http.conf").content_string
 
 
-def test_metrics_can_be_scraped_from_where_the_inventory_says(host, playbook, address):
+def test_metrics_can_be_scraped_from_where_the_inventory_says(host, playbook, address, state):
     bridge = address.rpartition(".")[0] + ".1"
     try:
         playbook("provision", "-e", json.dumps({"app_host_metrics_from": [bridge]}))
         for instance in (1, 2):
             told = httpx.get(f"http://{address}:946{instance}/metrics", timeout=10).text
             assert "http_requests_total" in told
-        assert host.run("curl -s --max-time 3 http://127.0.0.1:9461/metrics").rc != 0
+        elsewhere = reach("ca1", state)
+        assert elsewhere.run(f"timeout 3 bash -c '</dev/tcp/{address}/443'").rc == 0
+        assert elsewhere.run(f"timeout 3 bash -c '</dev/tcp/{address}/9461'").rc != 0
         score = host.run("systemd-analyze security --no-pager metrics@1.service | tail -n 1").stdout
         assert float(re.search(r": ([0-9.]+)", score).group(1)) <= 0.5, score
         again = playbook("provision", "-e", json.dumps({"app_host_metrics_from": [bridge]}))
