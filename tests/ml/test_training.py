@@ -20,6 +20,17 @@ def data_dir(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def some_sentences():
+    return list(training.sentences())[::8]
+
+
+@pytest.fixture(autouse=True)
+def fewer_templates(some_sentences, monkeypatch):
+    """A training takes a tenth of the time; of what the templates teach, other tests know."""
+    monkeypatch.setattr(training, "sentences", lambda: some_sentences)
+
+
 @pytest.fixture
 def make_own(tmp_path):
     """Writes a file of one's own texts; returns it as arguments."""
