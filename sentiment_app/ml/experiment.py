@@ -241,11 +241,11 @@ def _against(
     """
     version, learned = rival.manifest["version"], rival.manifest["data"]
     kept = model_dir / version / OUTCOMES
-    if not learned:  # a pipeline from elsewhere, which may have learned from these very texts
+    # One from elsewhere may have learned from these very texts.
+    if not learned or len(held_out) < FEWEST_COMPARED:
         return None
     if ("file" in learned[0]) != ("file" in sources[0]) or not rival.manifest.get("refit", True):
-        scores = np.array([rival.scorer.score(row.text) for row in held_out])
-        theirs = Outcomes.of(held_out, scores) if held_out else ours
+        theirs = Outcomes.of(held_out, np.array([rival.scorer.score(row.text) for row in held_out]))
     elif kept.is_file():
         theirs = Outcomes.read(kept)
     else:

@@ -93,7 +93,7 @@ def _row(path: Path, line: int, record: Any, names: Mapping[str, int]) -> Row:
         raise DataFileError(f"{path}, line {line}: is no object")
     text, label = record.get("text"), record.get("label")
     if not isinstance(text, str) or label is None:
-        columns = ", ".join(str(name) for name in record)
+        columns = ", ".join(str(name) for name in list(record)[:20])
         raise DataFileError(f"{path}, line {line}: needs a column text and a column label; it has {columns}")
     if str(label) not in names:
         raise DataFileError(
