@@ -144,7 +144,8 @@ def test_while_postgresql_hangs_the_answer_is_503_and_the_process_lives(product)
     with psycopg2.connect(product.servers.database_url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         postmaster = psutil.Process(cursor.fetchone()[0]).parent()
-    with another_web(product, DATABASE_STATEMENT_SECONDS="1", DATABASE_RETRY_SECONDS="1") as port:
+    one = {"WEB_CONCURRENCY": "1"}  # a second process may come up only now, and has no model then
+    with another_web(product, DATABASE_STATEMENT_SECONDS="1", DATABASE_RETRY_SECONDS="1", **one) as port:
         url = f"http://127.0.0.1:{port}"
         family = [postmaster, *postmaster.children(recursive=True)]
         for process in family:
