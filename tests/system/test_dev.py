@@ -66,13 +66,20 @@ class Dev:
         (manifest,) = self.checkout.glob(".dev/models/*/manifest.json")
         return json.loads(manifest.read_text())
 
+    def has_welcomed(self):
+        """Whether it says what to paste; that must work from then on."""
+        if "Paste this" not in self.log.read_text():
+            return False
+        assert call(f"http://127.0.0.1:{self.port}/livez")[0] == 200
+        return True
+
     def is_well(self):
         status, told = call(f"http://127.0.0.1:{self.port}/readyz", timeout=2)
         return status == 200 and told["status"] == "ok"
 
     def wait_until_it_serves(self):
         deadline = time.monotonic() + 90
-        while not (self.is_well() and self.has_worker()):
+        while not (self.has_welcomed() and self.is_well() and self.has_worker()):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.2)
