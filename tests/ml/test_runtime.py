@@ -128,6 +128,7 @@ def seconds(text: str) -> float:
     return min(goes)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("unit", _HOSTILE)
 def test_hostile_input_takes_linear_time(unit: str) -> None:
     few = 2_500 // len(unit)

