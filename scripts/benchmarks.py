@@ -418,8 +418,8 @@ def bench_batch(rounds: int, rows: int, most: int) -> None:
 
 CHUNKED = """
 exec(open("deploy/gunicorn.conf.py").read())
-import sentiment_app.app
-sentiment_app.app.tasks.CHUNK_ROWS = {rows}
+from sentiment_app.batch import uploads
+uploads.CHUNK_ROWS = {rows}
 bind, workers = "127.0.0.1:{port}", 1
 """
 

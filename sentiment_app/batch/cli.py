@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from sentiment_app.batch import intake, render, service
+from sentiment_app.batch import intake, render, service, uploads
 from sentiment_app.batch import reconcile as reconciling
 from sentiment_app.batch.models import UNFINISHED, VISIBLE
 from sentiment_app.cli import Group, as_json, print_json
@@ -44,11 +44,11 @@ def submit(file: Path, username: str, model: str | None, follow: bool, **form: A
     )
     if kind is None:
         raise click.ClickException(f"{file} must end in .csv, .ndjson or .jsonl, or one of these and .gz.")
-    submission = service.Submission(users.named(username).id, model)
+    submission = uploads.Submission(users.named(username).id, model)
     limits = intake.Limits(settings().max_upload_rows, settings().max_upload_bytes)
     with file.open("rb") as stream:
         items = intake.read(stream, intake.Format(kind, **form, is_gzip=file.suffix == ".gz"), limits)
-        task = service.submit(submission, items, lambda: "")
+        task = uploads.submit(submission, items, lambda: "")
     click.echo(f"{task.id}: {task.total:,} rows queued")
     if follow:
         _follow(task.id)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from flask import Blueprint, Response, current_app, jsonify, request, stream_with_context, url_for
 
-from sentiment_app.batch import events, intake, render, schemas, service, webhooks
+from sentiment_app.batch import events, intake, limits, render, schemas, service, uploads, webhooks
 from sentiment_app.batch.models import UNFINISHED, Task
 from sentiment_app.errors import InvalidError, MalformedError, UnavailableError, UnsupportedMediaTypeError
 from sentiment_app.extensions import settings
@@ -36,8 +36,8 @@ blueprint = Blueprint("tasks", __name__, url_prefix="/sentiment")
 
 def _before_it_is_read() -> None:
     """Refuse an upload whose sender has enough to wait for; one that was taken before is answered again."""
-    if service.known(_submission(None, None)) is None:
-        service.check_limits(caller().user_id)
+    if uploads.known(_submission(None, None)) is None:
+        limits.check(caller().user_id)
 
 
 @blueprint.post("/analyze/batch")
@@ -60,7 +60,7 @@ def submit_batch(body: dict[str, Any]) -> Response:
     """
     submission = _submission(body.get("model"), body.get("webhook_url"))
     fingerprint = _fingerprint(request.get_data())
-    task = service.replayed(submission, fingerprint) or service.submit(submission, _items(body), lambda: fingerprint)
+    task = uploads.replayed(submission, fingerprint) or uploads.submit(submission, _items(body), lambda: fingerprint)
     return _submitted(task)
 
 
@@ -113,22 +113,22 @@ def _ends_in_time() -> Iterator[None]:
         yield
     except Exception:
         if is_late.is_set():
-            raise service.UploadTooSlowError from None
+            raise uploads.UploadTooSlowError from None
         raise
     finally:
         timer.cancel()
 
 
-def _take_in(submission: service.Submission, form: intake.Format) -> Task:
-    earlier = service.known(submission)
+def _take_in(submission: uploads.Submission, form: intake.Format) -> Task:
+    earlier = uploads.known(submission)
     request.max_content_length = settings().max_upload_bytes
     upload = _Upload(request.stream, request.content_length)
     if earlier:
         upload.drain()
-        return service.replayed(submission, _fingerprint(upload.digest())) or earlier
+        return uploads.replayed(submission, _fingerprint(upload.digest())) or earlier
     limits = intake.Limits(settings().max_upload_rows, settings().max_upload_bytes)
     items = intake.read(cast(IO[bytes], upload), form, limits)
-    return service.submit(submission, items, lambda: _fingerprint(upload.digest()))
+    return uploads.submit(submission, items, lambda: _fingerprint(upload.digest()))
 
 
 @blueprint.get("/tasks")
@@ -265,8 +265,8 @@ class _Upload(io.RawIOBase):
         return self._hash.digest()
 
 
-def _submission(model: str | None, webhook_url: str | None, given_in: str = "body") -> service.Submission:
-    return service.Submission(caller().user_id, model, webhook_url, _idempotency_key(), given_in)
+def _submission(model: str | None, webhook_url: str | None, given_in: str = "body") -> uploads.Submission:
+    return uploads.Submission(caller().user_id, model, webhook_url, _idempotency_key(), given_in)
 
 
 def _idempotency_key() -> str | None:

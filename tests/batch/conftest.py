@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from sentiment_app.batch import engine, service
+from sentiment_app.batch import engine, uploads
 from sentiment_app.extensions import queue
 from sentiment_app.worker import Worker
 
@@ -17,7 +17,7 @@ def work(app):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(service, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(uploads, "CHUNK_ROWS", 3)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
-from sentiment_app.batch import engine, reconcile, service
+from sentiment_app.batch import engine, reconcile, service, uploads
 from sentiment_app.batch.models import Chunk, Task
 from sentiment_app.extensions import db, queue
 from sentiment_app.ml.runtime import Scorer
@@ -120,7 +120,7 @@ def test_without_redis_a_task_is_accepted_and_scored_when_it_is_back(make_app, a
 def test_few_chunks_of_a_task_are_queued_at_a_time_and_a_small_task_takes_its_turn(
     upload, lines, chunk_jobs, monkeypatch
 ):
-    monkeypatch.setattr(service, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(uploads, "CHUNK_ROWS", 1)
     upload(lines(*(str(number) for number in range(50))))
     upload(lines("small"))
     jobs = chunk_jobs()
@@ -222,7 +222,7 @@ def test_only_ids_travel(upload, lines, app):
 
 
 def test_an_upload_that_nobody_ends_is_forgotten(app, ada, model):
-    service.open_task(service.Submission(ada.id), model[1])
+    uploads.open_task(uploads.Submission(ada.id), model[1])
     db.session.execute(update(Task).values(touched_at=func.now() - timedelta(minutes=6)))
     assert reconcile.reconcile()["uploads"] == 1
     assert db.session.scalar(select(func.count()).select_from(Task)) == 0
@@ -329,28 +329,28 @@ def test_both_halves_of_a_chunk_are_queued(upload, lines, chunk_jobs):
 def test_an_upload_is_closed_once(upload, lines, work, fetch):
     task = upload(lines("a")).json["task_id"]
     work()
-    service._close(UUID(task), 1, "")  # as when the first answer was lost
+    uploads._close(UUID(task), 1, "")  # as when the first answer was lost
     assert fetch(f"/{task}").json["status"] == "completed"
 
 
 def test_an_upload_that_was_given_up_meanwhile_is_told_so(client, as_ada, upload, lines, small_chunks, monkeypatch):
-    add = service._add_chunk
+    add = uploads._add_chunk
 
     def late(*arguments):
         add(*arguments)
         db.session.query(Task).delete()
 
-    monkeypatch.setattr(service, "_add_chunk", late)
+    monkeypatch.setattr(uploads, "_add_chunk", late)
     answer = upload(lines(*"abcdef"))
     assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:upload-lost")
 
 
 def test_a_slow_upload_is_alive(app, ada, model, monkeypatch):
-    monkeypatch.setattr(service, "TOUCH_SECONDS", 0)
-    task = service.open_task(service.Submission(ada.id), model[1])
+    monkeypatch.setattr(uploads, "TOUCH_SECONDS", 0)
+    task = uploads.open_task(uploads.Submission(ada.id), model[1])
     db.session.execute(update(Task).values(touched_at=func.now() - timedelta(minutes=6)))
-    next(service._heard(task, iter(["one", "two"])))
-    rest = service._heard(task, iter(["one", "two"]))
+    next(uploads._heard(task, iter(["one", "two"])))
+    rest = uploads._heard(task, iter(["one", "two"]))
     assert list(rest) == ["one", "two"]
     assert reconcile.reconcile()["uploads"] == 0
 

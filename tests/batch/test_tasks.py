@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from sentiment_app import operation
-from sentiment_app.batch import engine, service
+from sentiment_app.batch import engine, uploads
 from sentiment_app.batch.models import Task
 from sentiment_app.extensions import db
 from sentiment_app.sentiment.serving import serving
@@ -262,7 +262,7 @@ def test_an_idempotency_key_holds_for_uploads(upload, fetch, lines):
 
 
 def test_an_idempotency_key_is_refused_while_its_first_request_runs(app, ada, upload, model, lines):
-    service.open_task(service.Submission(ada.id, idempotency_key="busy"), model[1])
+    uploads.open_task(uploads.Submission(ada.id, idempotency_key="busy"), model[1])
     answer = upload(lines("a"), **{"Idempotency-Key": "busy"})
     assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:idempotency-in-progress")
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from sqlalchemy import func, update
 
-from sentiment_app.batch import reconcile, service, webhooks
+from sentiment_app.batch import reconcile, uploads, webhooks
 from sentiment_app.batch.models import Delivery, Task
 from sentiment_app.extensions import WEBHOOKS, db, queue
 from sentiment_app.sentiment import serving as serving_module
@@ -259,7 +259,7 @@ def test_a_name_is_judged_by_all_its_addresses_at_the_attempt(
 
 def test_a_task_that_fails_is_told_once(make_app, as_ada, work, deliveries, receiver, model, monkeypatch):
     app = make_app(webhook_networks=["127.0.0.0/8"])
-    monkeypatch.setattr(service, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(uploads, "CHUNK_ROWS", 1)
     url = f"http://127.0.0.1:{receiver.server_port}/"
     body = {"texts": ["a", "b", "c"], "webhook_url": url}
     task = app.test_client().post(BATCH, json=body, headers=as_ada).json["task_id"]
