@@ -162,6 +162,20 @@ def test_a_large_body_is_refused_as_a_problem(state, address):
     assert "x-request-id: " in answer
 
 
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        (("--http1.1", "--header", "Host:"), "HTTP/1.1 400"),
+        (("--http1.1", "--header", f"X-Long: {'x' * 10_000}"), "HTTP/1.1 431"),
+        (("--http2", "--header", f"X-Long: {'x' * 10_000}"), "HTTP/2 431"),
+    ],
+)
+def test_what_nginx_refuses_is_told_as_a_problem(state, address, options, status):
+    answer = curl(state, address, *options, f"https://{NAME}/livez")
+    assert answer.startswith(status)
+    assert "application/problem+json" in answer
+
+
 def test_maintenance_is_told(host, state, address):
     host.run("touch /etc/nginx/sentiment/maintenance")
     try:

@@ -24,6 +24,17 @@ def test_a_secret_is_replaced_and_nobody_notices(host, state, playbook, load, se
     assert not (state / "secrets" / f"{secret}.before").exists()
 
 
+def test_while_somebody_deploys_no_secret_is_replaced(host, state, playbook):
+    before = (state / "secrets" / "gate_password").read_text()
+    host.run("mkdir /run/deploying && echo 'grace deploys 1.2 since noon' >/run/deploying/who")
+    try:
+        out = playbook("rotate-secrets", "-e", "secret=gate_password", check=False)
+    finally:
+        host.run("rm -r /run/deploying")
+    assert "grace deploys 1.2 since noon" in out
+    assert (state / "secrets" / "gate_password").read_text() == before
+
+
 def test_a_controller_without_the_secrets_makes_no_new_ones(host, playbook, tmp_path):
     before = host.file("/etc/sentiment/credentials/jwt_secret_key").content_string
     out = playbook("provision", "-e", f"secrets_dir={tmp_path}/none", check=False)
