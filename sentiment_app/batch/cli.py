@@ -57,7 +57,7 @@ def submit(file: Path, username: str, model: str | None, follow: bool, **form: A
 @tasks.command("list")
 @click.option("--user", "username", help="Of one user only.")
 @click.option("--status", type=click.Choice(VISIBLE), help="Of one status only.")
-@click.option("--limit", default=20, show_default=True, help="As many at most.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="As many at most.")
 @as_json
 def index(username: str | None, status: str | None, limit: int, as_json: bool) -> None:
     """List tasks, the newest first.
