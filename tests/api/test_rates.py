@@ -30,8 +30,8 @@ def test_over_the_rate_comes_a_429_and_when_to_return(make_app, as_ada):
 
 
 def test_who_waits_as_long_as_told_is_admitted(make_app, as_ada):
-    client = make_app(user_rate_limit="4 per 1 second").test_client()
-    for _ in range(2):  # a window that is full, and one after it
+    client = make_app(user_rate_limit="4 per 2 second").test_client()
+    for _ in range(3):  # windows that are full, and those after them
         while (answer := client.get(WHO, headers=as_ada)).status_code == 200:
             pass
         time.sleep(int(answer.headers["Retry-After"]))

@@ -5,9 +5,14 @@ import gzip
 import io
 import json
 import re
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import func, update
+
+from sentiment_app.batch.models import Chunk
+from sentiment_app.extensions import db
 
 ROWS = "id,review\n1,I love it\n2,\n3,It is awful\n"
 
@@ -70,10 +75,14 @@ def test_tasks_are_listed_by_user_and_status(run, submit, make_user):
     assert json.loads(run("list", "--user", "grace", "--json")) == []
 
 
-def test_a_compressed_file_is_taken(run, ada, work, tmp_path, lines):
+def test_a_compressed_file_is_followed_to_its_end(run, ada, work, tmp_path, lines, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: work())  # what happens while it waits for the next look
     file = tmp_path / "texts.ndjson.gz"
     file.write_bytes(gzip.compress(lines("I love it", "It is awful").encode()))
-    assert "2 rows queued" in run("submit", file, "--user", "ada")
+    told = run("submit", file, "--user", "ada", "--follow")
+    assert "2 rows queued" in told
+    (task,) = json.loads(run("list", "--json"))
+    assert (task["status"], task["request_counts"]["completed"]) == ("completed", 2)
 
 
 def test_a_task_is_cancelled_and_taken_up_again(run, submit, work):
@@ -111,6 +120,13 @@ def test_a_list_of_none_is_refused(run):
     assert "--limit" in run("list", "--limit", "0", exit_code=2)
 
 
-def test_one_look_of_the_reconciler_tells_what_it_did(run):
-    assert json.loads(run("reconcile", "--json"))["tasks"] == 0
-    assert "tasks: 0" in run("reconcile")
+def test_one_look_of_the_reconciler_puts_back_what_was_lost_and_tells(app, run, submit, work):
+    task = submit()
+    app.extensions["redis"].flushdb()
+    work()
+    assert "queued" in run("show", task)
+    db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(minutes=1)))
+    assert json.loads(run("reconcile", "--json"))["jobs"] == 1
+    assert "jobs: 0" in run("reconcile")
+    work()
+    assert "completed" in run("show", task)

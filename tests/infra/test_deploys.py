@@ -34,6 +34,16 @@ def test_two_do_not_deploy_at_once(host, playbook, repository):
     assert "ada deploys" in out
 
 
+def test_nobody_deploys_onto_a_restore_that_failed_long_ago(host, playbook):
+    host.run("mkdir /run/deploying && echo ada restores > /run/deploying/who && touch /run/deploying/stays")
+    host.run("touch -d '1 hour ago' /run/deploying")
+    try:
+        out = playbook("deploy", "-e", f"version={current(host)}", check=False)
+    finally:
+        host.run("rm -r /run/deploying")
+    assert "ada restores" in out
+
+
 def test_a_version_that_is_empty_or_unknown_takes_nothing_away(host, playbook):
     before, there = current(host), host.run("ls /srv/sentiment/releases").stdout
     assert "failed=1" in playbook("deploy", "-e", "version=no-such-thing", check=False)
