@@ -37,6 +37,22 @@ def checkout():
         yield Path(directory)
 
 
+@pytest.fixture
+def start(checkout):
+    """Starts scripts/dev, and ends what a test that failed has left running."""
+    started = []
+
+    def begin(*around):
+        started.append(Dev(checkout, *around))
+        return started[-1]
+
+    yield begin
+    for dev in started:
+        if dev.process.poll() is None:
+            dev.process.terminate()
+            dev.process.wait(40)
+
+
 class Dev:
     """A running scripts/dev."""
 
@@ -86,13 +102,14 @@ class Dev:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_starts_serves_and_leaves_no_process_behind(checkout, number):
-    dev = Dev(checkout)
+def test_it_starts_serves_and_leaves_no_process_behind(checkout, start, number):
+    dev = start()
     dev.wait_until_it_serves()
     measures = dev.first_model()["metrics"]  # kept at the second start
     assert measures["by_source"]["reviews"]["accuracy"] > 0.85
     assert measures["all"]["macro_recall"] > 0.65
     family = dev.family()
+    assert not [one for one in family if one.status() == psutil.STATUS_ZOMBIE]
     dev.process.send_signal(number)
     assert dev.process.wait(40) == 0
     _, alive = psutil.wait_procs(family, timeout=5)
@@ -102,8 +119,8 @@ def test_it_starts_serves_and_leaves_no_process_behind(checkout, number):
 
 
 @at_length
-def test_whatever_is_killed_comes_back(checkout):
-    dev = Dev(checkout)
+def test_whatever_is_killed_comes_back(checkout, start):
+    dev = start()
     dev.wait_until_it_serves()
     family = dev.family()
     for part in ("gunicorn", "sentiment_app.worker", "reconcile"):
@@ -118,8 +135,8 @@ def test_whatever_is_killed_comes_back(checkout):
 
 
 @at_length
-def test_what_a_killed_start_leaves_behind_is_taken_over(checkout):
-    dev = Dev(checkout)
+def test_what_a_killed_start_leaves_behind_is_taken_over(checkout, start):
+    dev = start()
     dev.wait_until_it_serves()
     family = dev.family()
     refused = subprocess.run(
@@ -129,7 +146,7 @@ def test_what_a_killed_start_leaves_behind_is_taken_over(checkout):
     dev.kill()
     psutil.wait_procs([one for one in family if one.name() != "valkey-server"], timeout=20)
     assert {one.name() for one in servers_of(checkout)} == {"postgres", "valkey-server"}
-    dev = Dev(checkout)
+    dev = start()
     dev.wait_until_it_serves()
     dev.process.terminate()
     assert dev.process.wait(40) == 0
@@ -137,8 +154,8 @@ def test_what_a_killed_start_leaves_behind_is_taken_over(checkout):
 
 
 @at_length
-def test_a_terminal_that_is_closed_stops_everything(checkout):
-    dev = Dev(checkout, "script", "--quiet", "--flush", "--log-out", "dev.log", "--command")
+def test_a_terminal_that_is_closed_stops_everything(checkout, start):
+    dev = start("script", "--quiet", "--flush", "--log-out", "dev.log", "--command")
     dev.wait_until_it_serves()
     family = dev.family()
     dev.kill()  # it is the terminal
