@@ -155,7 +155,8 @@ def test_what_a_killed_start_leaves_behind_is_taken_over(checkout, start):
 
 @at_length
 def test_a_terminal_that_is_closed_stops_everything(checkout, start):
-    dev = start("script", "--quiet", "--flush", "--log-out", "dev.log", "--command")
+    heard = ("env", "--default-signal=HUP")  # nohup around the tests does not reach them
+    dev = start(*heard, "script", "--quiet", "--flush", "--log-out", "/dev/null", "--command")
     dev.wait_until_it_serves()
     family = dev.family()
     dev.kill()  # it is the terminal
