@@ -6,6 +6,7 @@ WEB_CONCURRENCY   processes, by default one for each core, and four at most
 WEB_THREADS       threads in each
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -19,6 +20,8 @@ if made_metrics_folder:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="sentiment-metrics-")
 
 from gunicorn.glogging import Logger
+from gunicorn.http.errors import ParseException
+from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import ThreadWorker
 
 from sentiment_app.config import ConfigError, Settings
@@ -37,7 +40,21 @@ class QuietLogger(Logger):
         """Do nothing, at no cost."""
 
 
-class BalancedWorker(ThreadWorker):
+class ProblemWorker(ThreadWorker):
+    """Answers what is no HTTP as the application answers errors; gunicorn would quote it, in its log too."""
+
+    def handle_error(self, req, client, addr, exc):
+        """Answer what gunicorn cannot read."""
+        if isinstance(exc, ParseException):
+            from sentiment_app.errors import answer_to_no_http  # noqa: PLC0415  # the master does without it
+
+            with contextlib.suppress(OSError):  # gone by now
+                write_nonblock(client, answer_to_no_http(exc))
+        else:
+            super().handle_error(req, client, addr, exc)
+
+
+class BalancedWorker(ProblemWorker):
     """Leaves a new connection to a worker that has fewer of them.
 
     Whoever wakes first would take all that wait, and as clients keep their connections, one process would go on

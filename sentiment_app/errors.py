@@ -1,13 +1,21 @@
 """Every error leaves the service here, in one shape: application/problem+json (RFC 9457)."""
 
-import http
+import json
+from http import HTTPStatus
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 import structlog
+import uuid_utils.compat as uuid
 from flask import Flask, Response, g, jsonify, request
 from flask_jwt_extended.exceptions import JWTExtendedException
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from jwt.exceptions import PyJWTError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -16,6 +24,7 @@ from sentiment_app.extensions import is_disconnect, is_overload
 
 PROBLEM_TYPE = "urn:sentiment-app:problem:"
 RETRY_AFTER_SECONDS = 5
+NO_HTTP = {LimitRequestLine: 414, ExpectationFailed: 417, LimitRequestHeaders: 431, UnsupportedTransferCoding: 501}
 
 log = structlog.get_logger()
 
@@ -117,18 +126,34 @@ def init_app(app: Flask) -> None:
 
 def problem(status: int, detail: str, kind: str | None = None, **members: Any) -> Response:
     """A problem document (RFC 9457, section 3); members that are None are left out."""
-    body = {
-        "type": PROBLEM_TYPE + kind if kind else "about:blank",
-        "title": http.HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "instance": quote(request.path),
-        "request_id": g.request_id,
-        **{name: value for name, value in members.items() if value is not None},
-    }
-    answer = jsonify(body)
+    members = {"instance": quote(request.path), "request_id": g.request_id, **members}
+    answer = jsonify(_document(status, detail, kind, members))
     answer.status_code, answer.mimetype = status, "application/problem+json"
     return answer
+
+
+def answer_to_no_http(error: ParseException) -> bytes:
+    """A whole response, with a problem, to bytes that gunicorn cannot read as a request.
+
+    Neither it nor the log quotes them: where a body is longer than its client said, they are text.
+    """
+    status, request_id = HTTPStatus(NO_HTTP.get(type(error), 400)), str(uuid.uuid7())
+    log.warning("no_http", error=type(error).__name__, status=status, request_id=request_id)
+    body = json.dumps(_document(status, "This is no HTTP request that can be read.", None, {"request_id": request_id}))
+    return (
+        f"HTTP/1.1 {status} {status.phrase}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+        f"Content-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\n\r\n{body}"
+    ).encode()
+
+
+def _document(status: int, detail: str, kind: str | None, members: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": PROBLEM_TYPE + kind if kind else "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **{name: value for name, value in members.items() if value is not None},
+    }
 
 
 def _app_error(error: AppError) -> Response:

@@ -223,6 +223,33 @@ def test_an_upload_that_trickles_in_for_too_long_is_hung_up_on(product):
     assert answered == (408, "urn:sentiment-app:problem:upload-too-slow")
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"such private words, of a body that is longer than it says\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nsuch private words\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: such private words\r\n\r\n", 501),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: such private words\r\n\r\n", 417),
+        (b"GET /livez?" + b"such+private+words" * 500 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET /livez HTTP/1.1\r\n" + b"Such: private words\r\n" * 101 + b"\r\n", 431),
+    ],
+)
+def test_what_is_no_http_is_answered_with_a_problem_and_quoted_nowhere(product, sent, status):
+    with socket.create_connection(("127.0.0.1", product.port), timeout=10) as client:
+        client.sendall(sent)
+        response = HTTPResponse(client)
+        response.begin()
+        problem = json.loads(response.read())
+        assert client.recv(1) == b""
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert (response.status, problem["status"], problem["title"]) == (status, status, response.reason)
+    assert response.headers["X-Request-ID"] == problem["request_id"]
+    assert "private" not in json.dumps(problem)
+    log = product.log.read_text()
+    assert problem["request_id"] in log
+    assert "private words" not in log
+
+
 def test_the_log_is_json_and_tells_no_text_token_or_password(product):
     token = product.token()
     call(product.url + "/api/v1/sentiment/analyze", {"text": "a very private text"}, token)
