@@ -162,23 +162,44 @@ def test_a_large_body_is_refused_as_a_problem(state, address):
     assert "x-request-id: " in answer
 
 
-def test_a_large_header_is_refused_as_a_problem(state, address):
-    header = f"X-Long: {'x' * 10_000}"  # over HTTP/2 Nginx ends the connection instead
-    answer = curl(state, address, "--http1.1", "--header", header, f"https://{NAME}/livez")
-    assert answer.startswith("HTTP/1.1 431")
-    assert "application/problem+json" in answer
+LARGE = f"X-Long: {'x' * 10_000}"  # over HTTP/2 Nginx ends the connection instead
+
+
+@pytest.mark.parametrize(
+    ("options", "url", "status"),
+    [
+        (["--header", "Host:"], "https://{}/livez", 400),
+        (["--request", "no method"], "https://{}/livez", 400),
+        ([], "http://{}:443/livez", 400),
+        ([], "https://{}/metrics", 404),
+        (["--request", "TRACE"], "https://{}/livez", 405),
+        ([], "https://{}/" + "x" * 9_000, 414),
+        (["--header", LARGE], "https://{}/livez", 431),
+        (["--header", "Transfer-Encoding: words"], "https://{}/livez", 501),
+    ],
+)
+def test_what_nginx_refuses_is_told_as_a_problem(state, address, options, url, status):
+    answer = curl(state, address, "--http1.1", *options, url.format(NAME))
+    assert answer.startswith(f"HTTP/1.1 {status} ")
+    assert "Content-Type: application/problem+json" in answer
+    problem = json.loads(answer.split("\n\n", 1)[1])
+    assert problem["status"] == status
+    assert f"X-Request-ID: {problem['request_id']}" in answer
 
 
 def test_maintenance_is_told(host, state, address):
     host.run("touch /etc/nginx/sentiment/maintenance")
     try:
         api = curl(state, address, f"https://{NAME}/api/v1/users/me")
+        keyed = ["--header", "Idempotency-Key: 1", "--json", "{}"]
+        repeatable = curl(state, address, *keyed, f"https://{NAME}/api/v1/sentiment/analyze/batch")
         page = curl(state, address, f"https://{NAME}/docs")
     finally:
         host.run("rm /etc/nginx/sentiment/maintenance")
-    assert api.startswith("HTTP/2 503")
-    assert "application/problem+json" in api
-    assert "retry-after: " in api
+    for answer in (api, repeatable):
+        assert answer.startswith("HTTP/2 503")
+        assert "application/problem+json" in answer
+        assert "retry-after: " in answer
     assert page.startswith("HTTP/2 503")
     assert "Back soon" in page
 
