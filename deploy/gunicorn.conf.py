@@ -20,7 +20,7 @@ if made_metrics_folder:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="sentiment-metrics-")
 
 from gunicorn.glogging import Logger
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName, ParseException
 from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -31,6 +31,10 @@ try:
     settings = Settings.from_env()
 except ConfigError as error:
     raise SystemExit(f"Error: {error}") from None
+
+
+# A header that the application may not send (each is a ParseException, too).
+OWN_FAULTS = InvalidResponseHeader, InvalidResponseHeaderName
 
 
 class QuietLogger(Logger):
@@ -45,7 +49,7 @@ class ProblemWorker(ThreadWorker):
 
     def handle_error(self, req, client, addr, exc):
         """Answer what gunicorn cannot read."""
-        if isinstance(exc, ParseException):
+        if isinstance(exc, ParseException) and not isinstance(exc, OWN_FAULTS):
             from sentiment_app.errors import answer_to_no_http  # noqa: PLC0415  # the master does without it
 
             with contextlib.suppress(OSError):  # gone by now

@@ -120,6 +120,8 @@ class Admission:
         if answer.verdict is Verdict.LIST_MISSING:
             self._publish(self._ended_sessions(), whole=True)
             answer = self._run_script(user, session, policy, rate)
+        if answer.verdict is Verdict.LIST_MISSING:  # another process, for which it was suspect, has deleted it again
+            answer = self._ask_postgresql(user, session, policy, rate)
         return answer
 
     def _run_script(self, user: UUID, session: UUID, policy: str, rate: RateLimitItem) -> Admitted:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import limits
 from environs import EnvValidationError, FileAwareEnv, ValidationError, validate
+from flask.helpers import get_debug_flag
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -95,7 +96,8 @@ class Settings:
     """The whole configuration: the field `name` is read from the variable `NAME`."""
 
     environment: str = _setting(
-        "development, testing or production: they differ in values only; unset, it is production, and yet reads .env",
+        "development, testing or production: they differ in values only; unset, it is production, and yet reads .env "
+        "(which any flask command reads that finds one)",
         "production",
         check=validate.OneOf(["development", "testing", "production"]),
     )
@@ -134,7 +136,9 @@ class Settings:
         65536,
         check=validate.Range(min=32),
     )
-    password_iterations: int = _setting("argon2id passes", 3, check=_at_least_one)
+    password_iterations: int = _setting(
+        "argon2id passes; an account takes changed costs over at its next sign-in", 3, check=_at_least_one
+    )
 
     auth_rate_limit: str = _setting(
         "register, login and refresh together, per client address", "20 per minute", check=_is_rate
@@ -206,8 +210,8 @@ class Settings:
             raise ConfigError(_problems(error)) from None
         except ValueError as error:  # a NAME_FILE that cannot be read
             raise ConfigError([str(error)]) from None
-        if values["environment"] == "production" and values["debug"]:
-            raise ConfigError(["DEBUG: must be off in production"])
+        if values["environment"] == "production" and (values["debug"] or get_debug_flag()):
+            raise ConfigError(["DEBUG: must be off in production, as must FLASK_DEBUG"])
         # SQLAlchemy 2.1 takes a bare postgresql:// to mean psycopg 3; ours is psycopg2.
         values["database_url"] = values["database_url"].replace("postgresql://", "postgresql+psycopg2://", 1)
         return cls(**values)

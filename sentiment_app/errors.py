@@ -8,7 +8,6 @@ from urllib.parse import quote
 import structlog
 import uuid_utils.compat as uuid
 from flask import Flask, Response, g, jsonify, request
-from flask_jwt_extended.exceptions import JWTExtendedException
 from gunicorn.http.errors import (
     ExpectationFailed,
     LimitRequestHeaders,
@@ -16,7 +15,6 @@ from gunicorn.http.errors import (
     ParseException,
     UnsupportedTransferCoding,
 )
-from jwt.exceptions import PyJWTError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
@@ -117,8 +115,6 @@ def init_app(app: Flask) -> None:
     """Turn every exception into a problem, those of each library included."""
     app.register_error_handler(AppError, _app_error)
     app.register_error_handler(HTTPException, _http_exception)
-    app.register_error_handler(JWTExtendedException, _token_error)
-    app.register_error_handler(PyJWTError, _token_error)
     app.register_error_handler(ParseException, _body_error)
     app.register_error_handler(SQLAlchemyError, _database_error)
     app.register_error_handler(Exception, _unexpected)
@@ -175,10 +171,6 @@ def _http_exception(error: HTTPException) -> Response:
         if name.lower() not in ("content-type", "content-length")
     )
     return answer
-
-
-def _token_error(error: Exception) -> Response:
-    return _app_error(InvalidTokenError())
 
 
 def _body_error(error: ParseException) -> Response:

@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase
 
+from sentiment_app import metrics
 from sentiment_app.config import Settings
 
 log = structlog.get_logger()
@@ -73,7 +74,20 @@ def client_network() -> str:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-limiter = Limiter(client_network)
+class _Limiter(Limiter):
+    """Counts in memory while Redis is away. The library leaves its error to whoever asks as another finds that out."""
+
+    def _check_request_limit(self, *arguments: Any, **options: Any) -> None:
+        if self._storage_dead:
+            metrics.limiter_fallbacks.inc()
+        try:
+            super()._check_request_limit(*arguments, **options)
+        except RedisError:
+            self.context.seen_limits.clear()
+            self._check_request_limit(*arguments, **options)
+
+
+limiter = _Limiter(client_network)
 
 
 def settings() -> Settings:

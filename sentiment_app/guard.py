@@ -62,7 +62,7 @@ class Guard:
         if admitted.verdict is Verdict.SESSION_ENDED:
             raise InvalidTokenError
         g.principal, g.admitted = principal, admitted
-        if admitted.verdict is Verdict.OVER_RATE:
+        if admitted.verdict is not Verdict.ADMITTED:
             raise RateLimitedError
         if declared.access == "administrator" and not self.is_administrator(principal.user_id):
             raise ForbiddenError

@@ -160,7 +160,8 @@ def _values(data: bytes) -> int:
 
 
 def _turn_for_body() -> contextlib.AbstractContextManager[None]:
-    is_small = request.content_length is not None and request.content_length <= LARGE
+    at_most = request.content_length if request.content_length is not None else request.max_content_length
+    is_small = at_most is not None and at_most <= LARGE
     return contextlib.nullcontext() if is_small else parsing.turn()
 
 

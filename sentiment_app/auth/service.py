@@ -3,8 +3,8 @@
 import contextlib
 
 from sentiment_app.errors import UnauthenticatedError
+from sentiment_app.users import passwords, sessions
 from sentiment_app.users import service as users
-from sentiment_app.users import sessions
 from sentiment_app.users.models import Session
 
 
@@ -27,6 +27,7 @@ def sign_in(username: str, password: str) -> Session:
             break
         with contextlib.suppress(sessions.AccountChangedError):
             session = sessions.start(user.id, user.password_hash)
-            users.renew_hash(user, password)
+            with contextlib.suppress(passwords.BusyError):  # at the next sign-in, then
+                users.renew_hash(user, password)
             return session
     raise BadCredentialsError

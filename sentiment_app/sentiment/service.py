@@ -126,7 +126,7 @@ def history(
     if since:
         rows = rows.where(SentimentRequest.id >= _first_id_at(since), SentimentRequest.created_at >= since)
     if until:
-        after = _first_id_at(until + timedelta(milliseconds=1))  # an id says no more than the millisecond
+        after = _first_id_at(until, later=1)  # an id says no more than the millisecond
         rows = rows.where(SentimentRequest.id < after, SentimentRequest.created_at < until)
     return db.session.scalars(rows.order_by(SentimentRequest.id.desc()).limit(limit)).all()
 
@@ -189,8 +189,9 @@ def _made_at(id_: UUID) -> datetime:
     return datetime.fromtimestamp((id_.int >> 80) / 1000, UTC)
 
 
-def _first_id_at(instant: datetime) -> UUID:
-    milliseconds = max(0, int(instant.timestamp() * 1000))
+def _first_id_at(instant: datetime, later: int = 0) -> UUID:
+    """The least id of an instant, or of so many milliseconds after it, which the last of years has not."""
+    milliseconds = max(0, int(instant.timestamp() * 1000) + later)
     return UUID(int=milliseconds << 80)
 
 

@@ -221,7 +221,9 @@ def _store(
 
 
 def _get(user_id: UUID, *, with_for_update: bool = False) -> User:
-    user = db.session.get(User, user_id, populate_existing=True, with_for_update=with_for_update or None)
+    # Others' rows may be stored in one commit with this user's, which looks whether the user is there (KEY SHARE).
+    lock = {"key_share": True} if with_for_update else None
+    user = db.session.get(User, user_id, populate_existing=True, with_for_update=lock)
     if user is None:
         raise NotFoundError
     return user

@@ -117,7 +117,7 @@ def forget_expired() -> int:
 
 @unit_of_work
 def _forget_some() -> int:
-    some = select(Session.id).where(Session.expires_at < func.now()).limit(BATCH)
+    some = select(Session.id).where(Session.expires_at < func.now() - settings().access_token_life).limit(BATCH)
     expired = delete(Session).where(Session.id.in_(some.scalar_subquery()))
     return cast(CursorResult[Any], db.session.execute(expired)).rowcount
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from sentiment_app import app as app_module
-from sentiment_app import extensions
+from sentiment_app import extensions, operation
 from sentiment_app.app import create_app
 from sentiment_app.extensions import db
 from sentiment_app.sentiment import service
@@ -75,6 +75,19 @@ def test_a_chunked_body_beyond_the_limit_is_refused_not_cut(client, as_ada):
         ANALYZE, input_stream=stream, content_type="application/json", headers=as_ada, environ_overrides=environ
     )
     assert answer.status_code == 413
+
+
+def test_a_small_body_that_comes_in_chunks_needs_no_turn_of_the_large(client, as_ada, full):
+    environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": None}
+    with full(operation.parsing):
+        answer = client.post(
+            ANALYZE,
+            input_stream=io.BytesIO(b'{"text": "x"}'),
+            content_type="application/json",
+            headers=as_ada,
+            environ_overrides=environ,
+        )
+    assert answer.status_code == 200
 
 
 def test_a_database_that_takes_too_long_is_a_503(app, client, as_ada, monkeypatch):

@@ -75,6 +75,13 @@ def test_since_and_until_are_told_to_the_microsecond(client, as_ada, analyze):
     assert [len(items) for items in found] == [1, 0, 0, 1]
 
 
+@pytest.mark.parametrize("end", ["9999-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999999-14:00"])
+def test_the_end_of_time_is_a_bound_too(client, as_ada, analyze, end):
+    analyze(as_ada, "x")
+    assert texts(client.get(URL, query_string={"until": end}, headers=as_ada).json) == ["x"]
+    assert texts(client.get(URL, query_string={"since": end}, headers=as_ada).json) == []
+
+
 @pytest.mark.parametrize(
     "query",
     [

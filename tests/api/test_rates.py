@@ -4,6 +4,7 @@ import time
 
 import pytest
 from product import PASSWORD
+from prometheus_client import REGISTRY
 
 from sentiment_app.extensions import limiter
 
@@ -140,7 +141,9 @@ def test_without_redis_scoring_goes_on_and_is_limited_in_memory(without_redis, a
 def test_without_redis_sign_in_goes_on_and_is_limited_in_memory(without_redis, ada):
     client = without_redis(auth_rate_limit="2 per hour").test_client()
     body = {"username": "ada", "password": "correct horse battery staple"}
+    counted = REGISTRY.get_sample_value("limiter_fallbacks_total")
     assert [client.post(LOGIN, json=body).status_code for _ in range(3)] == [200, 200, 429]
+    assert REGISTRY.get_sample_value("limiter_fallbacks_total") - counted == 3
 
 
 def test_without_redis_an_ended_session_stays_ended(without_redis, client, as_ada):

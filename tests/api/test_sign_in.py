@@ -145,6 +145,16 @@ def test_a_password_hashed_with_old_parameters_is_hashed_anew(make_app, ada):
         assert "t=2" in users.get(ada.id).password_hash
 
 
+def test_a_hash_that_nobody_has_time_to_make_anew_is_no_refusal(make_app, ada, monkeypatch):
+    app = make_app(password_iterations=2)
+
+    def hash_never(_):
+        raise passwords.BusyError
+
+    monkeypatch.setattr(passwords, "hash_password", hash_never)
+    assert app.test_client().post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200
+
+
 def test_a_hash_that_another_sign_in_made_anew_meanwhile_is_no_refusal(make_app, ada, monkeypatch):
     app = make_app(password_iterations=2)
     start = sessions.start

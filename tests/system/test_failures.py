@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPResponse
 from pathlib import Path
@@ -100,15 +101,30 @@ def test_without_redis_scoring_goes_on(product):
     assert call(product.url + "/readyz")[1]["status"] == "ok"
 
 
-def test_while_redis_hangs_scoring_goes_on(product):
+@contextmanager
+def hung_redis(product):
+    """It takes connections, and answers nothing."""
     server = redis.Redis.from_url(product.servers.redis_url).info("server")["process_id"]
-    with Load(product) as load:
-        os.kill(server, signal.SIGSTOP)  # it takes connections, and answers nothing
-        time.sleep(3)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        yield
+    finally:
         os.kill(server, signal.SIGCONT)
+
+
+def test_while_redis_hangs_scoring_goes_on(product):
+    with Load(product) as load:
+        with hung_redis(product):
+            time.sleep(3)
         time.sleep(1)
     assert load.statuses() == {200}
     assert max(seconds for _, _, seconds in load.answers) < 3
+
+
+def test_while_redis_hangs_those_who_sign_in_at_once_are_limited_in_memory(product):
+    with hung_redis(product):
+        answers = at_once(8, lambda _: call(product.url + "/api/v1/auth/refresh", {"refresh_token": "x"}))
+    assert {status for status, _ in answers} <= {401, 429}
 
 
 def test_without_postgresql_the_answer_is_503_and_tells_when_to_return(product):
@@ -174,19 +190,18 @@ def test_a_graceful_stop_fails_no_request_in_hand(product):
     assert set(load.acknowledged()) <= set(stored(product))
 
 
-def test_of_many_who_register_one_name_at_once_one_gets_it(product):
-    answers = []
+def at_once(number, work):
+    """What as many threads get from `work(0)`, `work(1)`, ..."""
+    with ThreadPoolExecutor(number) as threads:
+        return list(threads.map(work, range(number)))
 
+
+def test_of_many_who_register_one_name_at_once_one_gets_it(product):
     def register(number):
         account = {"username": "Racer", "email": f"racer-{number}@example.org", "password": PASSWORD}
-        answers.append(call(product.url + "/api/v1/auth/register", account)[0])
+        return call(product.url + "/api/v1/auth/register", account)[0]
 
-    threads = [threading.Thread(target=register, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert sorted(answers) == [201] + [409] * 7
+    assert sorted(at_once(8, register)) == [201] + [409] * 7
 
 
 def read_answer(client: socket.socket) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from uuid import uuid4
 import limits
 import pytest
 
-from sentiment_app.admission import Admission, Verdict
+from sentiment_app.admission import LIST_KEY, Admission, Verdict
 
 THREADS = 24
 
@@ -71,3 +71,17 @@ def test_a_broken_connection_costs_no_answer(admission, redis):
     redis.client_kill_filter(_type="normal", skipme=True)
     answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "user", rate), range(4))
     assert {one.verdict for one in answers} == {Verdict.ADMITTED}
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_a_list_that_another_process_deletes_again_lets_no_ended_session_in(redis, is_live):
+    admission = Admission(redis, session_life=60, ended_sessions=list, is_live=lambda _session: is_live)
+    publish = admission._publish
+
+    def publish_and_lose(*arguments, **options):
+        publish(*arguments, **options)
+        redis.delete(LIST_KEY)
+
+    admission._publish = publish_and_lose
+    answer = admission.admit(uuid4(), uuid4(), "user", limits.parse("100 per hour"))
+    assert answer.verdict is (Verdict.ADMITTED if is_live else Verdict.SESSION_ENDED)

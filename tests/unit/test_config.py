@@ -83,8 +83,9 @@ def test_a_problem_quotes_no_secret(environment, url):
     assert "s3cr" not in str(caught.value)
 
 
-def test_production_refuses_debug(environment):
-    environment(**GOOD, DEBUG="true")
+@pytest.mark.parametrize("name", ["DEBUG", "FLASK_DEBUG"])
+def test_production_refuses_debug(environment, name):
+    environment(**GOOD, **{name: "true"})
     assert problems() == {"DEBUG"}
 
 
