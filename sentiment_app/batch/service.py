@@ -101,7 +101,9 @@ def longest_wait() -> dict[tuple[str, ...], float] | None:
     Jobs would not tell: a task queues few chunks at a time, however many wait.
     """
     of_queue = {
-        QUEUE: select(func.min(Chunk.queued_at)).where(Chunk.state == "queued"),
+        QUEUE: select(func.min(Chunk.queued_at))
+        .join(Task, Task.id == Chunk.task_id)
+        .where(Chunk.state == "queued", Task.status.in_(("uploading", *OPEN)), Task.deleted_at.is_(None)),
         WEBHOOKS: select(func.min(Delivery.next_at)).where(Delivery.state == "pending"),
     }
     waits = [func.extract("epoch", func.now() - oldest.scalar_subquery()) for oldest in of_queue.values()]

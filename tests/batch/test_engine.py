@@ -96,6 +96,13 @@ def test_how_long_work_has_waited_is_told(upload, lines, work):
     assert service.longest_wait()["default",] == 0
 
 
+def test_chunks_of_a_cancelled_task_wait_for_nobody(client, as_ada, upload, lines):
+    task = upload(lines("a")).json["task_id"]
+    db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(seconds=100)))
+    assert client.post(f"/api/v1/sentiment/tasks/{task}/cancel", headers=as_ada).status_code < 300
+    assert service.longest_wait()["default",] == 0
+
+
 def test_a_task_whose_end_nobody_noted_is_ended(upload, lines, chunk_jobs, fetch, monkeypatch):
     task = upload(lines("a")).json["task_id"]
     monkeypatch.setattr(engine, "finish", lambda _: False)
