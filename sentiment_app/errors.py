@@ -135,7 +135,8 @@ def answer_to_no_http(error: ParseException) -> bytes:
     """
     status, request_id = HTTPStatus(NO_HTTP.get(type(error), 400)), str(uuid.uuid7())
     log.warning("no_http", error=type(error).__name__, status=status, request_id=request_id)
-    body = json.dumps(_document(status, "This is no HTTP request that can be read.", None, {"request_id": request_id}))
+    members = {"instance": f"urn:uuid:{request_id}", "request_id": request_id}
+    body = json.dumps(_document(status, "This is no HTTP request that can be read.", None, members))
     return (
         f"HTTP/1.1 {status} {status.phrase}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
         f"Content-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\n\r\n{body}"

@@ -181,7 +181,7 @@ def _failures(rule: Rule, declared: Operation) -> list[int]:
         400: takes_body,
         413: takes_body,
         415: takes_body,
-        422: bool(takes_body or declared.query or declared.request_headers),
+        422: bool(takes_body or declared.query),
         429: bool(declared.rate),
         503: bool(declared.rate),
     }

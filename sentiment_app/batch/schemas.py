@@ -117,7 +117,11 @@ class TaskSchema(Schema):
     error = fields.String(required=True, allow_none=True)
     summary = fields.Nested(SummarySchema, required=True)
     result = fields.List(
-        fields.Nested(ResultSchema), metadata={"description": "Of a completed task of at most 1000 rows"}
+        fields.Nested(ResultSchema),
+        metadata={
+            "description": "Of a completed task of at most 1000 rows; after Prefer: wait, of any that has ended, "
+            "of at most 10 000"
+        },
     )
 
 

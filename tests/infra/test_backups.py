@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from test_failures import lost
 
 
@@ -29,6 +30,13 @@ def test_a_dropped_database_is_restored_to_the_last_row(host, playbook, load):
     assert rows(host) == before
     assert lost(host, during.ids) == 0
     assert host.run("systemctl start postgresql-backup-check.service").rc == 0  # the log is streamed again
+
+
+@pytest.mark.parametrize("time", ["2026-11-23", "'2026-11-23 12:00:00'", "'2226-11-23 12:00:00+00'"])
+def test_a_moment_that_is_none_stops_nothing(host, playbook, time):
+    assert "is no moment of the past" in playbook("restore", "-e", f"time={time}", check=False)
+    assert host.service("sentiment-web@1").is_running
+    assert not host.file("/run/deploying").exists
 
 
 def test_a_stream_that_is_dead_shows(host):

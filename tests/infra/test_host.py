@@ -17,6 +17,24 @@ def test_a_second_run_changes_nothing(playbook):
     assert re.search(r"app1 .*changed=0 .*failed=0", out), out
 
 
+def test_what_a_run_that_was_cut_off_had_written_is_heeded_after_the_next(host, playbook):
+    def started():
+        return host.run("systemctl show -P ExecMainStartTimestampMonotonic sentiment-web@1 sentiment-worker@1").stdout
+
+    before = started()
+    host.run("touch /etc/sentiment/credentials/jwt_secret_key")  # written, and the run ended there
+    assert re.search(r"app1 .*failed=0", playbook("provision"))
+    assert all(new != old for new, old in zip(started().split(), before.split(), strict=True))
+    before = started()
+    assert re.search(r"app1 .*changed=0 .*failed=0", playbook("provision"))
+    assert started() == before
+
+
+def test_a_setting_that_there_is_not_is_refused(playbook):
+    out = playbook("provision", "-e", '{"app_host_settings": {"HISTORY_DAY": 30}}', check=False)
+    assert "HISTORY_DAY in app_host_settings" in out
+
+
 def test_check_mode_foresees_no_change_but_the_release(playbook):
     assert re.search(r"app1 .*failed=0", playbook("site", "--check", "--diff"))
 
