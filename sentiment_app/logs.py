@@ -54,6 +54,7 @@ def dict_config(level: str) -> dict[str, Any]:
         "loggers": {
             "gunicorn.error": {"level": level, "propagate": True, "handlers": []},
             "alembic.runtime.plugins": {"level": "WARNING"},
+            "urllib3": {"level": "ERROR"},  # or it tells a webhook's address, and what its receiver answered
             "flask-limiter": {"level": "WARNING"},  # or it tells the key of whoever is limited
         },
     }

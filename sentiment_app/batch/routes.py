@@ -85,6 +85,7 @@ def submit_file(query: dict[str, Any]) -> Response:
     application/jsonl, are understood too.
     """
     submission = _submission(query.pop("model"), query.pop("webhook_url"), given_in="query")
+    query["encoding"] = query["encoding"] or request.mimetype_params.get("charset")
     form = intake.Format(_upload_kind(), is_gzip=_is_gzip(), **query)
     with _room("uploading").one(caller().user_id) as has_room:
         if not has_room:  # a sender may be as slow as he likes: he must not take all threads

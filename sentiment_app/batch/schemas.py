@@ -57,7 +57,10 @@ class UploadQuerySchema(Schema):
     column = Text(load_default=None, metadata={"description": "Of the texts, in CSV; otherwise the one named text"})
     id_column = Text(load_default=None, metadata={"description": "Of the names of rows, in CSV"})
     delimiter = Text(load_default=None, metadata={"description": "Of CSV"})
-    encoding = Text(load_default=None, metadata={"description": "Such as utf-8 or cp1252"})
+    encoding = Text(
+        load_default=None,
+        metadata={"description": "Such as utf-8 or cp1252; else the charset of Content-Type, UTF-8, or a guess"},
+    )
     model = Text(load_default=None, validate=validate.Length(1, 64))
     webhook_url = Text(load_default=None, validate=validate.Length(1, 2000))
 

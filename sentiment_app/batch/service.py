@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.batch import engine, limits, reconcile
@@ -81,14 +81,30 @@ def _progress(task_id: UUID) -> engine.Sums:
     return engine.sums(task_id)
 
 
+class _Scrape:
+    """What PostgreSQL is asked at a scrape. One that hangs is left alone for a while: Prometheus waits ten seconds."""
+
+    REST_SECONDS = 30.0
+    rests_until = 0.0
+
+    @classmethod
+    def ask(cls, statement: Select[*tuple[Any, ...]]) -> Sequence[Any] | None:
+        if time.monotonic() < cls.rests_until:
+            return None
+        try:
+            return db.session.execute(statement).all()
+        except SQLAlchemyError:
+            cls.rests_until = time.monotonic() + cls.REST_SECONDS
+            db.session.rollback()
+            return None
+
+
 def rows_found() -> dict[tuple[str, ...], float] | None:
     """Rows of the tasks that have ended, by sentiment and model version; None, at once, while PostgreSQL is away."""
     sums = [func.sum(Task.counts[place + 1]) for place in range(len(LABELS))]  # arrays begin at 1 there
     found = select(Task.model_version, *sums).where(Task.status.in_(SETTLED)).group_by(Task.model_version)
-    try:
-        rows = db.session.execute(found).all()
-    except SQLAlchemyError:
-        db.session.rollback()
+    rows = _Scrape.ask(found)
+    if rows is None:
         return None
     return {
         (label, version): float(sum_) for version, *sums_ in rows for label, sum_ in zip(LABELS, sums_, strict=True)
@@ -107,12 +123,10 @@ def longest_wait() -> dict[tuple[str, ...], float] | None:
         WEBHOOKS: select(func.min(Delivery.next_at)).where(Delivery.state == "pending"),
     }
     waits = [func.extract("epoch", func.now() - oldest.scalar_subquery()) for oldest in of_queue.values()]
-    try:
-        found = db.session.execute(select(*waits)).one()
-    except SQLAlchemyError:
-        db.session.rollback()
+    rows = _Scrape.ask(select(*waits))
+    if rows is None:
         return None
-    return {(name,): max(0.0, float(seconds or 0)) for name, seconds in zip(of_queue, found, strict=True)}
+    return {(name,): max(0.0, float(one or 0)) for name, one in zip(of_queue, rows[0], strict=True)}
 
 
 def describe(task: Task) -> dict[str, Any]:
@@ -120,7 +134,7 @@ def describe(task: Task) -> dict[str, Any]:
     at = progress(task)
     seconds = _seconds(task)
     done = at.completed + at.failed
-    rate = done / seconds if seconds and done else None
+    rate = done / seconds if seconds and seconds > 0 and done else None
     is_running = task.status in OPEN
     return {
         "task_id": task.id,

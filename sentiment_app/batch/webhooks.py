@@ -39,6 +39,7 @@ JOB_SECONDS = 20
 LONG_SECONDS, WAIT_FACTOR = 1.0, 4
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+UNICAST = ipaddress.ip_network("2000::/3")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -277,11 +278,13 @@ def _may_go_to(address: Address, scheme: str) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped:
             address = address.ipv4_mapped
-        elif address in NAT64 or address.sixtofour or address.teredo:
+        elif address.sixtofour or address.teredo or address in NAT64:
             return False  # an IPv4 address in disguise
     if any(address in ipaddress.ip_network(one) for one in settings().webhook_networks):
         return True
-    return scheme == "https" and address.is_global and not address.is_multicast
+    # Of IPv6 nothing else is given out yet (RFC 4291, section 2.4); Python takes some of the rest for public.
+    is_given_out = address.version == 4 or address in UNICAST
+    return scheme == "https" and is_given_out and address.is_global and not address.is_multicast
 
 
 def _key(user_id: UUID) -> bytes:

@@ -15,10 +15,12 @@ import hmac
 import io
 import json
 import platform
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
@@ -126,6 +128,8 @@ class Cache:
 
     def get(self, sha256: str) -> bytes | None:
         """The file with this digest; a file that has another one is thrown away."""
+        if not re.fullmatch("[0-9a-f]{64}", sha256):  # of a manifest whose signature is not checked yet
+            return None
         path = self._directory / sha256
         with contextlib.suppress(OSError):
             content = path.read_bytes()
@@ -163,11 +167,13 @@ def read(directory: Path) -> Artifact:
 
 def kept(model_dir: Path) -> list[Manifest]:
     """The records of all models in a folder, the newest first."""
-    found: list[Manifest] = []
+    found: list[tuple[str, Manifest]] = []
     for path in model_dir.glob(f"*/{MANIFEST}"):
-        with contextlib.suppress(ValueError):  # a broken one hides no other
-            found.append(json.loads(path.read_bytes()))
-    return sorted(found, key=lambda manifest: manifest["created_at"], reverse=True)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a broken one hides no other
+            manifest = json.loads(path.read_bytes())
+            _served_file(manifest["files"])
+            found.append((manifest["created_at"], manifest))
+    return [manifest for _, manifest in sorted(found, key=itemgetter(0), reverse=True)]
 
 
 def describe(files: dict[str, bytes], scorer: TextScorer, code_version: str, **known: Any) -> tuple[Manifest, bytes]:
@@ -210,6 +216,10 @@ def _served_file(files: Mapping[str, object]) -> str:
 
 def _check_golden(scorer: TextScorer, golden: Sequence[Golden]) -> None:
     for one in golden:
-        scores = scorer.score(one["text"])
-        if any(abs(a - b) > GOLDEN_TOLERANCE for a, b in zip(scores, one["scores"], strict=True)):
+        try:
+            scores = scorer.score(one["text"])
+        except Exception as error:
+            raise ModelError(f"the golden texts cannot be scored: {type(error).__name__}") from error
+        # NaN is not near anything.
+        if not all(abs(a - b) <= GOLDEN_TOLERANCE for a, b in zip(scores, one["scores"], strict=True)):
             raise ModelError("the golden texts score otherwise than when the model was built")

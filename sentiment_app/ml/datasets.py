@@ -40,6 +40,13 @@ _RATED: Final = {
     "tweets": "chatter",
     "nytEditorialSnippets": "news",
 }
+REVIEWS, SNIPPETS = "reviews", "snippets"
+GENERAL: Final = tuple(_RATED.values())
+"""Small sources rated by people on no single topic: the nearest to what users will send."""
+
+TREATED_APART: Final = {REVIEWS, SNIPPETS, *GENERAL}
+"""Of the sources of the packaged data those that training has rules for."""
+
 _CUT: Final = 0.5
 """A mean rating (-4 to 4) within this distance of zero counts as neutral."""
 
@@ -177,15 +184,15 @@ def read(cache: Path, review_stride: int = 1) -> list[Row]:
         review_stride: keep only every n-th of the long film reviews.
     """
     films = list(_films(cache))
-    reviews = [row for row in films if row.source == "reviews"][::review_stride]
-    snippets = [row for row in films if row.source == "snippets"]
+    reviews = [row for row in films if row.source == REVIEWS][::review_stride]
+    snippets = [row for row in films if row.source == SNIPPETS]
     return list(distinct([*reviews, *snippets, *_tweets(cache), *_rated(cache)]))
 
 
 def _films(cache: Path) -> Iterator[Row]:
     with (cache / _FILMS).open(encoding="utf-8", newline="") as file:
         for record in csv.DictReader(file):
-            source = "reviews" if record["source"] == "imdb" else "snippets"
+            source = REVIEWS if record["source"] == "imdb" else SNIPPETS
             yield Row(record["text"], POSITIVE if record["label"] == "1" else NEGATIVE, source)
 
 

@@ -157,7 +157,8 @@ def judged(scores: Floats, truth: Integers) -> tuple[Floats, list[int]]:
     if (truth == NEUTRAL).any():
         return scores, [0, 1, 2]
     polar = scores[:, [0, 2]]
-    return polar / polar.sum(axis=1, keepdims=True), [0, 2]
+    total = polar.sum(axis=1, keepdims=True)
+    return np.divide(polar, total, out=np.full_like(polar, 0.5), where=total > 0), [0, 2]
 
 
 def _auc(scores: Floats, truth: Integers, classes: list[int]) -> float | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
@@ -61,7 +62,7 @@ def find_recipe(name: str) -> Recipe:
         raise ModelError(f"there is no recipe {name!r}; name one of {', '.join(RECIPES)}, or a TOML file")
     try:
         changes = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except (OSError, ValueError) as error:  # UnicodeDecodeError is one
         raise ModelError(f"{path} is not TOML: {error}") from None
     known = {one.name for one in fields(training.Parameters)}
     if unknown := sorted(set(changes) - known):
@@ -75,19 +76,27 @@ def _value(path: Path, name: str, value: Any) -> Any:
     if isinstance(default, training.HeadParameters) and isinstance(value, dict):
         if unknown := set(value) - {one.name for one in fields(default)}:
             raise ModelError(f"{path} sets {name}.{', '.join(sorted(unknown))}, which does not exist")
-        return replace(default, **value)
-    value = tuple(value) if isinstance(value, list) else value
-    if isinstance(default, tuple):
-        fits = isinstance(value, tuple) and len(value) == len(default) and all(_is_number(one) for one in value)
-    else:
-        fits = _is_number(default) and _is_number(value)
-    if not fits:
+        return replace(
+            default, **{one: _checked(path, one, given, getattr(default, one)) for one, given in value.items()}
+        )
+    return _checked(path, name, tuple(value) if isinstance(value, list) else value, default)
+
+
+def _checked(path: Path, name: str, value: Any, default: Any) -> Any:
+    if not _fits(value, default) or (name.endswith(("cost", "temperature")) and value == 0):
         raise ModelError(f"{path} sets {name} to {value!r}; it is something like {default!r}")
     return value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, tuple):  # from the first number to the second
+        is_like_it = isinstance(value, tuple) and len(value) == len(default)
+        return is_like_it and all(map(_fits, value, default)) and value[0] < value[1]
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, int):
+        return isinstance(value, int) and value >= 1
+    return isinstance(default, float) and isinstance(value, int | float) and 0 <= value < math.inf
 
 
 def run(

@@ -1,11 +1,13 @@
 """Anyone's own labelled texts: CSV or NDJSON, plain or gzip-compressed, or Parquet.
 
-The columns are `text` and `label`, and `source` where texts of several kinds are to be told apart.
+The columns are `text` and `label`, and `source` where texts of several kinds are to be told apart. Where training has
+rules of its own for packaged data of the same name, it becomes "own …".
 """
 
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -13,8 +15,9 @@ from typing import IO, Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from sentiment_app.ml.datasets import Row
+from sentiment_app.ml.datasets import TREATED_APART, Row
 from sentiment_app.ml.runtime import LABELS, ModelError
+from sentiment_app.ml.templates import SOURCE as TEMPLATES
 from sentiment_app.ml.text import TextError, normalize
 
 SOURCE = "file"
@@ -41,7 +44,7 @@ def read_file(path: Path, names: Mapping[str, int] | None = None) -> list[Row]:
         raise DataFileError(
             f"{path} is not UTF-8 (byte {error.start}); convert it, such as with: iconv -f latin1 -t utf-8"
         ) from None
-    except (OSError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise DataFileError(f"{path} cannot be read: {error}") from None
     if not rows:
         raise DataFileError(f"{path} holds no texts")
@@ -104,4 +107,5 @@ def _row(path: Path, line: int, record: Any, names: Mapping[str, int]) -> Row:
         normal = normalize(text)  # as the service does before it scores
     except TextError as error:
         raise DataFileError(f"{path}, line {line}: the text {error}") from None
-    return Row(normal, names[str(label)], str(record.get("source") or SOURCE))
+    source = str(record.get("source") or SOURCE)
+    return Row(normal, names[str(label)], f"own {source}" if source in {*TREATED_APART, TEMPLATES} else source)

@@ -26,7 +26,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from sentiment_app.ml.datasets import NEGATIVE, NEUTRAL, POSITIVE, Row, is_held_out
+from sentiment_app.ml.datasets import GENERAL, NEGATIVE, NEUTRAL, POSITIVE, REVIEWS, SNIPPETS, Row, is_held_out
 from sentiment_app.ml.runtime import Scorer
 from sentiment_app.ml.templates import SOURCE as TEMPLATES
 from sentiment_app.ml.templates import sentences
@@ -35,9 +35,6 @@ from sentiment_app.ml.text import NEGATED, bigrams, terms
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 Names = npt.NDArray[np.str_]
-
-_GENERAL: Final = ("products", "chatter", "news")
-"""Small sources rated by people on no single topic: the nearest to what users will send."""
 
 
 _PRIOR_TEXTS: Final = 20
@@ -217,7 +214,7 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Polar texts at a weight that balances each source, neutral texts on both sides."""
         weights = _balance(truth, origin)
         weights[origin == TEMPLATES] *= self.parameters.template_weight
-        weights[np.isin(origin, _GENERAL)] *= self.parameters.general_weight
+        weights[np.isin(origin, GENERAL)] *= self.parameters.general_weight
         weights[truth == NEUTRAL] *= self.parameters.neutral_share
         polar, neutral = np.flatnonzero(truth != NEUTRAL), np.flatnonzero(truth == NEUTRAL)
         rows = np.concatenate([polar, neutral, neutral])
@@ -225,17 +222,17 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._head(self.parameters.polarity).fit(x[rows], sides, weights[rows])
 
     def _fit_polarity_long(self, x: sparse.csr_matrix, truth: Labels, origin: Names) -> Head:
-        rows = np.flatnonzero((origin == "reviews") | ~np.any(origin == "reviews"))
+        rows = np.flatnonzero((origin == REVIEWS) | ~np.any(origin == REVIEWS))
         rows = rows[truth[rows] != NEUTRAL]
         head = self._head(self.parameters.polarity_long)
         return head.fit(x[rows], truth[rows] == POSITIVE, np.ones(len(rows)))
 
     def _fit_neutrality(self, x: sparse.csr_matrix, truth: Labels, origin: Names) -> Head:
-        rows = np.flatnonzero(origin != "reviews")
+        rows = np.flatnonzero(origin != REVIEWS)
         neutral = truth[rows] == NEUTRAL
         weights = np.where(neutral, self.parameters.neutral_weight, 1.0)
         weights[origin[rows] == TEMPLATES] *= self.parameters.template_weight
-        weights[origin[rows] == "snippets"] *= self.parameters.snippet_weight
+        weights[origin[rows] == SNIPPETS] *= self.parameters.snippet_weight
         return self._head(self.parameters.neutrality).fit(x[rows], neutral, weights)
 
     def log_odds(self, texts: Sequence[str]) -> tuple[Floats, Floats]:

@@ -32,7 +32,7 @@ model = Group(
 FEW_TEXTS = 100
 THREE_CLASSES = "three classes"
 
-out = Console()
+out = Console(markup=False)  # what names a source is no markup
 
 
 def complete_version(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import encodings
 import gzip
 import io
 import itertools
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from sentiment_app.batch import intake
 from sentiment_app.batch.intake import CSV, NDJSON, Format, Item, Limits
+from sentiment_app.errors import InvalidError
 
 MANY = Limits(10**9, 10**12)
 
@@ -92,6 +94,67 @@ def test_an_encoding_is_found_out():
     for encoding in ("cp1252", "utf-16", "utf-8"):
         assert read(f'text\n"{text}"\n'.encode(encoding), CSV)[0].text.startswith("Das Frühstück")
     assert read(b"\xef\xbb\xbftext\nfine\n", CSV)[0].text == "fine"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "Très déçu, déjà vu. L'hôtel était sale et le garçon impoli."),
+        ("cp1252", "It cost £20 and was not worth it. A naïve idea."),
+        ("cp1252", "Não gostei da refeição, mas a decoração é ótima."),
+        ("cp1252", "Det här är den bästa köttbullen jag ätit på länge."),
+        ("cp1250", "Zażółć gęślą jaźń. Pokój był mały, ale obsługa świetna."),
+        ("cp1250", "Příliš žluťoučký kůň úpěl. Pokoj byl malý, ale čistý."),
+        ("cp1251", "Очень плохой отель, никогда больше не приеду."),
+        ("cp1253", "Το δωμάτιο ήταν μικρό αλλά το προσωπικό ευγενικό."),
+        ("cp932", "部屋は小さかったが、スタッフは素晴らしかった。"),
+        ("gb18030", "房间很小，但是服务员很好。"),
+    ],
+)
+def test_a_guess_is_of_what_files_come_in(encoding, text):
+    rows = f"text\n{text}\n".encode(encoding) * 5
+    assert read(rows, CSV, delimiter=";")[0].text == text
+
+
+def test_a_broken_byte_makes_no_other_encoding_of_utf_8():
+    rows = "text\nLe garçon était très déçu\nfine\n".encode() + b"bro\xffken\n"
+    assert [item.error is None for item in read(rows, CSV, delimiter=",")] == [True, True, False]
+
+
+@pytest.mark.parametrize("kind", [NDJSON, CSV])
+def test_a_mark_at_the_beginning_is_no_text_though_the_encoding_is_named(kind):
+    content = b'\xef\xbb\xbf{"text":"fine"}\n' if kind == NDJSON else b"\xef\xbb\xbftext\nfine\n"
+    assert [item.text for item in read(content, kind, encoding="utf-8")] == ["fine"]
+
+
+def test_what_is_no_encoding_is_not_remembered():
+    known = len(encodings._cache)
+    for number in range(10):
+        with pytest.raises(InvalidError):
+            read(b"x", encoding=f"nonsense-{number}")
+    assert len(encodings._cache) == known
+    for name in ("latin1", "UTF-8", "Windows-1252", "iso-8859-15", "Shift_JIS", "utf_16_le", "l1", "koi8-r"):
+        assert intake._known(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "custom_id"),
+    [
+        ("7", "7"),
+        ("1.5", "1.5"),
+        ("123456789012345678901", "123456789012345678901"),
+        ("-9223372036854775809", "-9223372036854775809"),
+        ("null", None),
+    ],
+)
+def test_a_number_may_name_a_row(given, custom_id):
+    assert read(f'{{"text":"fine","custom_id":{given}}}\n'.encode()) == [Item(1, custom_id, "fine")]
+
+
+@pytest.mark.parametrize("given", ["[" * 1010 + "]" * 1010, "{}", "true", "1e400", "1" * 5000])
+def test_what_is_no_name_of_a_row_fails_that_row_alone(given):
+    found = read(f'{{"text":"fine","custom_id":{given}}}\n{{"text":"fine"}}\n'.encode())
+    assert [item.error is None for item in found] == [False, True]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])

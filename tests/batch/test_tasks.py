@@ -308,6 +308,14 @@ def test_braces_in_texts_are_text(client, as_ada):
     assert client.post(BATCH, json={"texts": texts}, headers=as_ada).status_code == 202
 
 
+def test_the_encoding_may_stand_in_the_content_type(upload, work, fetch):
+    file = "text\nfine\n".encode("utf-16-le")  # without a mark, so it would not be found out
+    task = upload(file, "text/csv; charset=UTF-16LE").json["task_id"]
+    work()
+    assert fetch(f"/{task}").json["request_counts"]["completed"] == 1
+    assert upload(file, "text/csv; charset=nonsense").json["errors"][0]["pointer"] == "/encoding"
+
+
 @pytest.mark.parametrize("kind", ["application/ndjson", "application/jsonl"])
 def test_other_names_of_ndjson_are_known(upload, work, fetch, lines, kind):
     task = upload(lines("a", "b"), kind).json["task_id"]

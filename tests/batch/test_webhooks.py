@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from sqlalchemy import func, update
 
+from sentiment_app import logs
 from sentiment_app.batch import reconcile, uploads, webhooks
 from sentiment_app.batch.models import Delivery, Task
 from sentiment_app.extensions import WEBHOOKS, db, queue
@@ -32,13 +33,14 @@ def receiver():
             self.send_response(self.server.status)
             self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", "0")
+            self._headers_buffer.append(self.server.odd_line)
             self.end_headers()
 
         def log_message(self, *_):
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.received, server.status, server.delay = [], 204, 0
+    server.received, server.status, server.delay, server.odd_line = [], 204, 0, b""
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     yield server
@@ -103,6 +105,16 @@ def test_the_end_of_a_task_is_told_with_a_standard_signature(client, as_ada, fin
     assert headers["webhook-signature"] == f"v1,{expected}"
     (one,) = deliveries(finished)
     assert (one["id"], one["state"], one["answer"]) == (headers["webhook-id"], "delivered", "204")
+
+
+def test_an_answer_that_is_no_http_puts_neither_itself_nor_the_address_into_the_log(finished, deliver, receiver, capfd):
+    logs.configure("INFO")
+    receiver.odd_line = b"no header at all\r\n"
+    deliver()
+    assert receiver.received
+    logged = capfd.readouterr().err
+    assert "no header at all" not in logged
+    assert "/hook" not in logged
 
 
 def test_a_delivery_that_fails_is_tried_again_with_the_same_id(finished, deliver, receiver, deliveries):
@@ -190,6 +202,9 @@ def test_a_receiver_that_is_away_is_an_answer_too(finished, deliver, receiver, d
         "https://[fd00::1]/",
         "https://[::ffff:127.0.0.1]/",
         "https://[64:ff9b::7f00:1]/",
+        "https://[64:ff9b:1::7f00:1]/",
+        "https://[::7f00:1]/",
+        "https://[fec0::1]/",
         "https://[2002:7f00:1::]/",
         "https://2130706433/",
         "https://0x7f.1/",

@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from sentiment_app.ml import artifact
 from sentiment_app.ml.artifact import SERVING, Artifact, describe, open_artifact, sign
-from sentiment_app.ml.runtime import ModelError, Scorer
+from sentiment_app.ml.runtime import ModelError, Scorer, Scores
 
 KEY = "a key that signs the models of tests only"
 
@@ -44,6 +45,40 @@ def test_other_golden_scores_are_refused(signed):
     raw = json.dumps(manifest).encode()
     with pytest.raises(ModelError, match="golden"):
         open_artifact(Artifact(raw, signed.serving, sign(raw, KEY)), KEY)
+
+
+class Odd:
+    """A scorer as an imported pipeline may be one, after an upgrade of its library."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def score(self, _text):
+        if self.scores is None:
+            raise AttributeError("multi_class")
+        return self.scores
+
+
+@pytest.mark.parametrize("scores", [None, Scores(float("nan"), float("nan"), float("nan"))])
+def test_golden_texts_that_cannot_be_scored_refuse_a_model(signed, monkeypatch, scores):
+    monkeypatch.setattr(artifact, "_load", lambda *_: Odd(scores))
+    with pytest.raises(ModelError, match="golden"):
+        open_artifact(signed, KEY)
+
+
+def test_what_an_unsigned_manifest_names_is_no_path(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("somebody's")
+    assert artifact.Cache(tmp_path / "cache").get(str(other)) is None
+    assert other.exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "7", "{", '{"created_at": 1, "files": 2}'])
+def test_a_broken_record_hides_no_other(tmp_path, content):
+    for name, text in (("broken", content), ("whole", '{"created_at": "2026", "files": {"serving.npz": ""}}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / artifact.MANIFEST).write_text(text)
+    assert [one["created_at"] for one in artifact.kept(tmp_path)] == ["2026"]
 
 
 SERVE = """

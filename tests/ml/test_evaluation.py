@@ -15,6 +15,18 @@ def test_two_classes_are_judged_on_renormalised_scores():
     assert (measured["accuracy"], measured["auc"]) == (1.0, 1.0)
 
 
+def test_a_text_that_is_surely_neutral_is_neither_of_two_classes():
+    scores = np.array([[0.0, 1.0, 0.0], [0.2, 0.7, 0.1], [0.1, 0.5, 0.4]])
+    assert evaluation.judged(scores, np.array([2, 0, 2]))[0][0].tolist() == [0.5, 0.5]
+    assert evaluation.judge(scores, np.array([2, 0, 2]))["auc"] is not None
+
+
+def test_a_source_that_training_has_rules_for_is_ones_own(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,label,source\ngood,positive,reviews\nbad,negative,shop\n")
+    assert [row.source for row in read_file(path)] == ["own reviews", "shop"]
+
+
 def test_three_classes():
     scores = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.5, 0.1, 0.4]])
     measured = evaluation.judge(scores, np.array([0, 1, 2]))

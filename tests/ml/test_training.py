@@ -177,11 +177,19 @@ def test_a_recipe_file_changes_parameters(train, own, make_app, tmp_path):
         ("[min_count]\na = 1", "something like 4"),
         ("polarity = 3.0", "something like"),
         ("blend = [1.0, 2.0]", "something like"),
+        ("blend = [50, 50, 0.7]", "something like"),
+        ("min_count = 2.5", "something like 4"),
+        ("review_stride = 0", "something like 1"),
+        ("polarity_temperature = 0", "something like"),
+        ("neutral_weight = inf", "something like"),
+        ("[polarity]\ncost = -1.0", "sets cost"),
+        ("[polarity]\nlexicon = 1", "sets lexicon"),
+        ("min_count = \udcff", "not TOML"),
     ],
 )
 def test_a_recipe_that_sets_what_does_not_fit_is_refused(tmp_path, content, told):
     recipe = tmp_path / "mine.toml"
-    recipe.write_text(content)
+    recipe.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ModelError, match=told):
         experiment.find_recipe(str(recipe))
 
