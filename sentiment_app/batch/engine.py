@@ -33,8 +33,8 @@ SCORE = "sentiment_app.batch.jobs.score_chunk"
 # Chunks of a user's tasks that are queued at a time: enough that no worker waits, few enough that users take turns.
 WINDOW = 8
 LEASE_SECONDS = 8.0
-# Texts scored between two looks at the clock.
-SLICE = 256
+# Texts scored between two looks at the clock: few at first, as nobody knows how slow a model is.
+FIRST_SLICE, SLICE = 16, 256
 # Workers that died over a chunk before it is split.
 MAX_ATTEMPTS = 3
 # How long a task goes on with a model that does not load.
@@ -78,6 +78,9 @@ def _score(claim: Claim) -> None:
     try:
         scorer = serving().pinned(claim.model_version).scorer
         scores, errors = _judge(scorer, claim)
+    except LeaseLostError:
+        log.info("chunk_lost", chunk=str(claim.id))
+        return
     except UnknownModelError as error:
         fail(claim.task_id, error.detail)
         return
@@ -94,13 +97,21 @@ def _score(claim: Claim) -> None:
         log.info("chunk_lost", chunk=str(claim.id))
 
 
+class LeaseLostError(Exception):
+    """Another worker has the chunk by now."""
+
+
 def _judge(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
-    """Score what is not scored yet; a text that the model cannot score fails alone."""
+    """Score what is not scored yet; a text that the model cannot score fails alone.
+
+    Raises:
+        LeaseLostError: nobody waits for the rest.
+    """
     scores, errors = claim.scores, {place: one for place, one in claim.errors.items() if not one.get("retryable")}
     places = [place for place, one in enumerate(claim.texts) if one is not None and np.isnan(scores[place, 0])]
-    renewed = time.monotonic()
-    for start in range(0, len(places), SLICE):
-        part = places[start : start + SLICE]
+    lease = _Lease(claim)
+    start, size = 0, FIRST_SLICE
+    while part := places[start : start + size]:
         found = _probabilities(scorer, [claim.texts[place] or "" for place in part])
         if isinstance(found, str):
             for place in part:
@@ -109,12 +120,33 @@ def _judge(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
                     errors[str(place)] = {"detail": one, "retryable": True}
                 else:
                     scores[place] = one[0]
+                lease.keep()
         else:
             scores[part] = found
-        if time.monotonic() - renewed > LEASE_SECONDS / 4:
-            _renew(claim.id, claim.token)
-            renewed = time.monotonic()
+        start += len(part)
+        size = max(1, size // 2) if lease.keep() else min(2 * size, SLICE)
     return scores, errors
+
+
+class _Lease:
+    """A claim that is renewed while its texts are scored."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._renewed = time.monotonic()
+
+    def keep(self) -> bool:
+        """Renew it when a quarter is over, and say whether it was.
+
+        Raises:
+            LeaseLostError: it was over before.
+        """
+        if time.monotonic() - self._renewed < LEASE_SECONDS / 4:
+            return False
+        if not _renew(self._claim.id, self._claim.token):
+            raise LeaseLostError
+        self._renewed = time.monotonic()
+        return True
 
 
 def _probabilities(scorer: TextScorer, texts: Sequence[str]) -> Floats | str:
@@ -175,9 +207,10 @@ def _claim(chunk_id: UUID, token: UUID) -> Claim | None:
 
 
 @unit_of_work
-def _renew(chunk_id: UUID, token: UUID) -> None:
-    held = update(Chunk).where(Chunk.id == chunk_id, Chunk.token == token)
-    db.session.execute(held.values(lease_until=func.now() + timedelta(seconds=LEASE_SECONDS)))
+def _renew(chunk_id: UUID, token: UUID) -> bool:
+    held = update(Chunk).where(Chunk.id == chunk_id, Chunk.token == token, Chunk.state == "running")
+    renewed = held.values(lease_until=func.now() + timedelta(seconds=LEASE_SECONDS)).returning(Chunk.id)
+    return db.session.execute(renewed).first() is not None
 
 
 @unit_of_work

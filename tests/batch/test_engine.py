@@ -1,6 +1,7 @@
 """Leases, lost jobs, poison, retries: what the engine does when a worker is not there at the end."""
 
 import json
+import time
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -55,6 +56,45 @@ def test_who_has_lost_the_lease_cannot_write(upload, lines, chunk_jobs):
     assert engine._claim(UUID(one), uuid4()) is not None
     assert engine._store(late, np.zeros((1, 3)), {}) is False
     assert chunk(one).state == "running"
+
+
+@pytest.fixture
+def slow_model(monkeypatch):
+    """Scores a text in five milliseconds, where leases last eight tenths of a second; counts the texts."""
+    texts = []
+
+    def score(scorer, some):
+        time.sleep(0.005 * len(some))
+        texts.extend(some)
+        return np.full((len(some), 3), 1 / 3)
+
+    monkeypatch.setattr(engine, "LEASE_SECONDS", 0.8)
+    monkeypatch.setattr(engine, "_probabilities", score)
+    return texts
+
+
+def test_a_slow_model_keeps_its_lease(upload, lines, chunk_jobs, slow_model, monkeypatch):
+    upload(lines(*["a"] * 500))
+    (one,) = chunk_jobs()
+    renew, renewals = engine._renew, [time.monotonic()]
+
+    def noted(*arguments):
+        renewals.append(time.monotonic())
+        return renew(*arguments)
+
+    monkeypatch.setattr(engine, "_renew", noted)
+    engine.score_chunk(UUID(one))
+    assert (chunk(one).state, len(slow_model)) == ("done", 500)
+    assert max(np.diff([*renewals, time.monotonic()])) < engine.LEASE_SECONDS
+
+
+def test_who_has_lost_the_lease_scores_no_more(upload, lines, chunk_jobs, slow_model, monkeypatch):
+    upload(lines(*["a"] * 500))
+    (one,) = chunk_jobs()
+    monkeypatch.setattr(engine, "_renew", lambda *_: False)
+    engine.score_chunk(UUID(one))
+    assert chunk(one).state == "running"
+    assert 0 < len(slow_model) < 500
 
 
 def test_a_unit_of_work_that_runs_again_counts_one_attempt(upload, lines, chunk_jobs):
