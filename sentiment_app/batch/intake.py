@@ -140,9 +140,12 @@ def _characters(stream: IO[bytes], form: Format, most: int) -> Iterator[str]:
 
 def _known(encoding: str) -> str:
     """The codec's name. Not every codec of Python's is an encoding of text, and some take quadratic time."""
-    # Python remembers for ever what it was asked for in vain.
-    is_known = encodings.normalize_encoding(encoding.lower()).replace(".", "_") in NAMES
-    name = codecs.lookup(encoding).name if is_known else ""
+    # Python remembers for ever every name that it was asked for.
+    normal = encodings.normalize_encoding(encoding.lower()).replace(".", "_")
+    try:
+        name = codecs.lookup(normal).name if normal in NAMES else ""
+    except LookupError:  # of another system
+        name = ""
     if not ENCODINGS.fullmatch(name):
         raise _invalid("encoding", "There is no such encoding here.")
     return "utf-8-sig" if name == "utf-8" else name  # with a mark at its beginning, or without

