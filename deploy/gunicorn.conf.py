@@ -33,10 +33,6 @@ except ConfigError as error:
     raise SystemExit(f"Error: {error}") from None
 
 
-# A header that the application may not send (each is a ParseException, too).
-OWN_FAULTS = InvalidResponseHeader, InvalidResponseHeaderName
-
-
 class QuietLogger(Logger):
     """No access log of gunicorn's: the application logs each request, and knows more of it."""
 
@@ -47,9 +43,12 @@ class QuietLogger(Logger):
 class ProblemWorker(ThreadWorker):
     """Answers what is no HTTP as the application answers errors; gunicorn would quote it, in its log too."""
 
+    OWN_FAULTS = InvalidResponseHeader, InvalidResponseHeaderName
+    """A header that the application may not send; each is a ParseException, too."""
+
     def handle_error(self, req, client, addr, exc):
         """Answer what gunicorn cannot read."""
-        if isinstance(exc, ParseException) and not isinstance(exc, OWN_FAULTS):
+        if isinstance(exc, ParseException) and not isinstance(exc, self.OWN_FAULTS):
             from sentiment_app.errors import answer_to_no_http  # noqa: PLC0415  # the master does without it
 
             with contextlib.suppress(OSError):  # gone by now

@@ -278,7 +278,7 @@ def _may_go_to(address: Address, scheme: str) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped:
             address = address.ipv4_mapped
-        elif address.sixtofour or address.teredo or address in NAT64:
+        elif address in NAT64 or address.sixtofour or address.teredo:
             return False  # an IPv4 address in disguise
     if any(address in ipaddress.ip_network(one) for one in settings().webhook_networks):
         return True

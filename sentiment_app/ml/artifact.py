@@ -20,7 +20,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
@@ -167,13 +166,13 @@ def read(directory: Path) -> Artifact:
 
 def kept(model_dir: Path) -> list[Manifest]:
     """The records of all models in a folder, the newest first."""
-    found: list[tuple[str, Manifest]] = []
+    found: list[Manifest] = []
     for path in model_dir.glob(f"*/{MANIFEST}"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a broken one hides no other
+        with contextlib.suppress(OSError, ValueError):  # a broken one hides no other
             manifest = json.loads(path.read_bytes())
-            _served_file(manifest["files"])
-            found.append((manifest["created_at"], manifest))
-    return [manifest for _, manifest in sorted(found, key=itemgetter(0), reverse=True)]
+            if isinstance(manifest, dict) and manifest.keys() >= {"version", "recipe", "created_at"}:
+                found.append(cast(Manifest, manifest))
+    return sorted(found, key=lambda manifest: manifest["created_at"], reverse=True)
 
 
 def describe(files: dict[str, bytes], scorer: TextScorer, code_version: str, **known: Any) -> tuple[Manifest, bytes]:

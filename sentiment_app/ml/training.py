@@ -164,7 +164,7 @@ def temperatures(parameters: Parameters) -> tuple[float, float, float]:
     return (parameters.polarity_temperature, parameters.polarity_long_temperature, parameters.neutrality_temperature)
 
 
-class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Raw texts in, probabilities of negative, neutral and positive out."""
 
     def __init__(self, parameters: Parameters = DEFAULT, lexicon: dict[str, float] | None = None) -> None:

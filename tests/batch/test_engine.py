@@ -136,6 +136,23 @@ def test_how_long_work_has_waited_is_told(upload, lines, work):
     assert service.longest_wait()["default",] == 0
 
 
+def test_a_database_that_did_not_answer_a_scrape_is_left_alone_for_a_while(app, monkeypatch):
+    asked = []
+
+    def hang(statement):
+        asked.append(statement)
+        raise OperationalError("SELECT", {}, Exception())
+
+    monkeypatch.setattr(service._Scrape, "rests_until", 0.0)
+    with monkeypatch.context() as hanging:
+        hanging.setattr(db.session, "execute", hang)
+        assert (service.longest_wait(), service.rows_found()) == (None, None)
+    assert len(asked) == 1
+    assert service.longest_wait() is None
+    monkeypatch.setattr(service._Scrape, "rests_until", 0.0)
+    assert service.longest_wait() == {("default",): 0.0, ("webhooks",): 0.0}
+
+
 def test_chunks_of_a_cancelled_task_wait_for_nobody(client, as_ada, upload, lines):
     task = upload(lines("a")).json["task_id"]
     db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(seconds=100)))
