@@ -5,6 +5,7 @@ secrets arrive (systemd's LoadCredential, Docker secrets), so they stand in no e
 """
 
 import ipaddress
+import math
 import os
 import re
 from dataclasses import dataclass, field, fields
@@ -70,6 +71,11 @@ def _is_rate(text: str) -> None:
         rates = []
     if len(rates) != 1 or rates[0].amount < 1:
         raise ValidationError("is not one rate, such as: 10 per minute")
+
+
+def _is_finite(number: float) -> None:
+    if not math.isfinite(number):
+        raise ValidationError("must be a number, not NaN or an infinity")
 
 
 def _are_networks(names: list[str]) -> None:
@@ -239,7 +245,10 @@ class Settings:
 def _read(env: FileAwareEnv, name: str, kind: Any, metadata: Any) -> Any:
     parse = getattr(env, "path" if kind is Path else kind.__name__)  # list[str] is named list
     default = {} if metadata["default"] is _REQUIRED else {"default": metadata["default"]}
-    return parse(name.upper(), validate=metadata["check"], **default)
+    checks = [metadata["check"]] if metadata["check"] else []
+    if kind is float:
+        checks.insert(0, _is_finite)
+    return parse(name.upper(), validate=checks, **default)
 
 
 def _problems(error: EnvValidationError) -> list[str]:

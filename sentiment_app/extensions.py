@@ -37,7 +37,9 @@ QUEUES = (QUEUE, WEBHOOKS)
 # Of a job; a chunk takes a second or two, and its lease knows better.
 JOB_SECONDS = 600
 AUTOCOMMIT = "autocommit"
+# SQLSTATEs (PostgreSQL manual, appendix A).
 QUERY_CANCELED = "57014"
+CONFLICTS = ("40001", "40P01")  # serialization_failure, deadlock_detected: the transaction was rolled back
 UTC = TIMESTAMP(timezone=True)
 
 P = ParamSpec("P")
@@ -182,12 +184,17 @@ def is_overload(error: BaseException) -> bool:
     )
 
 
+def is_transient(error: BaseException) -> bool:
+    """Whether the same work may succeed when it is done again: the server was away, or ended a deadlock."""
+    return is_disconnect(error) or (isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) in CONFLICTS)
+
+
 def outlive_disconnect(seconds: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do work that may safely run twice: again while the database is away, for so many seconds."""
+    """Do work that may safely run twice; for so many seconds, do it again where it failed for a passing reason."""
     try:
         return work(*args, **kwargs)  # nearly always the only attempt: it costs nothing more
     except DBAPIError as error:
-        if not is_disconnect(error):
+        if not is_transient(error):
             raise
     return _until_back(seconds)(work, *args, **kwargs)
 
@@ -195,7 +202,7 @@ def outlive_disconnect(seconds: float, work: Callable[P, T], *args: P.args, **kw
 @functools.cache
 def _until_back(seconds: float) -> tenacity.Retrying:
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_disconnect),
+        retry=tenacity.retry_if_exception(is_transient),
         wait=tenacity.wait_exponential_jitter(multiplier=0.02, max=0.5, jitter=0.05),
         stop=tenacity.stop_after_delay(seconds),
         reraise=True,

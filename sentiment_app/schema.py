@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, ClassVar
 from uuid import UUID
@@ -65,6 +66,24 @@ class Number(fields.Integer):
         if not re.fullmatch(r"-?[0-9]{1,18}", str(value)):
             raise self.make_error("invalid", input=value)
         return int(value)
+
+
+class Instant(fields.AwareDateTime):
+    """An instant with its offset (RFC 3339), loaded in UTC: PostgreSQL refuses offsets of 16 hours and more.
+
+    An instant that its offset moves out of the years 1 to 9999 is loaded as the first or the last instant of them.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(format="iso", **options)
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> datetime:
+        instant: datetime = super()._deserialize(value, *args, **kwargs)
+        try:
+            return instant.astimezone(UTC)
+        except OverflowError:
+            bound = datetime.min if instant.year == 1 else datetime.max  # noqa: DTZ901  # the zone follows
+            return bound.replace(tzinfo=UTC)
 
 
 class Cursor(fields.Field[UUID]):

@@ -57,7 +57,7 @@ def submit(file: Path, username: str, model: str | None, follow: bool, **form: A
 @tasks.command("list")
 @click.option("--user", "username", help="Of one user only.")
 @click.option("--status", type=click.Choice(VISIBLE), help="Of one status only.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="As many at most.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="As many at most.")
 @as_json
 def index(username: str | None, status: str | None, limit: int, as_json: bool) -> None:
     """List tasks, the newest first.
@@ -112,7 +112,7 @@ def results(task_id: UUID, form: str) -> None:
 
     Example: flask tasks results 01a20810-6c0c-7378-b5fe-cfc50592fba5 --format csv > results.csv
     """
-    rows = service.results(service.get(None, task_id))
+    rows = service.results(None, task_id).rows
     for piece in render.ndjson(rows) if form == "ndjson" else render.table(rows, with_header=True):
         click.echo(piece, nl=False)
 
@@ -138,7 +138,7 @@ def retry(task_id: UUID) -> None:
 
 
 @tasks.command("reconcile")
-@click.option("--every", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Go on until SIGTERM.")
+@click.option("--every", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Go on until SIGTERM.")
 @as_json
 def reconcile(every: float | None, as_json: bool) -> None:
     """Put back what was lost with a worker or with Redis, and send webhooks that are due.

@@ -21,20 +21,21 @@ import numpy.typing as npt
 import orjson
 import structlog
 import uuid_utils.compat as uuid
-from sqlalchemy import bindparam, func, insert, select, text, update
+from sqlalchemy import Integer, bindparam, case, cast, func, insert, select, update
 
 from sentiment_app.batch import webhooks
 from sentiment_app.batch.models import BINS, OPEN, Chunk, Delivery, Task
 from sentiment_app.extensions import db, enqueue, settings, unit_of_work
-from sentiment_app.ml.runtime import LABELS, TextScorer
+from sentiment_app.ml.runtime import LABELS, ScoringError, TextScorer, find_probabilities
 from sentiment_app.sentiment.serving import UnknownModelError, UnusableModelError, serving
 
 SCORE = "sentiment_app.batch.jobs.score_chunk"
 # Chunks of a user's tasks that are queued at a time: enough that no worker waits, few enough that users take turns.
 WINDOW = 8
 LEASE_SECONDS = 8.0
-# Texts scored between two looks at the clock: few at first, as nobody knows how slow a model is.
-FIRST_SLICE, SLICE = 16, 256
+# Texts scored between two looks at the clock. It begins with a single text: a model that takes seconds for each text
+# must not lose its lease before the first look.
+FIRST_SLICE, SLICE = 1, 256
 # Workers that died over a chunk before it is split.
 MAX_ATTEMPTS = 3
 # How long a task goes on with a model that does not load.
@@ -112,17 +113,15 @@ def _judge(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
     lease = _Lease(claim)
     start, size = 0, FIRST_SLICE
     while part := places[start : start + size]:
-        found = _probabilities(scorer, [claim.texts[place] or "" for place in part])
-        if isinstance(found, str):
-            for place in part:
-                one = _probabilities(scorer, [claim.texts[place] or ""])
-                if isinstance(one, str):
-                    errors[str(place)] = {"detail": one, "retryable": True}
-                else:
-                    scores[place] = one[0]
+        try:
+            scores[part] = find_probabilities(scorer, [claim.texts[index] or "" for index in part])
+        except ScoringError:  # whichever text it was, the others are scored
+            for index in part:
+                try:
+                    scores[index] = find_probabilities(scorer, [claim.texts[index] or ""])[0]
+                except ScoringError as error:
+                    errors[str(index)] = {"detail": str(error), "retryable": True}
                 lease.keep()
-        else:
-            scores[part] = found
         start += len(part)
         size = max(1, size // 2) if lease.keep() else min(2 * size, SLICE)
     return scores, errors
@@ -149,48 +148,40 @@ class _Lease:
         return True
 
 
-def _probabilities(scorer: TextScorer, texts: Sequence[str]) -> Floats | str:
-    """What the model finds, a row for each text; or why it cannot score them."""
-    try:
-        found = np.array(scorer.score_many(texts), dtype=np.float64)
-    except Exception as error:  # noqa: BLE001  # any pipeline may serve, and raise what it likes
-        return f"The model cannot score this text ({type(error).__name__})."
-    if found.shape != (len(texts), len(LABELS)) or not np.isfinite(found).all():
-        return "The model finds no probabilities for this text."
-    return found
-
-
 @unit_of_work
 def _claim(chunk_id: UUID, token: UUID) -> Claim | None:
     # The task first, and for this: two workers that held its row together could not both go on to change it.
     of_chunk = select(Chunk.task_id).where(Chunk.id == chunk_id).scalar_subquery()
     begun = update(Task).where(Task.id == of_chunk, Task.status.in_(("uploading", *OPEN)))
     begun = begun.where((Task.status == "queued") | Task.started_at.is_(None))
-    status = text("CASE status WHEN 'queued' THEN 'running' ELSE status END")
+    status = case((Task.status == "queued", "running"), else_=Task.status)
     values = {"status": status, "started_at": func.coalesce(Task.started_at, func.now())}
     db.session.execute(begun.values(values), execution_options={"synchronize_session": False})
-    # A second run of this unit of work finds its own token, and counts no second attempt.
-    row = db.session.execute(
-        text(
-            """
-            WITH task AS (  -- locked: whoever cancels it meanwhile waits, and then sees this claim
-                SELECT * FROM tasks WHERE id = (SELECT task_id FROM task_chunks WHERE id = :id)
-                    AND status IN ('uploading', 'queued', 'running') AND deleted_at IS NULL
-                FOR SHARE
-            )
-            UPDATE task_chunks AS chunk
-            SET state = 'running', token = :token, lease_until = now() + :lease,
-                attempts = attempts + (chunk.token IS DISTINCT FROM :token)::int
-            FROM task
-            WHERE chunk.id = :id AND task.id = chunk.task_id
-                AND (chunk.state = 'queued' OR chunk.state = 'running'
-                     AND (chunk.lease_until < now() OR chunk.token = :token))
-            RETURNING chunk.task_id, chunk.size, chunk.attempts, chunk.texts, chunk.results, chunk.errors,
-                task.model_version, now() - coalesce(task.started_at, now()) AS task_age
-            """
-        ),
-        {"id": chunk_id, "token": token, "lease": timedelta(seconds=LEASE_SECONDS)},
-    ).one_or_none()
+    # Locked, so that a cancel at the same time waits for this claim, and then sees the running chunk.
+    task = (
+        select(Task.id, Task.model_version, Task.started_at)
+        .where(Task.id == of_chunk, Task.status.in_(("uploading", *OPEN)), Task.deleted_at.is_(None))
+        .with_for_update(read=True)
+        .cte("task")
+    )
+    has_no_lease = (Chunk.state == "running") & ((Chunk.lease_until < func.now()) | (Chunk.token == token))
+    claimed = (
+        update(Chunk)
+        .where(Chunk.id == chunk_id, Chunk.task_id == task.c.id, (Chunk.state == "queued") | has_no_lease)
+        .values(
+            state="running",
+            token=token,
+            lease_until=func.now() + timedelta(seconds=LEASE_SECONDS),
+            # A second run of this unit of work finds its own token, and counts no second attempt.
+            attempts=Chunk.attempts + cast(Chunk.token.is_distinct_from(token), Integer),
+        )
+        .returning(
+            *(Chunk.task_id, Chunk.size, Chunk.attempts, Chunk.texts, Chunk.results, Chunk.errors),
+            task.c.model_version,
+            (func.now() - func.coalesce(task.c.started_at, func.now())).label("task_age"),
+        )
+    )
+    row = db.session.execute(claimed, execution_options={"synchronize_session": False}).one_or_none()
     if row is None:
         return None
     return Claim(
@@ -314,26 +305,31 @@ def finish(task_id: UUID) -> bool:
 
 @unit_of_work
 def _finish(task_id: UUID) -> bool:
-    undone = select(Chunk.id).where(Chunk.task_id == task_id)
-    ended = (
-        update(Task)
-        .where(
-            Task.id == task_id,
-            (Task.status.in_(OPEN) & ~undone.where(Chunk.state != "done").exists())
-            | ((Task.status == "cancelling") & ~undone.where(Chunk.state == "running").exists()),
-        )
-        .values(
-            status=text("CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'completed' END"),
-            finished_at=func.now(),
-            expires_at=func.now() + settings().task_life,
-        )
-        .returning(Task.id)
-    )
-    if db.session.execute(ended, execution_options={"synchronize_session": False}).scalar_one_or_none() is None:
+    if not _has_nothing_left(task_id):  # nearly always, and it takes no lock
         return False
-    db.session.execute(update(Task).where(Task.id == task_id).values(sums(task_id)._asdict()))
+    # The lock comes first, and the question again after it. One statement would not do: where it waits for another
+    # finish and a retry, PostgreSQL looks again at the task's new row, but still at the old rows of its chunks, and
+    # would end a task that was just reopened (PostgreSQL manual, section 13.2.1).
+    db.session.execute(select(Task.id).where(Task.id == task_id).with_for_update())
+    if not _has_nothing_left(task_id):
+        return False
+    ended = update(Task).where(Task.id == task_id)
+    values = {
+        "status": case((Task.status == "cancelling", "cancelled"), else_="completed"),
+        "finished_at": func.now(),
+        "expires_at": func.now() + settings().task_life,
+        **sums(task_id)._asdict(),
+    }
+    db.session.execute(ended.values(values), execution_options={"synchronize_session": False})
     _announce(task_id)
     return True
+
+
+def _has_nothing_left(task_id: UUID) -> bool:
+    chunks = select(Chunk.id).where(Chunk.task_id == task_id)
+    is_scored = Task.status.in_(OPEN) & ~chunks.where(Chunk.state != "done").exists()
+    is_stopped = (Task.status == "cancelling") & ~chunks.where(Chunk.state == "running").exists()
+    return db.session.scalar(select(Task.id).where(Task.id == task_id, is_scored | is_stopped)) is not None
 
 
 class Sums(NamedTuple):
@@ -370,6 +366,8 @@ def _announce(task_id: UUID) -> None:
 @unit_of_work
 def _isolate(claim: Claim) -> None:
     """Halve a chunk that keeps killing its workers, until the guilty row stands alone and is marked failed."""
+    # The task before its chunk, in the order in which a deletion locks them.
+    db.session.execute(select(Task.id).where(Task.id == claim.task_id).with_for_update(read=True, key_share=True))
     chunk = db.session.get(Chunk, claim.id, with_for_update=True, populate_existing=True)
     if chunk is None or chunk.token != claim.token:
         return  # somebody else has it, or this has been done

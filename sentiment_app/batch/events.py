@@ -16,11 +16,13 @@ from uuid import UUID
 
 from sentiment_app.batch import service
 from sentiment_app.batch.models import UNFINISHED, Task
+from sentiment_app.errors import NotFoundError
 from sentiment_app.extensions import db
 
 HOLD_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 RETRY_MS = 3000
+DELETED = "deleted"
 
 
 class Holding:
@@ -64,7 +66,11 @@ def stream(
         deadline = time.monotonic() + (HOLD_SECONDS if may_wait else 0)
         yield f"retry: {RETRY_MS}\n\n"
         while True:
-            task = service.get(user_id, task_id)
+            try:
+                task = service.get(user_id, task_id)
+            except NotFoundError:  # deleted since the connection was opened
+                yield f"id: {DELETED}\nevent: end\ndata: {json.dumps({'task_id': str(task_id), 'status': DELETED})}\n\n"
+                return
             described = service.describe(task)
             now = last_id(task, described)
             if now != seen:

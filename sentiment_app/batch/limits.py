@@ -1,16 +1,17 @@
-"""How much one user may have waiting."""
+"""Quotas: how many unfinished tasks, and rows in them, one user may have."""
 
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 
+from sentiment_app.batch.intake import TooLargeError
 from sentiment_app.batch.models import UNFINISHED, Task
 from sentiment_app.errors import RateLimitedError
 from sentiment_app.extensions import db, settings, unit_of_work
 
 
 class TooManyTasksError(RateLimitedError):
-    """The caller has as many unfinished tasks, or queued rows, as one may have."""
+    """The caller has as many unfinished tasks, or rows in them, as the quota allows."""
 
     kind = "too-many-tasks"
     headers = {"Retry-After": "30"}  # noqa: RUF012  # as its parents have it
@@ -18,36 +19,70 @@ class TooManyTasksError(RateLimitedError):
 
 @unit_of_work
 def check(user_id: UUID) -> None:
-    """Refuse a caller who has enough to wait for, before the upload is read.
+    """Refuse a caller whose quota is used up, before the upload is read.
 
     Raises:
         TooManyTasksError
     """
-    refuse_too_many(user_id)
+    tasks, rows = _unfinished(user_id)
+    _refuse_task(tasks + 1)
+    _refuse_rows(rows + 1)
 
 
-def refuse_too_many(user_id: UUID, but: UUID | None = None) -> None:
-    """The same inside a unit of work; `but` is the task's own row, which is there when that runs again.
+def reserve_task(user_id: UUID, task_id: UUID, rows: int) -> None:
+    """Check the quotas for a task that is opened, or opened again, with so many rows. Within a unit of work.
+
+    Until the unit of work ends, other units of work of the same user wait here: what they count includes this task.
 
     Raises:
         TooManyTasksError
     """
+    _lock(user_id)
+    tasks, other_rows = _unfinished(user_id, except_task=task_id)
+    _refuse_task(tasks + 1)
+    _refuse_rows(other_rows + max(1, rows))
+
+
+def reserve_rows(user_id: UUID, task_id: UUID, rows: int) -> None:
+    """Check the quota of rows for a task that has grown to so many. Within a unit of work, as above.
+
+    Raises:
+        TooManyTasksError
+        TooLargeError: the task alone has more rows than the quota; waiting would not help.
+    """
+    if rows > (limit := settings().max_queued_rows):
+        raise TooLargeError(f"A task may have at most {limit:,} rows.")
+    _lock(user_id)
+    _, other_rows = _unfinished(user_id, except_task=task_id)
+    _refuse_rows(other_rows + rows)
+
+
+def _unfinished(user_id: UUID, except_task: UUID | None = None) -> tuple[int, int]:
+    """The user's unfinished tasks, and the rows in them."""
     counted = select(func.count(), func.coalesce(func.sum(Task.total), 0)).where(
         Task.user_id == user_id,
         Task.status.in_(UNFINISHED),
         Task.deleted_at.is_(None),
-        Task.id.is_distinct_from(but),
+        Task.id.is_distinct_from(except_task),
     )
-    tasks, queued = db.session.execute(counted).one()
-    if tasks >= settings().max_tasks:
-        raise TooManyTasksError(f"You have {tasks} unfinished tasks, of {settings().max_tasks} that you may have.")
-    if queued >= settings().max_queued_rows:
+    tasks, rows = db.session.execute(counted).one()
+    return int(tasks), int(rows)
+
+
+def _refuse_task(tasks: int) -> None:
+    limit = settings().max_tasks
+    if tasks > limit:
+        raise TooManyTasksError(f"You have {tasks - 1} unfinished tasks; the limit is {limit}. Wait until a task ends.")
+
+
+def _refuse_rows(rows: int) -> None:
+    limit = settings().max_queued_rows
+    if rows > limit:
         raise TooManyTasksError(
-            f"You have {queued:,} rows waiting, of {settings().max_queued_rows:,} that you may have."
+            f"Your unfinished tasks would have more than {limit:,} rows together, which is the limit. "
+            "Wait until a task ends."
         )
 
 
-def one_at_a_time(user_id: UUID) -> None:
-    """Of two units of work of one user that come together, the second sees what the first one did."""
-    lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:user, 0))")
-    db.session.execute(lock, {"user": str(user_id)})
+def _lock(user_id: UUID) -> None:
+    db.session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(str(user_id), 0))))

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, func
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -26,16 +26,16 @@ class Task(Base):
     __table_args__ = (
         CheckConstraint(f"status IN {STATUSES}", name="status"),
         Index("ix_tasks_user_id_id", "user_id", "id"),
-        Index("ix_tasks_unfinished", "id", postgresql_where=text(f"status IN {UNFINISHED}")),
-        Index("ix_tasks_expires_at", "expires_at", postgresql_where=text("status <> 'expired'")),
-        Index("ix_tasks_expired", "expires_at", postgresql_where=text("status = 'expired'")),
-        Index("ix_tasks_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+        Index("ix_tasks_unfinished", "id", postgresql_where=f"status IN {UNFINISHED}"),
+        Index("ix_tasks_expires_at", "expires_at", postgresql_where="status <> 'expired'"),
+        Index("ix_tasks_expired", "expires_at", postgresql_where="status = 'expired'"),
+        Index("ix_tasks_deleted_at", "deleted_at", postgresql_where="deleted_at IS NOT NULL"),
         Index(
             "uq_tasks_idempotency_key",
             "user_id",
             "idempotency_key",
             unique=True,
-            postgresql_where=text("idempotency_key IS NOT NULL"),
+            postgresql_where="idempotency_key IS NOT NULL",
         ),
     )
 
@@ -50,6 +50,8 @@ class Task(Base):
     confidence_sum: Mapped[float] = mapped_column(server_default="0")
     histogram: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{0,0,0,0,0,0,0,0,0,0}")
     """The sums of these five over its chunks, once it has ended."""
+    rows_before_run: Mapped[int] = mapped_column(server_default="0")
+    """Rows that earlier runs had done when the task was last retried: rates count the rows of this run."""
     error: Mapped[str | None]
     webhook_url: Mapped[str | None]
     idempotency_key: Mapped[str | None]
@@ -73,8 +75,8 @@ class Chunk(Base):
     __table_args__ = (
         CheckConstraint("state IN ('waiting', 'queued', 'running', 'done')", name="state"),
         Index("uq_task_chunks_task_id_first", "task_id", "first", unique=True),
-        Index("ix_task_chunks_task_id_waiting", "task_id", "first", postgresql_where=text("state = 'waiting'")),
-        Index("ix_task_chunks_outstanding", "id", postgresql_where=text("state IN ('queued', 'running')")),
+        Index("ix_task_chunks_task_id_waiting", "task_id", "first", postgresql_where="state = 'waiting'"),
+        Index("ix_task_chunks_outstanding", "id", postgresql_where="state IN ('queued', 'running')"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -110,7 +112,7 @@ class Delivery(Base):
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state"),
         Index("ix_webhook_deliveries_task_id", "task_id"),
-        Index("ix_webhook_deliveries_due", "next_at", postgresql_where=text("state = 'pending'")),
+        Index("ix_webhook_deliveries_due", "next_at", postgresql_where="state = 'pending'"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -119,6 +121,8 @@ class Delivery(Base):
     """The status with which the task ended."""
     state: Mapped[str] = mapped_column(server_default="pending")
     attempts: Mapped[int] = mapped_column(server_default="0")
+    attempt_id: Mapped[UUID | None]
+    """The attempt in progress, or the last attempt. Only this attempt may store an outcome."""
     next_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
     answer: Mapped[str | None]
     """The status, or the reason why there was none, of the last attempt."""

@@ -83,9 +83,15 @@ def purge() -> dict[str, int]:
 
 @unit_of_work
 def _put_back_expired() -> int:
-    # To "waiting": the task's turn decides when it is queued again.
-    late = update(Chunk).where(Chunk.state == "running", Chunk.lease_until < func.now())
-    return len(db.session.scalars(late.values(state="waiting", token=None).returning(Chunk.id)).all())
+    # To "waiting": the task's turn decides when it is queued again. A chunk that somebody has locked changes anyway;
+    # who locks many chunks at once must never wait for a lock, or two of them wait for each other.
+    expired = (
+        select(Chunk.id)
+        .where(Chunk.state == "running", Chunk.lease_until < func.now())
+        .with_for_update(skip_locked=True)
+    )
+    late = update(Chunk).where(Chunk.id.in_(expired.scalar_subquery())).values(state="waiting", token=None)
+    return len(db.session.scalars(late.returning(Chunk.id), execution_options={"synchronize_session": False}).all())
 
 
 def _send_lost_jobs() -> int:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from sentiment_app.batch.service import Result
@@ -44,9 +45,8 @@ def table(results: Iterable[Result], *, with_header: bool) -> Iterator[str]:
         buffer.truncate()
         return written
 
-    if with_header:
-        yield line(COLUMNS)
-    yield from _in_pieces(line(_cells(one)) for one in results)
+    header = [COLUMNS] if with_header else []
+    yield from _in_pieces(map(line, chain(header, map(_cells, results))))
 
 
 def _cells(result: Result) -> list[Any]:

@@ -1,6 +1,7 @@
 """/sentiment/analyze/batch and /sentiment/tasks: many texts at once."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import re
@@ -8,15 +9,17 @@ import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import IO, Any, cast
 from uuid import UUID
 
+import structlog
 from flask import Blueprint, Response, current_app, jsonify, request, stream_with_context, url_for
+from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.batch import events, intake, limits, render, schemas, service, uploads, webhooks
 from sentiment_app.batch.models import UNFINISHED, Task
-from sentiment_app.errors import InvalidError, MalformedError, UnavailableError, UnsupportedMediaTypeError
+from sentiment_app.errors import AppError, InvalidError, MalformedError, UnavailableError, UnsupportedMediaTypeError
 from sentiment_app.extensions import settings
 from sentiment_app.guard import caller
 from sentiment_app.operation import JSON, operation
@@ -32,6 +35,8 @@ PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 SUBMITTED = ("Location", "Retry-After", "Preference-Applied")
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/sentiment")
+
+log = structlog.get_logger()
 
 
 def _before_it_is_read() -> None:
@@ -174,24 +179,24 @@ def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
     query=schemas.ResultQuerySchema(),
     returns=schemas.ResultPageSchema(),
     media_types=(JSON, intake.NDJSON, intake.CSV),
-    errors=(410,),
+    errors=(409, 410),
 )
 def results(task_id: UUID, query: dict[str, Any]) -> Response:
     """The results, in the order of the input: pages of JSON, or all of them as NDJSON or CSV.
 
     What there is while the task runs, or after it was cancelled. Go on with the index of your last row as `cursor`.
     In CSV, what a spreadsheet would run as a formula has an apostrophe before it, in a custom_id too.
+    If the task is retried or deleted meanwhile, a page is answered with 409, and a file breaks off before its end.
     """
-    task = service.get(caller().user_id, task_id)
     after, limit = query["cursor"], query["limit"]
-    rows = service.results(task, after)
+    status, rows = service.results(caller().user_id, task_id, after)
     kind = request.accept_mimetypes.best_match([JSON, *NDJSON, intake.CSV]) or JSON
     if kind in NDJSON:
         return _download(render.ndjson(rows), kind)
     if kind == intake.CSV:
         return _download(render.table(rows, with_header=after < 0), kind)
     items = [render.as_object(one) for one in islice(rows, limit)]
-    more = len(items) == limit or task.status in UNFINISHED
+    more = len(items) == limit or status in UNFINISHED
     return jsonify({"items": items, "next_cursor": (items[-1]["index"] if items else after) if more else None})
 
 
@@ -200,7 +205,8 @@ def results(task_id: UUID, query: dict[str, Any]) -> Response:
 def follow(task_id: UUID) -> Response:
     """Progress as Server-Sent Events, resumed by Last-Event-ID and ended by an event named end.
 
-    204 when there is nothing more to come.
+    204 when there is nothing more to come. If the task is deleted meanwhile, the data of the last event has its
+    `task_id` and the status `deleted` alone.
     """
     user_id, seen = caller().user_id, request.headers.get("Last-Event-ID")
     task = service.get(user_id, task_id)
@@ -317,9 +323,7 @@ def _submitted(task: Task) -> Response:
                 headers["Preference-Applied"] = f"wait={seconds}"
     # With its results, or not at all: those of a long file are for /results.
     is_done = seconds is not None and task.status not in UNFINISHED and task.total <= schemas.MAX_ITEMS
-    described = service.describe(task)
-    if is_done:
-        described["result"] = _inline(task)
+    described = _with_results(task) if is_done else service.describe(task)
     answer = jsonify(schemas.TaskSchema().dump(described))
     answer.status_code = 200 if is_done else 202
     answer.headers.update(headers if is_done else {**headers, **RETRY_AFTER})
@@ -332,14 +336,19 @@ def _preferred_wait() -> int | None:
 
 
 def _told(task: Task) -> dict[str, Any]:
-    described = service.describe(task)
-    if service.is_small(task):
-        described["result"] = _inline(task)
-    return described
+    return _with_results(task) if service.is_small(task) else service.describe(task)
 
 
-def _inline(task: Task) -> list[dict[str, Any]]:
-    return [render.as_object(one) for one in service.results(task)]
+def _with_results(task: Task) -> dict[str, Any]:
+    """A task that has ended, and its results; or the task as it is now if it was retried meanwhile."""
+    try:
+        status, rows = service.results(task.user_id, task.id)
+        found = [render.as_object(result) for result in rows]
+    except service.ResultsChangedError:
+        status = ""
+    if status != task.status:
+        return service.describe(service.get(task.user_id, task.id))
+    return {**service.describe(task), "result": found}
 
 
 def _location(task_id: UUID) -> str:
@@ -351,13 +360,30 @@ def _download(pieces: Iterator[str], kind: str) -> Response:
     room = contextlib.ExitStack()
     if not room.enter_context(_room("downloading").one(caller().user_id)):
         raise UnavailableError("As many downloads as may be are under way; ask for yours again in a few seconds.")
-    answer = _stream(pieces, kind)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(room.close)
+        first = next(pieces, "")  # what fails before anything is sent is answered with a problem
+        on_failure.pop_all()
+    answer = _stream(chain([first], pieces), kind)
     answer.call_on_close(room.close)
     return answer
 
 
 def _stream(pieces: Iterator[str], kind: str) -> Response:
-    return Response(stream_with_context(pieces), mimetype=kind)
+    return Response(stream_with_context(_broken_off(pieces)), mimetype=kind)
+
+
+def _broken_off(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces; where they fail, the connection breaks, so that nobody takes what was sent for the whole.
+
+    It is too late for a problem document. gunicorn takes a reset connection as it is, without a traceback in the log,
+    which might quote a row.
+    """
+    try:
+        yield from pieces
+    except (AppError, SQLAlchemyError) as error:
+        log.warning("stream_broken_off", reason=type(error).__name__)
+        raise ConnectionResetError(errno.ECONNRESET, "the rest cannot be sent") from None
 
 
 def _room(name: str) -> events.Holding:

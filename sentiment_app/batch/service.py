@@ -1,12 +1,14 @@
 """Tasks that are there: watched, read, cancelled, retried, deleted."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, text, update
+from sqlalchemy import ColumnElement, Select, cast, func, select, update
+from sqlalchemy.dialects.postgresql import JSONPATH
 from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.batch import engine, limits, reconcile
@@ -29,6 +31,13 @@ class TaskStateError(ConflictError):
     """Not from the status in which the task is."""
 
     kind = "task-state"
+
+
+class ResultsChangedError(ConflictError):
+    """The task was retried or deleted while its results were read."""
+
+    kind = "results-changed"
+    detail = "The task was retried or deleted while its results were read. Read them again."
 
 
 class Result(NamedTuple):
@@ -134,13 +143,14 @@ def describe(task: Task) -> dict[str, Any]:
     at = progress(task)
     seconds = _seconds(task)
     done = at.completed + at.failed
-    rate = done / seconds if seconds and seconds > 0 and done else None
+    done_in_run = done - task.rows_before_run  # after a retry, the rows of earlier runs took none of this time
+    rate = done_in_run / seconds if seconds and seconds > 0 and done_in_run > 0 else None
     is_running = task.status in OPEN
     return {
         "task_id": task.id,
         "status": task.status,
         "request_counts": {"total": task.total, "completed": at.completed, "failed": at.failed},
-        "percent": round(100 * done / task.total, 2) if task.total else 0.0,
+        "percent": math.floor(10_000 * done / task.total) / 100 if task.total else 0.0,  # 100 only when all are done
         "rows_per_second": round(rate, 1) if rate else None,
         "seconds_left": round((task.total - done) / rate, 1) if rate and is_running else None,
         "model_version": task.model_version,
@@ -168,43 +178,63 @@ def is_small(task: Task) -> bool:
     return task.status == "completed" and task.total <= INLINE_ROWS
 
 
-def results(task: Task, after: int = -1) -> Iterator[Result]:
-    """A task's results in the order of its input, beginning after an index; chunk by chunk in memory.
+class Results(NamedTuple):
+    """Results in the order of the input, read chunk by chunk, and the task's status when they were opened."""
 
-    While it runs, they end before the first chunk that is not done: whoever goes on from the last index misses none.
+    status: str
+    rows: Iterator[Result]
+
+
+def results(user_id: UUID | None, task_id: UUID, after: int = -1) -> Results:
+    """A task's results, beginning after an index. One statement decides which chunks they come from.
+
+    While the task is unfinished, they end before the first chunk that is not done: a caller who goes on from the last
+    index misses no row. Of a failed or cancelled task, chunks that are not done are left out.
+
+    The iterator raises ResultsChangedError where a chunk is no longer what it was: a retry reopened it, or it is
+    deleted. What was read until then is not the whole.
 
     Raises:
-        ExpiredError: there are none any more.
+        NotFoundError: there is no task with this id, or it belongs to another user.
+        ExpiredError: the results have been deleted.
     """
-    if task.status == "expired":
+    chunks = _outline(user_id, task_id, after)
+    status = chunks[0].status
+    if status == "expired":
         raise ExpiredError
-    return _results(task, after)
+    return Results(status, _results(status, chunks, after))
 
 
-def _results(task: Task, after: int) -> Iterator[Result]:
-    is_final = task.status not in UNFINISHED
-    for chunk_id, first, size, state in _outline(task.id, after):
-        if state == "done":
-            yield from (one for one in _read(chunk_id, first, size) if one.place > after)
-        elif not is_final:
+def _results(status: str, chunks: Sequence[Any], after: int) -> Iterator[Result]:
+    for chunk in chunks:
+        if chunk.state == "done":
+            yield from (result for result in _read(chunk.id, chunk.first, chunk.size) if result.place > after)
+        elif status in UNFINISHED:
             return
 
 
 @unit_of_work
-def _outline(task_id: UUID, after: int) -> list[tuple[UUID, int, int, str]]:
-    chosen = select(Chunk.id, Chunk.first, Chunk.size, Chunk.state)
-    rows = db.session.execute(
-        chosen.where(Chunk.task_id == task_id, Chunk.first + Chunk.size > after + 1).order_by(Chunk.first)
+def _outline(user_id: UUID | None, task_id: UUID, after: int) -> Sequence[Any]:
+    """The task's chunks with the task's status: a row without a chunk where there are no chunks."""
+    is_wanted = (Chunk.task_id == Task.id) & (Chunk.first + Chunk.size > after + 1)
+    outline = (
+        select(Task.user_id, Task.status, Chunk.id, Chunk.first, Chunk.size, Chunk.state)
+        .outerjoin(Chunk, is_wanted)
+        .where(Task.id == task_id, Task.deleted_at.is_(None), Task.status != "uploading")
+        .order_by(Chunk.first)
     )
-    return [(row.id, row.first, row.size, row.state) for row in rows]
+    chunks = db.session.execute(outline).all()
+    if not chunks or user_id not in (None, chunks[0].user_id):
+        raise NotFoundError
+    return chunks
 
 
 @unit_of_work
 def _read(chunk_id: UUID, first: int, size: int) -> list[Result]:
-    columns = Chunk.keys, Chunk.results, Chunk.errors
+    columns = Chunk.state, Chunk.keys, Chunk.results, Chunk.errors
     row = db.session.execute(select(*columns).where(Chunk.id == chunk_id)).one_or_none()
-    if row is None:  # deleted while it was read: what was sent must not look whole
-        raise NotFoundError
+    if row is None or row.state != "done":
+        raise ResultsChangedError
     scores = engine.read_scores(row.results, size).tolist()
     return [
         Result(
@@ -266,31 +296,38 @@ def retry(user_id: UUID | None, task_id: UUID) -> Task:
     task = get(user_id, task_id)
     if task.status not in ("completed", "failed", "cancelled"):
         raise TaskStateError(f"Only a task that has ended can be retried; this one is {task.status}.")
-    if not _reopen(task_id, task.user_id):
+    if not _reopen(task):
         raise TaskStateError("Nothing failed in this task that a retry could mend.")
     engine.dispatch(task_id)
     return get(user_id, task_id)
 
 
 @unit_of_work
-def _reopen(task_id: UUID, user_id: UUID) -> bool:
-    limits.one_at_a_time(user_id)
-    limits.refuse_too_many(user_id, but=task_id)
-    mendable = text("state <> 'done' OR jsonb_path_exists(errors, '$.*.retryable')")
+def _reopen(task: Task) -> bool:
+    limits.reserve_task(task.user_id, task.id, task.total)
+    can_mend = Chunk.task_id == task.id, _can_be_mended()
     ended = update(Task).where(
-        Task.id == task_id,
+        Task.id == task.id,
         Task.status.in_(("completed", "failed", "cancelled")),
         Task.deleted_at.is_(None),
-        select(Chunk.id).where(Chunk.task_id == task_id, mendable).exists(),
+        select(Chunk.id).where(*can_mend).exists(),
     )
     fresh = dict.fromkeys(("error", "started_at", "finished_at", "expires_at"))
     reopened = ended.values(status="queued", **fresh).returning(Task.id)
     if db.session.execute(reopened).first() is None:
-        return _status(task_id) in UNFINISHED  # done by a first run whose answer was lost
-    again = update(Chunk).where(Chunk.task_id == task_id, mendable)
+        return _status(task.id) in UNFINISHED  # done by a first run whose answer was lost
+    again = update(Chunk).where(*can_mend)
     values = {"state": "waiting", "attempts": 0, "token": None}
     db.session.execute(again.values(values), execution_options={"synchronize_session": False})
+    kept = engine.sums(task.id)
+    before = update(Task).where(Task.id == task.id).values(rows_before_run=kept.completed + kept.failed)
+    db.session.execute(before)
     return True
+
+
+def _can_be_mended() -> ColumnElement[bool]:
+    """Whether a chunk has rows that were not scored, or that failed in a way that may pass."""
+    return (Chunk.state != "done") | func.jsonb_path_exists(Chunk.errors, cast("$.*.retryable", JSONPATH))
 
 
 def _status(task_id: UUID) -> str | None:

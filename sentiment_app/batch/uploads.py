@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import uuid_utils.compat as uuid
-from sqlalchemy import func, select, text, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
@@ -126,7 +126,7 @@ def submit(submission: Submission, items: Iterable[Item], fingerprint: Callable[
 
     Raises:
         UnknownModelError, NoModelError: there is no such model.
-        TooManyTasksError: the caller has enough to wait for.
+        TooManyTasksError: the caller's quota of tasks or rows is used up.
         InvalidError: there are no items.
     """
     version = _model_version(submission)
@@ -136,7 +136,7 @@ def submit(submission: Submission, items: Iterable[Item], fingerprint: Callable[
     try:
         total = 0
         for part in _chunks(_heard(task_id, items)):
-            _add_chunk(uuid.uuid7(), task_id, total, part)
+            _add_chunk(uuid.uuid7(), submission.user_id, task_id, total, part)
             total += len(part)
             engine.dispatch(task_id)  # workers begin while the rest is still on its way
         _close(task_id, total, fingerprint())
@@ -177,8 +177,7 @@ def open_task(submission: Submission, version: str) -> UUID:
 
 @unit_of_work
 def _open(task_id: UUID, submission: Submission, version: str) -> None:
-    limits.one_at_a_time(submission.user_id)
-    limits.refuse_too_many(submission.user_id, but=task_id)
+    limits.reserve_task(submission.user_id, task_id, rows=0)
     values = {
         "id": task_id,
         "user_id": submission.user_id,
@@ -220,7 +219,7 @@ def _touch(task_id: UUID, **values: Any) -> None:
 
 
 @unit_of_work
-def _add_chunk(chunk_id: UUID, task_id: UUID, first: int, items: Sequence[Item]) -> None:
+def _add_chunk(chunk_id: UUID, user_id: UUID, task_id: UUID, first: int, items: Sequence[Item]) -> None:
     errors = {str(place): {"detail": item.error} for place, item in enumerate(items) if item.error}
     values = {
         "id": chunk_id,
@@ -231,7 +230,8 @@ def _add_chunk(chunk_id: UUID, task_id: UUID, first: int, items: Sequence[Item])
         "keys": engine.pack([[item.line, item.custom_id] for item in items]),
         "errors": errors,
     }
-    # One that failed meanwhile, for want of its model, takes no more.
+    limits.reserve_rows(user_id, task_id, first + len(items))
+    # A task that has failed meanwhile, because its model is missing, accepts no more rows.
     alive = update(Task).where(Task.id == task_id, Task.status == "uploading", Task.deleted_at.is_(None))
     alive = alive.values(touched_at=func.now(), total=first + len(items))
     if db.session.execute(alive.returning(Task.id)).first() is None:
@@ -243,10 +243,14 @@ def _add_chunk(chunk_id: UUID, task_id: UUID, first: int, items: Sequence[Item])
 def _close(task_id: UUID, total: int, fingerprint: str) -> None:
     if not total:
         raise InvalidError("There are no texts in it.")
-    # Once: this may run again after a lost answer, when workers have ended the task already.
-    closed = update(Task).where(Task.id == task_id, Task.status == "uploading", Task.deleted_at.is_(None))
-    status = text("CASE WHEN started_at IS NULL THEN 'queued' ELSE 'running' END")
-    db.session.execute(closed.values(status=status, total=total, fingerprint=fingerprint))
-    kept = select(Task.id).where(Task.id == task_id, Task.deleted_at.is_(None))
-    if db.session.scalar(kept) is None:
+    # The status moves on only once: this may run again after a lost answer, when workers have already ended the task.
+    # And a task that failed during the upload stays failed, but has its fingerprint: a replay of the request gets it.
+    status = case(
+        (Task.status != "uploading", Task.status),
+        (Task.started_at.is_(None), "queued"),
+        else_="running",
+    )
+    closed = update(Task).where(Task.id == task_id, Task.deleted_at.is_(None))
+    closed = closed.values(status=status, total=total, fingerprint=fingerprint).returning(Task.id)
+    if db.session.execute(closed, execution_options={"synchronize_session": False}).first() is None:
         raise UploadLostError

@@ -21,7 +21,8 @@ from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
 
 import urllib3
-from sqlalchemy import case, func, select, update
+import uuid_utils.compat as uuid
+from sqlalchemy import Integer, case, cast, func, select, update
 from urllib3.exceptions import HTTPError
 
 from sentiment_app import __version__
@@ -114,13 +115,14 @@ def redeliver(task_id: UUID, delivery_id: UUID) -> Delivery:
 @unit_of_work
 def _reset(task_id: UUID, delivery_id: UUID) -> Delivery | None:
     chosen = update(Delivery).where(Delivery.id == delivery_id, Delivery.task_id == task_id)
-    again = chosen.values(state="pending", attempts=0, next_at=func.now(), delivered_at=None)
+    # Without its attempt_id, an attempt that is in progress can no longer store its outcome over this.
+    again = chosen.values(state="pending", attempts=0, attempt_id=None, next_at=func.now(), delivered_at=None)
     return db.session.scalar(again.returning(Delivery), execution_options={"populate_existing": True})
 
 
 def deliver(delivery_id: UUID) -> None:
     """Make one attempt, if it is due and nobody else makes it."""
-    claimed = _claim(delivery_id)
+    claimed = _claim(delivery_id, attempt_id := uuid.uuid4())
     if claimed is None:
         return
     delivery, task = claimed
@@ -130,19 +132,24 @@ def deliver(delivery_id: UUID) -> None:
         delivered, answer = _post(str(task.webhook_url), _headers(delivery_id, task.user_id, body), body)
     except Exception as error:  # noqa: BLE001  # whatever a receiver does, and RQ's own time limit, is an answer
         delivered, answer = False, type(error).__name__
-    _note(delivery_id, delivered, answer)
+    _store_outcome(delivery_id, attempt_id, delivered, answer)
     if (seconds := time.monotonic() - started) > LONG_SECONDS:
         _hold_back(task.user_id, timedelta(seconds=WAIT_FACTOR * seconds))
 
 
 @unit_of_work
-def _claim(delivery_id: UUID) -> tuple[Delivery, Task] | None:
+def _claim(delivery_id: UUID, attempt_id: UUID) -> tuple[Delivery, Task] | None:
     due = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == "pending")
-    claimed = due.where(Delivery.next_at <= func.now()).values(
-        attempts=Delivery.attempts + 1,
+    claimed = due.where((Delivery.next_at <= func.now()) | (Delivery.attempt_id == attempt_id)).values(
+        # A second run of this unit of work finds its own id, and counts no second attempt.
+        attempts=Delivery.attempts + cast(Delivery.attempt_id.is_distinct_from(attempt_id), Integer),
+        attempt_id=attempt_id,
         next_at=func.now() + CLAIM,
-        # One whose attempts all ended without a word, not even of failure, ends too.
-        state=case((Delivery.attempts > len(PAUSES), "failed"), else_="pending"),
+        # A delivery whose attempts all ended without an outcome, not even a failure, ends too.
+        state=case(
+            ((Delivery.attempts > len(PAUSES)) & Delivery.attempt_id.is_distinct_from(attempt_id), "failed"),
+            else_="pending",
+        ),
     )
     delivery = db.session.scalar(claimed.returning(Delivery), execution_options={"populate_existing": True})
     if delivery is None or delivery.state == "failed":
@@ -151,18 +158,19 @@ def _claim(delivery_id: UUID) -> tuple[Delivery, Task] | None:
 
 
 @unit_of_work
-def _note(delivery_id: UUID, delivered: bool, answer: str) -> None:
-    one = db.session.get(Delivery, delivery_id, populate_existing=True)
-    if one is None:  # its task was deleted meanwhile
+def _store_outcome(delivery_id: UUID, attempt_id: UUID, delivered: bool, answer: str) -> None:
+    """Store what an attempt found, unless the delivery was sent again, claimed again, or deleted meanwhile."""
+    delivery = db.session.get(Delivery, delivery_id, populate_existing=True, with_for_update=True)
+    if delivery is None or delivery.attempt_id != attempt_id or delivery.state != "pending":
         return
-    one.answer = answer
+    delivery.answer = answer
     if delivered:
-        one.state, one.delivered_at = "delivered", datetime.now(UTC)
-    elif one.attempts > len(PAUSES):
-        one.state = "failed"
+        delivery.state, delivery.delivered_at = "delivered", datetime.now(UTC)
+    elif delivery.attempts > len(PAUSES):
+        delivery.state = "failed"
     else:
-        pause = PAUSES[max(0, one.attempts - 1)]  # 0 if it was sent again by hand meanwhile
-        one.next_at = datetime.now(UTC) + pause * (1 + random.random() / 10)
+        pause = PAUSES[delivery.attempts - 1]
+        delivery.next_at = datetime.now(UTC) + pause * (1 + random.random() / 10)
 
 
 @unit_of_work

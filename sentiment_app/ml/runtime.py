@@ -38,6 +38,10 @@ class ModelError(Exception):
     """A model, or what one is made from, that is not what it should be, and so is not used."""
 
 
+class ScoringError(Exception):
+    """The model raised an error for a text, or found no probabilities for it. The message never quotes the text."""
+
+
 class Scores(NamedTuple):
     """Probability of each class."""
 
@@ -239,3 +243,53 @@ class PipelineScorer:
     def assess(self, text: str) -> Assessment:
         """Nor which words it knows."""
         return Assessment(self.score(text), None)
+
+
+# How far from 1 the probabilities of a text may sum: single precision and rounding, and no more.
+SUM_TOLERANCE: Final = 0.001
+
+
+def find_probabilities(scorer: TextScorer, texts: Sequence[str]) -> Floats:
+    """Probabilities from any model, checked: texts by labels, in the order of LABELS.
+
+    Raises:
+        ScoringError: the model raised an error, or at least one row is not three probabilities that sum to 1.
+    """
+    try:
+        found = np.array(scorer.score_many(texts), dtype=np.float64)
+    except Exception as error:  # noqa: BLE001  # any pipeline may serve, and raise what it likes
+        raise _failure(error) from None
+    if found.shape != (len(texts), len(LABELS)) or not _are_probabilities(found):
+        raise _no_probabilities()
+    return found
+
+
+def find_assessment(scorer: TextScorer, text: str) -> Assessment:
+    """The assessment of a text by any model, checked.
+
+    Raises:
+        ScoringError: the model raised an error, or its scores are not three probabilities that sum to 1.
+    """
+    try:
+        assessment = scorer.assess(text)
+        negative, neutral, positive = assessment.scores
+    except Exception as error:  # noqa: BLE001  # any pipeline may serve, and raise what it likes
+        raise _failure(error) from None
+    # NaN compares false with everything, so it is refused here too. Plain comparisons: numpy would take as long as
+    # scoring a short text.
+    is_sound = negative >= 0 and neutral >= 0 and positive >= 0
+    if not (is_sound and abs(negative + neutral + positive - 1) <= SUM_TOLERANCE):
+        raise _no_probabilities()
+    return assessment
+
+
+def _are_probabilities(found: Floats) -> bool:
+    return bool((found >= 0).all() and (np.abs(found.sum(axis=1) - 1) <= SUM_TOLERANCE).all())
+
+
+def _failure(error: Exception) -> ScoringError:
+    return ScoringError(f"The model cannot score this text ({type(error).__name__}).")
+
+
+def _no_probabilities() -> ScoringError:
+    return ScoringError("The model finds no probabilities for this text.")

@@ -197,8 +197,7 @@ def activate(version: str, by: str, *, allow_worse: bool = False) -> None:
         NotFoundError: no such version was released.
         GateError: it is retired, does not load, is not what was signed, or measured worse than the active one.
     """
-    _pass_gate(version, by, allow_worse=allow_worse)
-    _activate(version, by, "activated", uuid.uuid7())
+    _promote(version, by, "activated", allow_worse=allow_worse)
 
 
 def rollback(by: str) -> str:
@@ -211,8 +210,7 @@ def rollback(by: str) -> str:
     version = next((version for version, state in states().items() if state == "previous"), None)
     if version is None:
         raise StateError("No model was active before this one.")
-    _pass_gate(version, by, allow_worse=True)
-    _activate(version, by, "rolled back", uuid.uuid7(), "previous")
+    _promote(version, by, "rolled back", allow_worse=True, state="previous")
     return version
 
 
@@ -243,28 +241,39 @@ def _sign_anew(old_key: str, by: str, event: UUID) -> list[str]:
     return signed
 
 
-def _pass_gate(version: str, by: str, *, allow_worse: bool) -> None:
+def _promote(version: str, by: str, action: str, *, allow_worse: bool, state: str | None = None) -> None:
+    """Check a version, and have it served.
+
+    The artifact is loaded and tried before the lock is taken, as that takes seconds. The measures are compared under
+    the lock, with the model that is active then: a check against a model that was active a moment ago says nothing.
+    """
     try:
         _check_state(get(version))
-        manifest = verify(version)
-        if not allow_worse and (active := active_version()):
-            _check_measures(manifest, manifest_of(active))
+        verified = verify(version)
+        _activate(version, by, action, uuid.uuid7(), verified=None if allow_worse else verified, state=state)
     except ModelError as error:
         _note(uuid.uuid7(), version, "refused", by, str(error))
         raise GateError(f"{version} was not activated: {error}.") from None
 
 
 @unit_of_work
-def _activate(version: str, by: str, action: str, event: UUID, state: str | None = None) -> None:
-    # Of two at once, the second sees what the first did.
-    db.session.execute(text("LOCK TABLE model_releases IN SHARE ROW EXCLUSIVE MODE"))
+def _activate(
+    version: str, by: str, action: str, event: UUID, *, verified: Manifest | None = None, state: str | None = None
+) -> None:
+    _lock_releases()
+    if db.session.get(ModelEvent, event):
+        return  # a first run, whose answer was lost, has done it
     chosen = db.session.get(ModelRelease, version, populate_existing=True)
-    if chosen is None or chosen.state == "retired":
-        raise GateError(f"{version} is retired.")
+    if chosen is None:
+        raise _unknown(version)
+    _check_state(chosen)
     if chosen.state == "active":
         return
     if state and chosen.state != state:
         raise StateError(f"Another model was activated meanwhile; {version} is no longer the {state} one.")
+    active = db.session.scalar(select(ModelRelease.manifest).where(ModelRelease.state == "active"))
+    if verified and active:
+        _check_measures(verified, json.loads(active))
     # In this order: of either state there is never more than one.
     for old, new in (("previous", "candidate"), ("active", "previous")):
         others = update(ModelRelease).where(ModelRelease.state == old)
@@ -272,6 +281,11 @@ def _activate(version: str, by: str, action: str, event: UUID, state: str | None
     chosen.state, chosen.activated_at, chosen.activated_by = "active", func.now(), by
     _record(event, version, action, by)
     log.info("model_activated", model_version=version, by=by, action=action)
+
+
+def _lock_releases() -> None:
+    """Let one unit of work at a time change states of models; each sees what the one before it did."""
+    db.session.execute(text("LOCK TABLE model_releases IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def retire(version: str, by: str) -> None:
@@ -295,7 +309,7 @@ def reinstate(version: str, by: str) -> None:
 
 @unit_of_work
 def _move(version: str, by: str, state: str, action: str, event: UUID) -> None:
-    db.session.execute(text("LOCK TABLE model_releases IN SHARE ROW EXCLUSIVE MODE"))  # in the order of _activate
+    _lock_releases()
     chosen = db.session.get(ModelRelease, version, populate_existing=True)
     if chosen is None:
         raise _unknown(version)

@@ -18,7 +18,7 @@ from sentiment_app.users import service as users
 blueprint = Blueprint("sentiment", __name__, url_prefix="/sentiment")
 
 # What Nginx calls a request: seconds and milliseconds of its arrival, 128 random bits.
-REQUEST_KEY = re.compile(r"([0-9]{1,12})\.([0-9]{3})-([0-9a-f]{32})")
+REQUEST_KEY = re.compile(r"([0-9]{1,10})\.([0-9]{3})-([0-9a-f]{32})")
 
 
 @blueprint.post("/analyze")

@@ -6,7 +6,7 @@ from marshmallow import ValidationError, fields, validate
 
 from sentiment_app.ml.runtime import LABELS
 from sentiment_app.ml.text import MAX_CHARACTERS, TextError, normalize
-from sentiment_app.schema import Cursor, Flag, PageQuerySchema, Schema, Text
+from sentiment_app.schema import Cursor, Flag, Instant, PageQuerySchema, Schema, Text
 
 STATES = ("candidate", "active", "previous", "retired")
 
@@ -72,12 +72,8 @@ class HistoryQuerySchema(PageQuerySchema):
     """Which part of the history."""
 
     sentiment = fields.String(load_default=None, validate=validate.OneOf(LABELS))
-    since = fields.AwareDateTime(
-        load_default=None,
-        format="iso",
-        metadata={"description": "From this instant on (RFC 3339, with its offset)"},
-    )
-    until = fields.AwareDateTime(load_default=None, format="iso", metadata={"description": "Before this instant"})
+    since = Instant(load_default=None, metadata={"description": "From this instant on (RFC 3339, with its offset)"})
+    until = Instant(load_default=None, metadata={"description": "Before this instant (RFC 3339, with its offset)"})
 
 
 class ContributionSchema(Schema):

@@ -12,9 +12,9 @@ from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.exc import IntegrityError
 
 from sentiment_app import metrics
-from sentiment_app.errors import InvalidTokenError, NotFoundError
+from sentiment_app.errors import AppError, InvalidTokenError, NotFoundError
 from sentiment_app.extensions import db, settings, unit_of_work
-from sentiment_app.ml.runtime import Explanation, Scores
+from sentiment_app.ml.runtime import Explanation, Scores, ScoringError, find_assessment
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.sentiment.serving import serving
 from sentiment_app.sentiment.writer import GroupWriter, Row
@@ -24,6 +24,15 @@ ENOUGH_COVERAGE = 0.5
 # Rows that are deleted at a time, so that nobody waits for it.
 BATCH = 1000
 UNSYNCHRONISED = {"synchronize_session": False}
+
+
+class UnscorableTextError(AppError):
+    """The model cannot score this text. Another model may; the same request will fail again."""
+
+    status, kind = 422, "unscorable-text"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, [{"in": "body", "pointer": "/text", "detail": detail}])
 
 
 class ScoreWarning(TypedDict):
@@ -62,11 +71,15 @@ def analyze(
     Raises:
         NoModelError: no model is active.
         UnknownModelError: the named one is not released, or retired.
+        UnscorableTextError: the model raised an error, or found no probabilities. Nothing is stored.
         InvalidTokenError: the user is gone.
     """
     served = serving().pinned(model) if model else serving().current()
     started = time.perf_counter()
-    scores, coverage = served.scorer.assess(text)
+    try:
+        scores, coverage = find_assessment(served.scorer, text)
+    except ScoringError as error:
+        raise UnscorableTextError(str(error)) from None
     analysis = Analysis(
         id=row_id or uuid.uuid7(),
         sentiment=scores.label,

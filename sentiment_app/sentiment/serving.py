@@ -128,7 +128,9 @@ class Serving:
         found = self._take_pinned(version)
         if found:
             return found
-        with self.loading.turn():  # who has a model already waits for nobody
+        if not _may_serve(self._states(), version):  # before the turn: unknown names must not keep others waiting
+            raise UnknownModelError(version, "is not released here")
+        with self.loading.turn():  # a model that is loaded already waits for nobody
             return self._take_pinned(version) or self._pin(self._load_pinned(version))
 
     def _take_pinned(self, version: str) -> Served | None:
@@ -145,9 +147,10 @@ class Serving:
         return served
 
     def refresh(self) -> None:
-        """Switch to the registry's active model if it is another one; on any failure go on with the old one.
+        """Switch to the registry's active model if another model is served; on any failure go on with the old model.
 
-        A process that has no old one serves the previous model of the registry until the active one loads.
+        Unless the old model is retired. A process that has no model to go on with serves the registry's previous model
+        until the active one loads. If that fails too, it serves none.
         """
         with self._refreshing:
             version, states = None, dict[str, str]()
@@ -163,6 +166,9 @@ class Serving:
                 self.problem = None
             except Exception as error:  # noqa: BLE001  # whatever a model does at loading, the old one serves on
                 self._failed(version, error)
+                if self._served and states and not _may_serve(states, self._served.version):
+                    log.warning("retired_model_dropped", model_version=self._served.version)
+                    self._served = None
                 if self._served is None:
                     self._serve_previous(states)
 
@@ -201,8 +207,6 @@ class Serving:
         return Served(version, scorer, manifest)
 
     def _load_pinned(self, version: str) -> Served:
-        if not _may_serve(self._states(), version):
-            raise UnknownModelError(version, "is not released here")
         try:
             return self._load(version)
         except ModelError as error:

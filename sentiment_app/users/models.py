@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, column, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sentiment_app.extensions import UTC, Base
@@ -14,8 +14,8 @@ class User(Base):
 
     __tablename__ = "users"
     __table_args__ = (
-        Index("uq_users_username", text("lower(username)"), unique=True),
-        Index("uq_users_email", text("lower(email)"), unique=True),
+        Index("uq_users_username", func.lower(column("username")), unique=True),
+        Index("uq_users_email", func.lower(column("email")), unique=True),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)

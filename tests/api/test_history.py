@@ -133,3 +133,33 @@ def test_what_nginx_repeats_is_stored_once_and_what_a_caller_calls_so_is_not(mak
     assert all(uuid.UUID(one).version == 7 for one in ids)
     if proxies:
         assert datetime.fromisoformat(rows[0]["created_at"]).timestamp() == 1795534000.123
+
+
+@pytest.mark.parametrize("name", ["since", "until"])
+@pytest.mark.parametrize(
+    "instant",
+    [
+        "2026-01-27T00:00:00+16:00",
+        "2026-01-27T00:00:00-16:00",
+        "2026-01-27T00:00:00+23:59",
+        "2026-01-27T00:00:00-23:59",
+        "0001-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+23:59",
+        "0001-01-01T00:00:00-23:59",
+        "9999-12-31T23:59:59.999999Z",
+        "9999-12-31T23:59:59.999999+23:59",
+        "9999-12-31T23:59:59.999999-23:59",
+    ],
+)
+def test_every_instant_with_any_offset_is_a_bound(client, as_ada, analyze, name, instant):
+    analyze(as_ada, "now")
+    answer = client.get(URL, query_string={name: instant}, headers=as_ada)
+    assert answer.status_code == 200
+    is_before_now = instant < "2026-02"
+    assert len(answer.json["items"]) == ((name == "since") == is_before_now)
+
+
+@pytest.mark.parametrize("instant", ["2026-11-27T00:00:00+24:00", "0000-01-01T00:00:00Z", "10000-01-01T00:00:00Z"])
+def test_what_is_no_instant_is_refused(client, as_ada, instant):
+    answer = client.get(URL, query_string={"since": instant}, headers=as_ada)
+    assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/since")

@@ -1,8 +1,8 @@
 """Leases, lost jobs, poison, retries: what the engine does when a worker is not there at the end."""
 
 import json
-import time
 from datetime import timedelta
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -58,34 +58,41 @@ def test_who_has_lost_the_lease_cannot_write(upload, lines, chunk_jobs):
     assert chunk(one).state == "running"
 
 
+class SlowModel:
+    """Takes some seconds for each text, by a clock that only it moves; counts the texts."""
+
+    def __init__(self):
+        self.now, self.seconds, self.texts = 1000.0, 0.05, 0
+
+    def score_many(self, texts):
+        self.now += self.seconds * len(texts)
+        self.texts += len(texts)
+        return np.full((len(texts), 3), 1 / 3)
+
+
 @pytest.fixture
 def slow_model(monkeypatch):
-    """Scores a text in five milliseconds, where leases last eight tenths of a second; counts the texts."""
-    texts = []
-
-    def score(scorer, some):
-        time.sleep(0.005 * len(some))
-        texts.extend(some)
-        return np.full((len(some), 3), 1 / 3)
-
-    monkeypatch.setattr(engine, "LEASE_SECONDS", 0.8)
-    monkeypatch.setattr(engine, "_probabilities", score)
-    return texts
+    model = SlowModel()
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: model.now))
+    monkeypatch.setattr(Scorer, "score_many", lambda _, texts: model.score_many(texts))
+    return model
 
 
-def test_a_slow_model_keeps_its_lease(upload, lines, chunk_jobs, slow_model, monkeypatch):
+@pytest.mark.parametrize("seconds", [0.05, 0.5, 1.9])
+def test_a_slow_model_keeps_its_lease(upload, lines, chunk_jobs, slow_model, monkeypatch, seconds):
+    slow_model.seconds = seconds
     upload(lines(*["a"] * 500))
     (one,) = chunk_jobs()
-    renew, renewals = engine._renew, [time.monotonic()]
+    renew, renewals = engine._renew, [slow_model.now]
 
     def noted(*arguments):
-        renewals.append(time.monotonic())
+        renewals.append(slow_model.now)
         return renew(*arguments)
 
     monkeypatch.setattr(engine, "_renew", noted)
     engine.score_chunk(UUID(one))
-    assert (chunk(one).state, len(slow_model)) == ("done", 500)
-    assert max(np.diff([*renewals, time.monotonic()])) < engine.LEASE_SECONDS
+    assert (chunk(one).state, slow_model.texts) == ("done", 500)
+    assert max(np.diff([*renewals, slow_model.now])) < engine.LEASE_SECONDS
 
 
 def test_who_has_lost_the_lease_scores_no_more(upload, lines, chunk_jobs, slow_model, monkeypatch):
@@ -94,7 +101,7 @@ def test_who_has_lost_the_lease_scores_no_more(upload, lines, chunk_jobs, slow_m
     monkeypatch.setattr(engine, "_renew", lambda *_: False)
     engine.score_chunk(UUID(one))
     assert chunk(one).state == "running"
-    assert 0 < len(slow_model) < 500
+    assert 0 < slow_model.texts < 500
 
 
 def test_a_unit_of_work_that_runs_again_counts_one_attempt(upload, lines, chunk_jobs):

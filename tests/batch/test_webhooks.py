@@ -8,6 +8,7 @@ import threading
 import time
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, update
@@ -296,7 +297,7 @@ def test_whatever_an_attempt_raises_is_its_answer(finished, deliver, deliveries,
 def test_attempts_that_end_without_a_word_end_all_the_same(finished, inside, deliveries):
     for _ in range(len(webhooks.PAUSES) + 2):
         db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
-        webhooks._claim(deliveries(finished)[0]["id"])
+        webhooks._claim(deliveries(finished)[0]["id"], uuid4())
     assert deliveries(finished)[0]["state"] == "failed"
 
 
@@ -306,3 +307,37 @@ def test_a_delivery_says_how_the_task_ended_whatever_became_of_it(client, as_ada
     said = json.loads(receiver.received[0][1])
     assert said["type"] == "task.completed"
     assert said["timestamp"]
+
+
+def test_redelivery_during_an_attempt_is_kept(client, as_ada, finished, inside, receiver, deliver, deliveries):
+    (delivery,) = deliveries(finished)
+    attempt = uuid4()
+    webhooks._claim(UUID(delivery["id"]), attempt)
+    url = f"{TASKS}/{finished}/deliveries/{delivery['id']}/redeliver"
+    assert client.post(url, headers=as_ada).status_code == 202
+    webhooks._store_outcome(UUID(delivery["id"]), attempt, delivered=True, answer="200")
+    assert (deliveries(finished)[0]["state"], deliveries(finished)[0]["attempts"]) == ("pending", 0)
+    deliver()
+    assert (deliveries(finished)[0]["state"], len(receiver.received)) == ("delivered", 1)
+
+
+def test_an_attempt_that_was_claimed_again_stores_no_outcome(finished, inside, deliveries):
+    delivery_id = UUID(deliveries(finished)[0]["id"])
+    first, second = uuid4(), uuid4()
+    webhooks._claim(delivery_id, first)
+    db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+    webhooks._claim(delivery_id, second)
+    webhooks._store_outcome(delivery_id, first, delivered=False, answer="late")
+    assert deliveries(finished)[0]["answer"] is None
+    webhooks._store_outcome(delivery_id, second, delivered=True, answer="200")
+    assert deliveries(finished)[0]["state"] == "delivered"
+
+
+def test_an_attempt_whose_claim_runs_twice_counts_once(finished, inside, deliveries):
+    delivery_id, attempt = UUID(deliveries(finished)[0]["id"]), uuid4()
+    for _ in range(len(webhooks.PAUSES) + 1):
+        db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+        attempt = uuid4()
+        claims = [webhooks._claim(delivery_id, attempt) for _ in range(2)]
+        assert all(claims)
+    assert deliveries(finished)[0]["attempts"] == len(webhooks.PAUSES) + 1

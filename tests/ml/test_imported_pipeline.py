@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import joblib
+import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -14,6 +15,7 @@ from sentiment_app.extensions import db
 from sentiment_app.ml.artifact import digest
 from sentiment_app.sentiment import releases
 from sentiment_app.sentiment.models import ModelRelease
+from sentiment_app.sentiment.serving import serving
 
 TEXTS = ["good fine", "bad awful", "on monday", "good good", "awful", "at noon"]
 LABELS = ["positive", "negative", "neutral"] * 2
@@ -94,3 +96,36 @@ def test_a_file_that_is_no_pipeline_is_refused(flask, tmp_path):
     (tmp_path / "x.joblib").write_bytes(b"nonsense")
     done = flask("import", str(tmp_path / "x.joblib"))
     assert (done.exit_code, "cannot be loaded" in done.output) == (1, True)
+
+
+def nothing_found(texts):
+    return np.full((len(texts), 3), np.nan)
+
+
+def more_than_one(texts):
+    return np.full((len(texts), 3), 0.9)
+
+
+def less_than_zero(texts):
+    return np.tile([-0.5, 0.5, 1.0], (len(texts), 1))
+
+
+def too_few(texts):
+    return np.full((len(texts), 2), 0.5)
+
+
+def trouble(texts):
+    raise RuntimeError(texts[0])
+
+
+@pytest.mark.parametrize("predict", [nothing_found, more_than_one, less_than_zero, too_few, trouble])
+def test_a_text_that_the_model_cannot_score_is_refused_and_not_stored(
+    app, client, as_ada, imported, monkeypatch, predict
+):
+    with app.app_context():
+        monkeypatch.setattr(serving().current().scorer._pipeline, "predict_proba", predict, raising=False)
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "my secret"}, headers=as_ada)
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:sentiment-app:problem:unscorable-text")
+    assert answer.json["errors"][0]["pointer"] == "/text"
+    assert "secret" not in answer.text
+    assert client.get("/api/v1/sentiment/history", headers=as_ada).json["items"] == []

@@ -1,4 +1,5 @@
 import json
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import update
@@ -257,3 +258,31 @@ def test_requests_that_have_models_loaded_do_not_take_all_threads(client, as_ada
         answer = client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).json["model_version"] == second
+
+
+def test_measures_are_compared_with_the_model_that_is_active_at_the_switch(app, model, monkeypatch):
+    releases.activate(released(model, "v1", 0.70), by="tests")
+    better, candidate = released(model, "v2", 0.90), released(model, "v3", 0.71)
+    verify = releases.verify
+
+    def verify_and_lose(version):
+        monkeypatch.setattr(releases, "verify", verify)
+        manifest = verify(version)
+        releases.activate(better, by="another")
+        return manifest
+
+    monkeypatch.setattr(releases, "verify", verify_and_lose)
+    with pytest.raises(releases.GateError, match=r"0\.710.*v2 0\.900"):
+        releases.activate(candidate, by="tests")
+    assert releases.active_version() == "v2"
+    assert actions("v3") == ["released", "refused"]
+
+
+def test_an_activation_that_runs_twice_undoes_no_later_activation(app, model):
+    for version in ("v1", "v2"):
+        released(model, version)
+    event = uuid4()
+    releases._activate("v1", "tests", "activated", event)
+    releases._activate("v2", "tests", "activated", uuid4())
+    releases._activate("v1", "tests", "activated", event)  # as when the answer to its first commit was lost
+    assert releases.active_version() == "v2"

@@ -53,6 +53,9 @@ def test_every_problem_is_named_at_once(environment):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("DATABASE_RETRY_SECONDS", "nan"),
+        ("MODEL_POLL_SECONDS", "inf"),
+        ("UPLOAD_SECONDS", "Infinity"),
         ("JWT_SECRET_KEY", "a" * 64),
         ("JWT_SECRET_KEY", ""),
         ("DATABASE_URL", "sqlite:///x"),

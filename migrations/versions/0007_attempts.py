@@ -1,0 +1,17 @@
+"""A delivery knows its attempt in progress; a task knows how many rows an earlier run had done."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+
+
+def upgrade() -> None:
+    op.add_column("webhook_deliveries", sa.Column("attempt_id", sa.Uuid, nullable=True))
+    op.add_column("tasks", sa.Column("rows_before_run", sa.Integer, server_default="0", nullable=False))
+
+
+def downgrade() -> None:
+    op.drop_column("tasks", "rows_before_run")
+    op.drop_column("webhook_deliveries", "attempt_id")
