@@ -45,3 +45,24 @@ def test_the_models_say_what_the_migrations_made(app):
     flask_migrate.upgrade()
     flask_migrate.check()
     assert tables() == set(db.metadata.tables)
+
+
+def test_totals_of_ended_tasks_are_added_up_from_their_chunks(app):
+    flask_migrate.upgrade(revision="0005")
+    with db.engine.begin() as connection:
+        connection.exec_driver_sql(
+            """
+            INSERT INTO users (id, username, email, password_hash) VALUES (gen_random_uuid(), 'ada', 'a@b.c', 'x');
+            INSERT INTO tasks (id, user_id, status, model_version, total)
+                SELECT gen_random_uuid(), id, 'completed', 'v1', 6 FROM users;
+            INSERT INTO task_chunks (id, task_id, first, size, state, texts, keys, completed, failed, counts,
+                    confidence_sum, histogram)
+                SELECT gen_random_uuid(), id, first, 3, 'done', '', '', 2, 1, '{1,0,1}', 1.5, '{0,0,0,0,0,0,0,1,1,0}'
+                FROM tasks, unnest(ARRAY[0, 3]) AS first;
+            """
+        )
+    flask_migrate.upgrade(revision="0006")
+    with db.engine.begin() as connection:
+        totals = "SELECT completed, failed, counts, confidence_sum, histogram FROM tasks"
+        found = connection.exec_driver_sql(totals).one()
+    assert tuple(found) == (4, 2, [2, 0, 2], 3.0, [0, 0, 0, 0, 0, 0, 0, 2, 2, 0])

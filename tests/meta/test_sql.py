@@ -1,0 +1,40 @@
+"""SQL is written as expressions, whose precedence SQLAlchemy knows; text() holds whole statements alone.
+
+A fragment such as text("a OR b") behind an AND once let a retry reopen the tasks of all users.
+"""
+
+import ast
+from pathlib import Path
+
+STATEMENTS = ("SELECT ", "LOCK TABLE ")
+
+
+def calls_of_text(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("text", "literal_column")
+        ):
+            yield node
+
+
+def test_text_holds_whole_statements_alone():
+    found = [
+        (path.name, ast.unparse(call)) for path in Path("sentiment_app").rglob("*.py") for call in calls_of_text(path)
+    ]
+    assert found, "the test looks at nothing"
+    fragments = [one for one in found if not one[1].partition("(")[2].strip("\"'").startswith(STATEMENTS)]
+    assert fragments == []
+
+
+def test_text_has_no_other_name():
+    aliases = [
+        (path.name, name.asname)
+        for path in Path("sentiment_app").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sqlalchemy")
+        for name in node.names
+        if name.name == "text" and name.asname
+    ]
+    assert aliases == []

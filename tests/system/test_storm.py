@@ -1,0 +1,164 @@
+"""Two users submit, cancel, retry, delete and download at once, while workers are late and reconcilers race.
+
+STORM_ACTIONS=5000 scripts/test tests/system/test_storm.py goes on for longer. The seed is printed, and may be given as
+STORM_SEED: it repeats the actions, though not their interleaving.
+"""
+
+import http.client
+import json
+import os
+import random
+import signal
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+from product import PASSWORD, call
+from test_chaos import Workers, post_file, texts, wait_until_ended
+
+ACTIONS = int(os.environ.get("STORM_ACTIONS", "60"))
+SEED = int(os.environ.get("STORM_SEED", random.randrange(10**6)))
+THREADS = 3
+ROWS = 6_000  # two chunks
+ENDED = ("completed", "failed", "cancelled")
+
+
+class User:
+    """A user with several clients at once, who notes every answer that should not be."""
+
+    def __init__(self, product, username):
+        self.product = product
+        self.username = username
+        self.wrong = []
+        account = {"username": username, "email": f"{username}@example.org", "password": PASSWORD}
+        call(product.url + "/api/v1/auth/register", account)
+        status, tokens = call(product.url + "/api/v1/auth/login", {"username": username, "password": PASSWORD})
+        assert status == 200, tokens
+        self.token = tokens["access_token"]
+        self.url = product.url + "/api/v1/sentiment/tasks"
+
+    def tasks(self):
+        return call(self.url + "?limit=100", token=self.token)[1]["items"]
+
+    def act(self, random_):
+        """One action on a task of his own, and now and then on a task of the other's."""
+        tasks = self.tasks()
+        action = random_.choice([self.submit, self.cancel, self.retry, self.retry, self.delete, self.download])
+        if not tasks or action == self.submit:
+            self.submit()
+        else:
+            action(random_.choice(tasks))
+
+    def submit(self, _task=None):
+        try:
+            post_file(self.product, self.token, texts(ROWS))
+        except urllib.error.HTTPError as error:
+            self.expect(error.code, 429, 503)
+
+    def cancel(self, task):
+        self.expect(self.post(task, "cancel"), 200, 404, 409)
+
+    def retry(self, task):
+        self.expect(self.post(task, "retry"), 202, 404, 409, 429)
+
+    def delete(self, task):
+        request = urllib.request.Request(f"{self.url}/{task['task_id']}", headers=self.headers(), method="DELETE")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                self.expect(answer.status, 204)
+        except urllib.error.HTTPError as error:
+            self.expect(error.code, 404)
+
+    def download(self, task):
+        """Whole, or refused, or broken off: never short without a word."""
+        headers = self.headers(Accept="application/x-ndjson")
+        request = urllib.request.Request(f"{self.url}/{task['task_id']}/results", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                rows = [json.loads(line)["index"] for line in answer]
+        except urllib.error.HTTPError as error:
+            self.expect(error.code, 404, 409, 503)
+        except (OSError, http.client.HTTPException):
+            return
+        else:
+            if task["status"] != "cancelled" and rows != list(range(len(rows))):
+                self.wrong.append(f"gaps in {task['task_id']}, which was {task['status']}")
+
+    def post(self, task, action):
+        return call(f"{self.url}/{task['task_id']}/{action}", {}, self.token, timeout=60)[0]
+
+    def expect(self, status, *expected):
+        if status not in expected:
+            self.wrong.append(f"{status} instead of {expected}")
+
+    def headers(self, **more):
+        return {"Authorization": f"Bearer {self.token}", **more}
+
+    def whole_results(self, task):
+        headers = self.headers(Accept="application/x-ndjson")
+        request = urllib.request.Request(f"{self.url}/{task['task_id']}/results", headers=headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return [json.loads(line) for line in answer]
+
+
+@pytest.fixture
+def workers(product):
+    workers = Workers(product)
+    yield workers
+    workers.stop()
+
+
+def make_workers_late(workers, over, random_):
+    """Stop a worker for longer than its lease now and then, so that it stores what is no longer its own."""
+    while not over.wait(random_.uniform(0.2, 1)):
+        process = workers.processes[random_.randrange(2)]
+        process.send_signal(signal.SIGSTOP)
+        over.wait(random_.choice([0.1, 0.5, 9]))
+        process.send_signal(signal.SIGCONT)
+
+
+def test_a_storm_of_two_users_leaves_every_task_whole(product, workers, capsys):
+    with capsys.disabled():
+        print(f"STORM_SEED={SEED}", end=" ")
+    users = [User(product, name) for name in ("ada", "bob")]
+    over = threading.Event()
+    late = threading.Thread(target=make_workers_late, args=(workers, over, random.Random(SEED)))
+    late.start()
+
+    def go_on(user, seed):
+        random_ = random.Random(seed)
+        for _ in range(ACTIONS // (len(users) * THREADS)):
+            user.act(random_)
+
+    threads = [
+        threading.Thread(target=go_on, args=(user, SEED + number * 10 + place))
+        for number in range(THREADS)
+        for place, user in enumerate(users)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    late.join()
+    assert [user.wrong for user in users] == [[], []]
+    kept = 0
+    for user in users:
+        for task in user.tasks():
+            told = wait_until_ended(product, user.token, task["task_id"], workers)
+            assert told["status"] in ENDED, told
+            rows = user.whole_results(task)
+            counts = told["request_counts"]
+            assert len(rows) == counts["completed"] + counts["failed"]
+            assert counts["failed"] == 0
+            if told["status"] == "completed":
+                assert [row["index"] for row in rows] == list(range(ROWS))
+            call(f"{user.url}/{task['task_id']}/retry", {}, user.token)  # what was cancelled is completed now
+            told = wait_until_ended(product, user.token, task["task_id"], workers)
+            assert told["status"] == "completed", told
+            assert [row["index"] for row in user.whole_results(task)] == list(range(ROWS))
+            kept += 1
+    assert kept
+    log = product.log.read_text()
+    assert "Traceback" not in log, log[log.index("Traceback") - 2000 :][:6000]
