@@ -13,6 +13,7 @@ import orjson
 import structlog
 import uuid_utils.compat as uuid
 from flask import Flask, Response, g, request
+from gunicorn.systemd import sd_notify
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -72,6 +73,11 @@ def configure(level: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def tell_systemd_ready() -> None:
+    """Tell systemd that this process works (sd_notify(3), Type=notify); does nothing where systemd does not ask."""
+    sd_notify("READY=1", logging.getLogger("gunicorn.error"))
 
 
 def init_app(app: Flask) -> None:

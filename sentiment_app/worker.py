@@ -16,6 +16,7 @@ from rq.serializers import JSONSerializer
 from sentiment_app.app import create_app
 from sentiment_app.config import ConfigError
 from sentiment_app.extensions import QUEUE, QUEUES
+from sentiment_app.logs import tell_systemd_ready
 
 
 class Worker(SimpleWorker):
@@ -57,6 +58,7 @@ def main() -> None:
         app.extensions["serving"].start(app)
     # A worker blocks on Redis until there is work: its connection has no such short timeout as a request's.
     worker = Worker(app, Redis.from_url(app.extensions["settings"].redis_url), name)
+    tell_systemd_ready()
     worker.work(logging_level="WARNING")
 
 

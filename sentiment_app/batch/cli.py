@@ -17,6 +17,7 @@ from sentiment_app.batch import reconcile as reconciling
 from sentiment_app.batch.models import UNFINISHED, VISIBLE
 from sentiment_app.cli import Group, as_json, print_json
 from sentiment_app.extensions import db, settings
+from sentiment_app.logs import tell_systemd_ready
 from sentiment_app.users import service as users
 
 tasks = Group("tasks", help="Score files of texts, and look after the tasks of all users.")
@@ -149,6 +150,7 @@ def reconcile(every: float | None, as_json: bool) -> None:
     if every:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
+        tell_systemd_ready()
     while True:
         if not every:
             done = reconciling.reconcile()

@@ -1,0 +1,165 @@
+"""Ansible module: bring folders, files and links of a host into a wanted state, all of them in one task.
+
+A loop over `ansible.builtin.template` connects to the host twice for each file; this connects once for all of them.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: file_tree
+short_description: Bring folders, files and links into a wanted state in one task
+description:
+  - Makes folders first, then files, then links, each in the order given.
+  - Files are replaced as a whole, and only if their content differs. Supports check mode and diffs.
+options:
+  folders:
+    description: Folders to make, with their parents.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {type: path, required: true, description: The folder.}
+      mode: {type: str, default: "0755", description: Its mode.}
+      owner: {type: str, default: root, description: Its owner.}
+      group: {type: str, default: root, description: Its group.}
+  files:
+    description: Files to write.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {type: path, required: true, description: The file.}
+      content: {type: str, required: true, description: Its whole content, such as a template lookup.}
+      mode: {type: str, default: "0644", description: Its mode.}
+      owner: {type: str, default: root, description: Its owner.}
+      group: {type: str, default: root, description: Its group.}
+  links:
+    description: Symbolic links to make, which may lead to what is not there yet.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {type: path, required: true, description: The link.}
+      target: {type: str, required: true, description: Where it leads.}
+"""
+
+EXAMPLES = r"""
+- name: Configure the service
+  file_tree:
+    folders:
+      - path: /etc/example
+    files:
+      - path: /etc/example/example.conf
+        content: "{{ lookup('ansible.builtin.template', 'example.conf.j2') }}"
+"""
+
+RETURN = r"""
+changed_paths:
+  description: What was changed, or would be in check mode.
+  type: list
+  elements: str
+  returned: always
+"""
+
+Entry = dict[str, Any]
+
+
+class Tree:
+    """What is changed, and how it differed."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.changed: list[str] = []
+        self.diffs: list[dict[str, str]] = []
+
+    def folder(self, wanted: Entry) -> None:
+        """Make a folder, and give it its mode and owner."""
+        folder = Path(wanted["path"])
+        if not folder.is_dir():
+            self._note(wanted["path"], "absent", "folder")
+            if not self.module.check_mode:
+                folder.mkdir(parents=True)
+        self._attributes(wanted)
+
+    def file(self, wanted: Entry) -> None:
+        """Write a file beside its place, and move it there."""
+        before = _read(Path(wanted["path"]))
+        if before != wanted["content"]:
+            self._note(wanted["path"], before or "", wanted["content"])
+            if not self.module.check_mode:
+                self._replace(wanted["path"], wanted["content"])
+        self._attributes(wanted)
+
+    def link(self, wanted: Entry) -> None:
+        """Make a link, in place of whatever link or file is there."""
+        link, target = Path(wanted["path"]), wanted["target"]
+        before = str(link.readlink()) if link.is_symlink() else ""
+        if before != target:
+            self._note(wanted["path"], before, target)
+            if not self.module.check_mode:
+                beside = link.with_name(f"{link.name}.{os.getpid()}")
+                beside.symlink_to(target)
+                beside.replace(link)
+
+    def _replace(self, path: str, content: str) -> None:
+        handle, temporary = tempfile.mkstemp(dir=self.module.tmpdir)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(content)
+        self.module.atomic_move(temporary, path)
+
+    def _attributes(self, wanted: Entry) -> None:
+        if not Path(wanted["path"]).exists():  # in check mode
+            return
+        attributes = {name: wanted[name] for name in ("path", "mode", "owner", "group")}
+        common = self.module.load_file_common_arguments({**attributes, "attributes": None, "seuser": None})
+        if self.module.set_fs_attributes_if_different(common, changed=False):
+            self._note(wanted["path"], "other owner or mode", f"{wanted['owner']} {wanted['group']} {wanted['mode']}")
+
+    def _note(self, path: str, before: str, after: str) -> None:
+        if path not in self.changed:
+            self.changed.append(path)
+        self.diffs.append({"before_header": path, "after_header": path, "before": before, "after": after})
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_bytes().decode(errors="surrogateescape")
+    except OSError:
+        return None
+
+
+def _entries(default_mode: str, **own: Entry) -> Entry:
+    attributes = {"mode": {"type": "str", "default": default_mode}}
+    attributes |= {name: {"type": "str", "default": "root"} for name in ("owner", "group")}
+    path = {"path": {"type": "path", "required": True}}
+    options = {**path, **own, **attributes} if default_mode else {**path, **own}
+    return {"type": "list", "elements": "dict", "default": [], "options": options}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "folders": _entries("0755"),
+            "files": _entries("0644", content={"type": "str", "required": True}),
+            "links": _entries("", target={"type": "str", "required": True}),
+        },
+        supports_check_mode=True,
+    )
+    tree = Tree(module)
+    for kind, bring in (("folders", tree.folder), ("files", tree.file), ("links", tree.link)):
+        for wanted in module.params[kind]:
+            try:
+                bring(wanted)
+            except OSError as error:
+                module.fail_json(msg=f"{wanted['path']}: {error.strerror}", changed_paths=tree.changed)
+    module.exit_json(changed=bool(tree.changed), changed_paths=tree.changed, diff=tree.diffs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+-- The service reads and writes rows; only the owner changes tables. Prints a digest of all rights before and after.
+PREPARE rights AS
+  SELECT md5(concat(
+    (SELECT datacl FROM pg_database WHERE datname = current_database()),
+    (SELECT nspacl FROM pg_namespace WHERE nspname = 'public'),
+    (SELECT string_agg(defaclacl::text, ' ' ORDER BY defaclacl::text) FROM pg_default_acl)
+  ));
+EXECUTE rights;
+REVOKE CONNECT, TEMPORARY ON DATABASE sentiment FROM PUBLIC;
+GRANT CONNECT ON DATABASE sentiment TO sentiment;
+GRANT USAGE ON SCHEMA public TO sentiment;
+ALTER DEFAULT PRIVILEGES FOR ROLE sentiment_owner IN SCHEMA public
+  GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO sentiment;
+ALTER DEFAULT PRIVILEGES FOR ROLE sentiment_owner IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO sentiment;
+EXECUTE rights;
