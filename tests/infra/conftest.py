@@ -6,6 +6,7 @@ scripts/test-deploy makes the hosts, and tells about them in TEST_STATE.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -26,14 +27,76 @@ NAME = "sentiment.test"
 RATE = 50  # requests a second; the machine's two cores also run the host and Ansible
 
 
+# Tests of these files have certificates issued, and the authority knows one host of that name at a time.
+ISSUING = ("test_certificates", "test_new_host")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file together on one host, in their order."""
+    for item in items:
+        group = "issuing" if item.path.stem in ISSUING else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+class Lane:
+    """The host of one pytest process, with everything on it, which each test file gets as it was deployed.
+
+    Every process has a state of its own, a copy of what scripts/test-deploy left in TEST_STATE. In its inventory the
+    host is named app1, whatever its name on the test bed.
+    """
+
+    def __init__(self) -> None:
+        given = Path(os.environ["TEST_STATE"])
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+        self.image = os.environ.get("TEST_IMAGE", "")
+        self.name = f"app{int(worker) + 1}"
+        self.state = given / self.name if self.image else given
+        self.given = given
+
+    def begin(self) -> None:
+        """Give the next test file its host and its state."""
+        if not self.image:  # a cluster, which is made once
+            return
+        if self.state.exists():
+            on_testbed("reset", self.name)
+        else:
+            on_testbed("up", "-i", self.image, self.name)
+            self.state.mkdir()
+        for kept in ("root.pem", "pebble.pem"):
+            shutil.copy(self.given / kept, self.state)
+        shutil.rmtree(self.state / "secrets", ignore_errors=True)
+        shutil.copytree(self.given / "secrets", self.state / "secrets")
+        inventory = (self.given / "hosts.yml").read_text()
+        (self.state / "hosts.yml").write_text(inventory.replace(os.environ["TEST_ADDRESS"], self.address))
+
+    @property
+    def address(self) -> str:
+        """The host's address on the test bed."""
+        hosts = dict(line.split()[:2] for line in on_testbed("status").splitlines())
+        return hosts.get(self.name, os.environ["TEST_ADDRESS"]) if self.image else os.environ["TEST_ADDRESS"]
+
+
+LANE = Lane()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_host(request: pytest.FixtureRequest) -> None:
+    """Begin each test file on the host as it was deployed."""
+    LANE.begin()
+    os.environ["TEST_STATE"] = str(LANE.state)  # for the inventories, which look secrets up there
+    if LANE.image and request.path.stem in ISSUING:
+        names = (f"{prefix}{NAME}={LANE.address}" for prefix in ("", "www."))
+        run(str(HERE / "pebble"), "ca1", str(LANE.state), *names)
+
+
 @pytest.fixture(scope="session")
 def state() -> Path:
-    """Where scripts/test-deploy keeps what belongs to this run."""
-    return Path(os.environ["TEST_STATE"])
+    """Where the files of this process's host are."""
+    return LANE.state
 
 
-@pytest.fixture(scope="session")
-def host(state: Path) -> Any:
+@pytest.fixture(scope="module")
+def host(fresh_host: None, state: Path) -> Any:
     """The host with everything on it, through SSH, as root."""
     return reach("app1", state)
 
@@ -43,10 +106,10 @@ def reach(name: str, state: Path) -> Any:
     return testinfra.get_host(f"ansible://{name}?ansible_inventory={state}/hosts.yml&force_ansible=False", sudo=True)
 
 
-@pytest.fixture(scope="session")
-def address() -> str:
+@pytest.fixture(scope="module")
+def address(fresh_host: None) -> str:
     """The host's address."""
-    return os.environ["TEST_ADDRESS"]
+    return LANE.address
 
 
 def on_testbed(*arguments: str) -> str:
@@ -71,7 +134,8 @@ class Playbooks:
 
     def __call__(self, name: str, *arguments: str, check: bool = True) -> str:
         """Run one and return what it printed."""
-        inventories = [f"--inventory={one}" for one in os.environ["TEST_INVENTORIES"].split()]
+        given = os.environ["TEST_INVENTORIES"].replace("TEST_STATE", os.environ["TEST_STATE"])
+        inventories = [f"--inventory={path}" for path in given.split()]
         own = ["-e", f"app_release_repository={self.repository}"]
         done = run("ansible-playbook", *inventories, f"{name}.yml", *own, *arguments, check=check)
         return done.stdout + done.stderr
@@ -111,8 +175,8 @@ class Repository:
         return self.git("rev-parse", "HEAD")[:12]
 
 
-@pytest.fixture(scope="session")
-def repository(state: Path) -> Repository:
+@pytest.fixture(scope="module")
+def repository(fresh_host: None, state: Path) -> Repository:
     """A clone for releases that only exist here."""
     path = state / "repository"
     if not path.exists():
@@ -120,7 +184,7 @@ def repository(state: Path) -> Repository:
     return Repository(path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playbook(repository: Repository) -> Playbooks:
     """Runs playbooks."""
     return Playbooks(repository.path)

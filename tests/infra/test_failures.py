@@ -2,7 +2,8 @@
 
 import time
 
-from conftest import on_testbed
+import pytest
+from conftest import LANE, on_testbed
 
 
 def lost(host, ids) -> int:
@@ -20,6 +21,7 @@ def stored(host) -> int:
     return int(host.run(f'sudo -u postgres psql -d sentiment -Atc "{sql}"').stdout)
 
 
+@pytest.mark.everyday
 def test_killed_processes_fail_nothing_and_nothing_is_stored_twice(host, load):
     before = stored(host)
     with load() as during:
@@ -36,7 +38,6 @@ def test_a_restart_of_postgresql_fails_nothing(host, load):
     with load() as during:
         host.run("systemctl restart postgresql@17-main.service")
     assert during.failed == {}
-    assert during.result["longest_gap_s"] <= 5
 
 
 def test_a_crash_of_postgresql_fails_nothing(host, load):
@@ -54,11 +55,12 @@ def test_a_minute_without_valkey_fails_nothing(host, load):
     assert during.failed == {}
 
 
+@pytest.mark.everyday
 def test_after_a_power_cut_everything_is_back_and_nothing_is_lost(host, load, address):
     with load() as during:
         time.sleep(3)
-        on_testbed("kill", "app1")
-        on_testbed("start", "app1")
+        on_testbed("kill", LANE.name)
+        on_testbed("start", LANE.name)
         time.sleep(10)
     assert during.result["ok"] > 0
     assert lost(host, during.ids) == 0

@@ -12,6 +12,7 @@ import pytest
 from conftest import NAME, reach
 
 
+@pytest.mark.everyday
 def test_a_second_run_changes_nothing(playbook):
     out = playbook("site", "-e", f"version={playbook.deployed}")
     assert re.search(r"app1 .*changed=0 .*failed=0", out), out
@@ -92,6 +93,7 @@ def test_metrics_can_be_scraped_from_where_the_inventory_says(host, playbook, ad
     assert not is_open(address, 9461)
 
 
+@pytest.mark.everyday
 def test_nothing_has_failed(host):
     assert host.run("systemctl --failed --no-legend --plain").stdout == ""
 

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from conftest import ROOT, on_testbed
+from conftest import LANE, ROOT, on_testbed
 from test_backups import rows
 from test_failures import lost
 
@@ -15,8 +15,8 @@ def test_a_new_host_gets_every_row_back(host, playbook, load, state):
     assert during.failed == {}
     before = rows(host)
     keep(state / "kept.tar")  # as if these folders were another machine's
-    on_testbed("kill", "app1")
-    on_testbed("reset", "app1")
+    on_testbed("kill", LANE.name)
+    on_testbed("reset", LANE.name)
     playbook("site", "-e", f"version={playbook.deployed}")
     assert rows(host).startswith("1|")  # the gate's own
     on_host("rm", "-r", *(f"/{folder}" for folder in KEPT))
@@ -40,5 +40,5 @@ def keep(file) -> None:
 
 
 def on_host(*command: str, check: bool = True, **streams) -> subprocess.CompletedProcess:
-    command = (str(ROOT / "scripts/testbed"), "exec", "app1", *command)
+    command = (str(ROOT / "scripts/testbed"), "exec", LANE.name, *command)
     return subprocess.run(command, check=check, timeout=120, **streams)
