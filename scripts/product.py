@@ -124,7 +124,7 @@ class Product:
 
     def wait_for(self, url: str) -> None:
         """Wait until a web server of the product's serves requests."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while call(url + "/readyz", timeout=2)[0] != 200:
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             time.sleep(0.1)

@@ -204,7 +204,7 @@ def test_a_hostile_header_takes_linear_time(content):
     started = time.process_time()
     with contextlib.suppress(intake.AppError):
         read(content, CSV)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 30  # a quadratic one takes hours
 
 
 @pytest.mark.no_cover
