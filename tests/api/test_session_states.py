@@ -1,10 +1,11 @@
 """Sessions under everything that may happen to them, in random order, with Redis forgetting in between."""
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from product import PASSWORD
 from sqlalchemy import delete
-from stateful import run_machine
+from stateful import PARTS, run_machine
 
 from sentiment_app.extensions import db
 from sentiment_app.users import service as users
@@ -132,5 +133,6 @@ class Sessions(RuleBasedStateMachine):
                 assert answer.json["username"] == signed.username
 
 
-def test_sessions_hold_under_everything_in_any_order(app, client):
+@pytest.mark.parametrize("part", PARTS)
+def test_sessions_hold_under_everything_in_any_order(part, app, client):
     run_machine(type("SessionsOfTwo", (Sessions,), {"client": client, "redis": app.extensions["redis"]}))

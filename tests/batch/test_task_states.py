@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import delete, func, select, update
-from stateful import run_machine
+from stateful import PARTS, run_machine
 
 from sentiment_app.batch import engine, reconcile, service, uploads
 from sentiment_app.batch.intake import Item
@@ -355,7 +355,8 @@ def items(texts):
         yield Item(line, None, text, None if text else "There is no text.")
 
 
-def test_tasks_hold_under_everything_in_any_order(make_app, make_user, model, monkeypatch, small_chunks):
+@pytest.mark.parametrize("part", PARTS)
+def test_tasks_hold_under_everything_in_any_order(part, make_app, make_user, model, monkeypatch, small_chunks):
     score_many, mood = Scorer.score_many, {}
 
     def score(self, texts):

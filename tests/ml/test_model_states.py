@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import delete, select, update
-from stateful import run_machine
+from stateful import PARTS, run_machine
 
 from sentiment_app.errors import NotFoundError
 from sentiment_app.extensions import db, settings
@@ -180,5 +180,6 @@ def artifact(app, model):
     return model[0]
 
 
-def test_models_hold_under_everything_in_any_order(artifact):
+@pytest.mark.parametrize("part", PARTS)
+def test_models_hold_under_everything_in_any_order(part, artifact):
     run_machine(type("ModelsOfOneRegistry", (Models,), {"artifact": artifact}))
