@@ -4,6 +4,7 @@ scripts/test-deploy makes the hosts, and tells about them in TEST_STATE.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -31,13 +32,6 @@ RATE = 50  # requests a second; the machine's two cores also run the host and An
 ISSUING = ("test_certificates", "test_new_host")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together on one host, in their order."""
-    for item in items:
-        group = "issuing" if item.path.stem in ISSUING else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 class Lane:
     """The host of one pytest process, with everything on it, which each test file gets as it was deployed.
 
@@ -47,9 +41,8 @@ class Lane:
 
     def __init__(self) -> None:
         given = Path(os.environ["TEST_STATE"])
-        worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
         self.image = os.environ.get("TEST_IMAGE", "")
-        self.name = f"app{int(worker) + 1}"
+        self.name = f"app{int(os.environ.get('TEST_LANE', '0')) + 1}"
         self.state = given / self.name if self.image else given
         self.given = given
 
@@ -80,13 +73,18 @@ LANE = Lane()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fresh_host(request: pytest.FixtureRequest) -> None:
+def fresh_host(request: pytest.FixtureRequest) -> Iterator[None]:
     """Begin each test file on the host as it was deployed."""
     LANE.begin()
     os.environ["TEST_STATE"] = str(LANE.state)  # for the inventories, which look secrets up there
-    if LANE.image and request.path.stem in ISSUING:
+    if not LANE.image or request.path.stem not in ISSUING:
+        yield
+        return
+    with (LANE.given / "issuing.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         names = (f"{prefix}{NAME}={LANE.address}" for prefix in ("", "www."))
         run(str(HERE / "pebble"), "ca1", str(LANE.state), *names)
+        yield
 
 
 @pytest.fixture(scope="session")
