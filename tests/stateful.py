@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 STEPS = 40
-DAILY, PART = 400, 2_000
+DAILY, PART = 240, 2_000
 asked = int(os.environ.get("STATEFUL_STEPS") or 0)
 PARTS = range(max(1, asked // PART))
 

@@ -110,6 +110,16 @@ def address(fresh_host: None) -> str:
     return LANE.address
 
 
+def main_process(host: Any, unit: str) -> str:
+    """The process id of a unit, as soon as it has started: systemd tells 0 until then, and `kill 0` hits the caller."""
+    for _ in range(600):
+        pid: str = host.run(f"systemctl is-active --quiet {unit} && systemctl show -P MainPID {unit}").stdout.strip()
+        if pid not in ("", "0"):
+            return pid
+        time.sleep(0.2)
+    pytest.fail(f"{unit} does not start: {host.run(f'systemctl status {unit}').stdout}")
+
+
 def on_testbed(*arguments: str) -> str:
     """Run a command of the test bed."""
     return run(str(ROOT / "scripts/testbed"), *arguments).stdout

@@ -2,14 +2,14 @@
 
 import json
 
-from conftest import Api
+from conftest import Api, main_process
 
 
 def test_a_file_is_scored_whole_though_its_worker_is_killed(host, api):
     rows = 300_000
     task = api.upload(rows)
     begun = api.wait(task, lambda told: told["request_counts"]["completed"] > 0)
-    host.run("kill -9 $(systemctl show -P MainPID sentiment-worker@1.service)")
+    host.run(f"kill -9 {main_process(host, 'sentiment-worker@1.service')}")
     assert begun["request_counts"]["completed"] < rows
     ended = api.wait(task)
     assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", rows)
