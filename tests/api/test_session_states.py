@@ -133,6 +133,7 @@ class Sessions(RuleBasedStateMachine):
                 assert answer.json["username"] == signed.username
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("part", PARTS)
 def test_sessions_hold_under_everything_in_any_order(part, app, client):
     run_machine(type("SessionsOfTwo", (Sessions,), {"client": client, "redis": app.extensions["redis"]}))

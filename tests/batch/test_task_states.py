@@ -355,6 +355,7 @@ def items(texts):
         yield Item(line, None, text, None if text else "There is no text.")
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("part", PARTS)
 def test_tasks_hold_under_everything_in_any_order(part, make_app, make_user, model, monkeypatch, small_chunks):
     score_many, mood = Scorer.score_many, {}

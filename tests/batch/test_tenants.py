@@ -116,6 +116,7 @@ def operations(app, ids, version):
     return sorted(found, key=lambda operation: (operation[1] == LAST.split()[1], operation[0] == "DELETE"))
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("whose", ["ada's", "his own"])
 def test_no_route_changes_or_shows_what_belongs_to_another_user(
     make_app, ada, make_user, sign_in, own_everything, model, monkeypatch, whose

@@ -180,6 +180,7 @@ def artifact(app, model):
     return model[0]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("part", PARTS)
 def test_models_hold_under_everything_in_any_order(part, artifact):
     run_machine(type("ModelsOfOneRegistry", (Models,), {"artifact": artifact}))

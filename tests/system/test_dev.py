@@ -101,7 +101,7 @@ class Dev:
             time.sleep(0.2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=at_length)])
 def test_it_starts_serves_and_leaves_no_process_behind(checkout, start, number):
     dev = start()
     dev.wait_until_it_serves()
