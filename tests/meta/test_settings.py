@@ -4,6 +4,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from servers import SILENT
+
 from sentiment_app.config import Settings
 
 TEMPLATE = Path("deploy/sentiment.env.template")
@@ -15,3 +17,10 @@ def test_the_template_lists_every_setting_with_its_meaning():
     assert {name: doc for doc, name in listed.items()} == {
         one.name.upper(): one.metadata["doc"] for one in fields(Settings)
     }
+
+
+def test_the_servers_of_development_log_as_little_as_those_of_production():
+    production = Path("ansible/roles/postgresql/templates/settings.conf.j2").read_text()
+    assert {
+        name: value for name, value in re.findall(r"^(\w+) = (.+)$", production, re.MULTILINE) if name in SILENT
+    } == SILENT

@@ -1,11 +1,15 @@
--- The service reads and writes rows; only the owner changes tables. Prints a digest of all rights before and after.
+-- The service reads and writes rows; only the owner changes tables. Slow statements are counted without their values.
+-- Prints a digest of rights and extensions before and after.
 PREPARE rights AS
   SELECT md5(concat(
     (SELECT datacl FROM pg_database WHERE datname = current_database()),
     (SELECT nspacl FROM pg_namespace WHERE nspname = 'public'),
-    (SELECT string_agg(defaclacl::text, ' ' ORDER BY defaclacl::text) FROM pg_default_acl)
+    (SELECT string_agg(defaclacl::text, ' ' ORDER BY defaclacl::text) FROM pg_default_acl),
+    (SELECT string_agg(extname, ' ' ORDER BY extname) FROM pg_extension)
   ));
 EXECUTE rights;
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
 REVOKE CONNECT, TEMPORARY ON DATABASE sentiment FROM PUBLIC;
 GRANT CONNECT ON DATABASE sentiment TO sentiment;
 GRANT USAGE ON SCHEMA public TO sentiment;
