@@ -307,9 +307,9 @@ def finish(task_id: UUID) -> bool:
 def _finish(task_id: UUID) -> bool:
     if not _has_nothing_left(task_id):  # nearly always, and it takes no lock
         return False
-    # The lock comes first, and the question again after it. One statement would not do: where it waits for another
-    # finish and a retry, PostgreSQL looks again at the task's new row, but still at the old rows of its chunks, and
-    # would end a task that was just reopened (PostgreSQL manual, section 13.2.1).
+    # Lock the task, then look again. A single UPDATE with both conditions is wrong: if it waits for another finish and
+    # a retry, PostgreSQL rereads the task's row but not the chunks, and the update ends a task that was just reopened
+    # (PostgreSQL manual, section 13.2.1).
     db.session.execute(select(Task.id).where(Task.id == task_id).with_for_update())
     if not _has_nothing_left(task_id):
         return False

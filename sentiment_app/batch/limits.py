@@ -1,4 +1,4 @@
-"""Quotas: how many unfinished tasks, and rows in them, one user may have."""
+"""Quotas: how many unfinished tasks a user may have, and how many rows in them."""
 
 from uuid import UUID
 

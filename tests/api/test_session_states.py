@@ -83,7 +83,7 @@ class Sessions(RuleBasedStateMachine):
     @rule(pick=PICK)
     def change_the_password(self, pick):
         signed = self.signed[pick % len(self.signed)]
-        new = next(one for one in PASSWORDS if one != self.passwords[signed.username])
+        new = next(password for password in PASSWORDS if password != self.passwords[signed.username])
         answer = self.client.patch(
             "/api/v1/users/me",
             json={"password": new, "current_password": self.passwords[signed.username]},
@@ -96,7 +96,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(username=USERS)
     def reset_the_password(self, username):
-        new = next(one for one in PASSWORDS if one != self.passwords[username])
+        new = next(password for password in PASSWORDS if password != self.passwords[username])
         users.reset_password(username, new)
         self.passwords[username] = new
         self.end(username)

@@ -148,7 +148,7 @@ class Tasks(RuleBasedStateMachine):
     def score(self, pick):
         claim = self.hands.pop(sorted(self.hands)[pick % len(self.hands)])
         owner = db.session.scalar(select(Task.user_id).where(Task.id == claim.task_id))
-        user = [one.id for one in self.users].index(owner) if owner else None
+        user = [candidate.id for candidate in self.users].index(owner) if owner else None
         with self.others_unchanged(user):
             if claim.attempts > engine.MAX_ATTEMPTS:
                 engine._isolate(claim)
@@ -306,7 +306,7 @@ class Tasks(RuleBasedStateMachine):
                     action(self.users[user].id, task.id)
 
     def others_unchanged(self, user):
-        return Unchanged([one.id for place, one in enumerate(self.users) if place != user])
+        return Unchanged([other.id for place, other in enumerate(self.users) if place != user])
 
     @staticmethod
     def expected(*errors):

@@ -111,7 +111,7 @@ def operations(app, ids, version):
             assert name in BODIES or not (view.body or view.streams), f"{name} needs a body in this test"
             paths = [rule.rule.replace("<name:version>", version).replace("<path:name>", "x")]
             for kind in re.findall(r"<uuid:(\w+)>", rule.rule):
-                paths = [path.replace(f"<uuid:{kind}>", str(one)) for path in paths for one in ids[kind]]
+                paths = [path.replace(f"<uuid:{kind}>", str(id_)) for path in paths for id_ in ids[kind]]
             found += [(method, path, BODIES.get(name, {})) for path in paths]
     return sorted(found, key=lambda operation: (operation[1] == LAST.split()[1], operation[0] == "DELETE"))
 
@@ -135,7 +135,7 @@ def test_no_route_changes_or_shows_what_belongs_to_another_user(
         statuses.add(answer.status_code)
         assert answer.status_code < 500 or path == "/docs/model", (method, path, answer.text)
         assert f"{SECRET} ada" not in answer.text, (method, path)
-        if whose == "ada's" and any(str(one) in path for ids in of_ada.values() for one in ids):
+        if whose == "ada's" and any(str(id_) in path for ids in of_ada.values() for id_ in ids):
             assert answer.status_code in (403, 404), (method, path, answer.text)
         assert rows_of(ada) == before, (method, path)
     assert {200, 202, 204} <= statuses or whose == "ada's"
