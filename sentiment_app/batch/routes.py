@@ -324,6 +324,7 @@ def _submitted(task: Task) -> Response:
     # With its results, or not at all: those of a long file are for /results.
     is_done = seconds is not None and task.status not in UNFINISHED and task.total <= schemas.MAX_ITEMS
     described = _with_results(task) if is_done else service.describe(task)
+    is_done = "result" in described  # not if the task was retried meanwhile
     answer = jsonify(schemas.TaskSchema().dump(described))
     answer.status_code = 200 if is_done else 202
     answer.headers.update(headers if is_done else {**headers, **RETRY_AFTER})
