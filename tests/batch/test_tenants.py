@@ -21,7 +21,7 @@ SHARED = {"model_releases", "model_events"}
 """Tables whose rows belong to no user."""
 CHUNK_STATES = ("waiting", "queued", "running", "done")
 ERRORS = ({}, {"0": {"detail": "not a text"}}, {"0": {"detail": "not scored", "retryable": True}})
-SECRET = "the text that ada alone may read"
+PRIVATE = "the text that ada alone may read"
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def own_everything(client, sign_in, model):
 
     def own(user):
         headers = sign_in(user)
-        scored = client.post("/api/v1/sentiment/analyze", json={"text": f"{SECRET} {user.username}"}, headers=headers)
+        scored = client.post("/api/v1/sentiment/analyze", json={"text": f"{PRIVATE} {user.username}"}, headers=headers)
         tasks, deliveries, states = [], [], cycle(("pending", "delivered", "failed"))
         for status in STATUSES:
             tasks.append(uuid.uuid7())
@@ -53,7 +53,7 @@ def add_chunk(task_id, place, state, errors):
     is_scored = state == "done" and not errors
     scores = np.array([[0.2, 0.3, 0.5] if is_scored else [np.nan] * 3])
     values = {"id": uuid.uuid7(), "task_id": task_id, "first": place, "size": 1, "state": state, "errors": errors}
-    values |= {"texts": engine.pack([SECRET]), "keys": engine.pack([[place + 1, None]])}
+    values |= {"texts": engine.pack([PRIVATE]), "keys": engine.pack([[place + 1, None]])}
     values |= {"results": engine.write_scores(scores), "completed": int(is_scored), "failed": len(errors)}
     if state == "running":
         values |= {"token": uuid4(), "lease_until": func.now() + timedelta(1), "attempts": 1}
@@ -78,7 +78,7 @@ def rows_of(user):
 
 
 BODIES = {
-    "POST /api/v1/auth/login": {"json": {"username": "ada", "password": "not the right password"}},
+    "POST /api/v1/auth/login": {"json": {"username": "ada", "password": f"not {PASSWORD}"}},
     "POST /api/v1/auth/refresh": {"json": {"refresh_token": "not.a.token"}},
     "POST /api/v1/auth/register": {
         "json": {"username": "ADA", "email": "other@example.org", "password": PASSWORD},
@@ -134,7 +134,7 @@ def test_no_route_changes_or_shows_what_belongs_to_another_user(
         answer = client.open(path, method=method, **{**options, "headers": own})
         statuses.add(answer.status_code)
         assert answer.status_code < 500 or path == "/docs/model", (method, path, answer.text)
-        assert f"{SECRET} ada" not in answer.text, (method, path)
+        assert f"{PRIVATE} ada" not in answer.text, (method, path)
         if whose == "ada's" and any(str(id_) in path for ids in of_ada.values() for id_ in ids):
             assert answer.status_code in (403, 404), (method, path, answer.text)
         assert rows_of(ada) == before, (method, path)
