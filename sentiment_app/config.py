@@ -86,10 +86,10 @@ def _are_networks(names: list[str]) -> None:
             raise ValidationError(f"{name} is no network, such as 10.1.0.0/16") from None
 
 
-_at_least_one = validate.Range(min=1)
+_at_least_one = validate.Range(min=1, max=2**31 - 1)
 _days = validate.Range(min=1, max=36_500)
 _seconds = validate.Range(min=1, max=86_400 * 365)
-_above_zero = validate.Range(min=0, min_inclusive=False)
+_above_zero = validate.Range(min=0.001, max=86_400)  # less than a millisecond would be no bound for PostgreSQL
 _REQUIRED: Any = object()
 
 
@@ -124,7 +124,7 @@ class Settings:
     database_retry_seconds: float = _setting(
         "how long a unit of work is tried again while PostgreSQL is away",
         10.0,
-        check=validate.Range(min=0),
+        check=validate.Range(min=0, max=86_400),
     )
     database_statement_seconds: float = _setting(
         "bound on one statement; past it the request is answered with 503", 10.0, check=_above_zero
@@ -165,7 +165,7 @@ class Settings:
     model_poll_seconds: float = _setting(
         "how often a process asks which model is active; 0: before each use",
         2.0,
-        check=validate.Range(min=0),
+        check=validate.Range(min=0, max=86_400),
     )
     model_dir: Path = _setting("where trained models are kept", Path("models"))
     model_cache_dir: Path = _setting("where a host keeps the released models that it loaded", Path("models/cache"))

@@ -15,19 +15,6 @@ INDEXES = (
 
 
 def upgrade() -> None:
-    # Added up before the first ALTER TABLE, whose lock keeps everybody from the tasks until this has been committed.
-    op.execute(
-        """
-        CREATE TEMPORARY TABLE sums_of_tasks ON COMMIT DROP AS
-        SELECT task_id, sum(completed) AS completed, sum(failed) AS failed,
-            ARRAY[sum(counts[1]), sum(counts[2]), sum(counts[3])] AS counts,
-            sum(confidence_sum) AS confidence_sum,
-            ARRAY[sum(histogram[1]), sum(histogram[2]), sum(histogram[3]), sum(histogram[4]), sum(histogram[5]),
-                sum(histogram[6]), sum(histogram[7]), sum(histogram[8]), sum(histogram[9]), sum(histogram[10])]
-                AS histogram
-        FROM task_chunks WHERE state = 'done' GROUP BY task_id
-        """
-    )
     op.add_column("tasks", sa.Column("counts", ARRAY(sa.Integer), server_default="{0,0,0}", nullable=False))
     op.add_column("tasks", sa.Column("confidence_sum", sa.Float, server_default="0", nullable=False))
     tenths = "{0,0,0,0,0,0,0,0,0,0}"
@@ -36,7 +23,15 @@ def upgrade() -> None:
         """
         UPDATE tasks SET completed = chunks.completed, failed = chunks.failed, counts = chunks.counts,
             confidence_sum = chunks.confidence_sum, histogram = chunks.histogram
-        FROM sums_of_tasks AS chunks
+        FROM (
+            SELECT task_id, sum(completed) AS completed, sum(failed) AS failed,
+                ARRAY[sum(counts[1]), sum(counts[2]), sum(counts[3])] AS counts,
+                sum(confidence_sum) AS confidence_sum,
+                ARRAY[sum(histogram[1]), sum(histogram[2]), sum(histogram[3]), sum(histogram[4]), sum(histogram[5]),
+                    sum(histogram[6]), sum(histogram[7]), sum(histogram[8]), sum(histogram[9]), sum(histogram[10])]
+                    AS histogram
+            FROM task_chunks WHERE state = 'done' GROUP BY task_id
+        ) AS chunks
         WHERE tasks.id = chunks.task_id AND tasks.status IN ('completed', 'failed', 'cancelled')
         """
     )

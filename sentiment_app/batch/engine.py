@@ -27,15 +27,16 @@ from sentiment_app.batch import webhooks
 from sentiment_app.batch.models import BINS, OPEN, Chunk, Delivery, Task
 from sentiment_app.extensions import db, enqueue, settings, unit_of_work
 from sentiment_app.ml.runtime import LABELS, ScoringError, TextScorer, find_probabilities
-from sentiment_app.sentiment.serving import UnknownModelError, UnusableModelError, serving
+from sentiment_app.sentiment.serving import NoModelError, UnknownModelError, UnusableModelError, serving
 
 SCORE = "sentiment_app.batch.jobs.score_chunk"
 # Chunks of a user's tasks that are queued at a time: enough that no worker waits, few enough that users take turns.
 WINDOW = 8
 LEASE_SECONDS = 8.0
-# Texts scored between two looks at the clock. It begins with a single text: a model that takes seconds for each text
-# must not lose its lease before the first look.
-FIRST_SLICE, SLICE = 1, 256
+# The most texts that are scored between two looks at the clock. The first slice is a single text, and each slice has at
+# most twice the characters of the slice before it: a model that takes seconds for a text, or long texts after short
+# texts, must not cost the lease before the next look.
+SLICE = 256
 # Workers that died over a chunk before it is split.
 MAX_ATTEMPTS = 3
 # How long a task goes on with a model that does not load.
@@ -85,7 +86,7 @@ def _score(claim: Claim) -> None:
     except UnknownModelError as error:
         fail(claim.task_id, error.detail)
         return
-    except UnusableModelError as error:  # it may load elsewhere, or later; but no task waits for ever
+    except (NoModelError, UnusableModelError) as error:  # it may load elsewhere, or later; but no task waits for ever
         hand_back(claim.id, claim.token)
         if claim.task_age < PATIENCE:
             raise
@@ -111,8 +112,8 @@ def _judge(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
     scores, errors = claim.scores, {place: one for place, one in claim.errors.items() if not one.get("retryable")}
     places = [place for place, one in enumerate(claim.texts) if one is not None and np.isnan(scores[place, 0])]
     lease = _Lease(claim)
-    start, size = 0, FIRST_SLICE
-    while part := places[start : start + size]:
+    start, characters = 0, 1
+    while part := _slice(claim.texts, places[start : start + SLICE], characters):
         try:
             scores[part] = find_probabilities(scorer, [claim.texts[index] or "" for index in part])
         except ScoringError:  # whichever text it was, the others are scored
@@ -123,8 +124,19 @@ def _judge(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
                     errors[str(index)] = {"detail": str(error), "retryable": True}
                 lease.keep()
         start += len(part)
-        size = max(1, size // 2) if lease.keep() else min(2 * size, SLICE)
+        scored = sum(len(claim.texts[index] or "") for index in part)
+        characters = scored // 2 if lease.keep() else 2 * max(characters, scored)
     return scores, errors
+
+
+def _slice(texts: Sequence[str | None], indexes: Sequence[int], characters: int) -> Sequence[int]:
+    """The first of these texts that have so many characters together, and one text at least."""
+    total = 0
+    for number, index in enumerate(indexes):
+        total += len(texts[index] or "")
+        if total > characters:
+            return indexes[: max(1, number)]
+    return indexes
 
 
 class _Lease:
@@ -250,12 +262,21 @@ def fail(task_id: UUID, error: str) -> None:
 
 @unit_of_work
 def _fail(task_id: UUID, error: str) -> bool:
-    ended = update(Task).where(Task.id == task_id, Task.status.in_(("uploading", *OPEN)))
-    values = {"status": "failed", "error": error, "finished_at": func.now()}
-    values["expires_at"] = func.now() + settings().task_life
-    if db.session.execute(ended.values(values).returning(Task.id)).first() is None:
+    # A task that is still being uploaded only keeps the error: its owner has not seen it yet, and the upload must be
+    # given up, replayed or closed like any other. The end of the upload makes it a failed task.
+    is_open = Task.status.in_(OPEN)
+    ended = update(Task).where(Task.id == task_id, is_open | (Task.status == "uploading"))
+    values = {
+        "status": case((is_open, "failed"), else_=Task.status),
+        "error": error,
+        "finished_at": case((is_open, func.now())),
+        "expires_at": case((is_open, func.now() + settings().task_life)),
+    }
+    statement = ended.values(values).returning(Task.status)
+    status = db.session.execute(statement, execution_options={"synchronize_session": False}).scalar_one_or_none()
+    if status != "failed":
         return False
-    _announce(task_id)
+    announce(task_id)
     return True
 
 
@@ -321,7 +342,7 @@ def _finish(task_id: UUID) -> bool:
         **sums(task_id)._asdict(),
     }
     db.session.execute(ended.values(values), execution_options={"synchronize_session": False})
-    _announce(task_id)
+    announce(task_id)
     return True
 
 
@@ -329,7 +350,8 @@ def _has_nothing_left(task_id: UUID) -> bool:
     chunks = select(Chunk.id).where(Chunk.task_id == task_id)
     is_scored = Task.status.in_(OPEN) & ~chunks.where(Chunk.state != "done").exists()
     is_stopped = (Task.status == "cancelling") & ~chunks.where(Chunk.state == "running").exists()
-    return db.session.scalar(select(Task.id).where(Task.id == task_id, is_scored | is_stopped)) is not None
+    is_kept = Task.id == task_id, Task.deleted_at.is_(None)
+    return db.session.scalar(select(Task.id).where(*is_kept, is_scored | is_stopped)) is not None
 
 
 class Sums(NamedTuple):
@@ -356,7 +378,7 @@ def sums(task_id: UUID) -> Sums:
     return Sums(found[0], found[1], labels, found[2], bins)
 
 
-def _announce(task_id: UUID) -> None:
+def announce(task_id: UUID) -> None:
     """Note, in the transaction that ends a task, that its webhook is to be told."""
     wanted = Task.id == task_id, Task.webhook_url.is_not(None)
     told: Any = select(bindparam("id", uuid.uuid7()), Task.id, Task.status).where(*wanted)

@@ -153,7 +153,10 @@ def _send_due_deliveries() -> int:
 @unit_of_work
 def _due() -> Sequence[UUID]:
     return db.session.scalars(
-        select(Delivery.id).where(Delivery.state == "pending", Delivery.next_at <= func.now()).limit(1000)
+        select(Delivery.id)
+        .join(Task, Task.id == Delivery.task_id)
+        .where(Delivery.state == "pending", Delivery.next_at <= func.now(), Task.deleted_at.is_(None))
+        .limit(1000)
     ).all()
 
 

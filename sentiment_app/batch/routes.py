@@ -189,7 +189,7 @@ def results(task_id: UUID, query: dict[str, Any]) -> Response:
     If the task is retried or deleted meanwhile, a page is answered with 409, and a file breaks off before its end.
     """
     after, limit = query["cursor"], query["limit"]
-    status, rows = service.results(caller().user_id, task_id, after)
+    status, _, rows = service.results(caller().user_id, task_id, after)
     kind = request.accept_mimetypes.best_match([JSON, *NDJSON, intake.CSV]) or JSON
     if kind in NDJSON:
         return _download(render.ndjson(rows), kind)
@@ -343,11 +343,11 @@ def _told(task: Task) -> dict[str, Any]:
 def _with_results(task: Task) -> dict[str, Any]:
     """A task that has ended, and its results; or the task as it is now if it was retried meanwhile."""
     try:
-        status, rows = service.results(task.user_id, task.id)
-        found = [render.as_object(result) for result in rows]
+        opened = service.results(task.user_id, task.id)
+        found = [render.as_object(result) for result in opened.rows]
     except service.ResultsChangedError:
-        status = ""
-    if status != task.status:
+        opened = None
+    if opened is None or (opened.status, opened.finished_at) != (task.status, task.finished_at):
         return service.describe(service.get(task.user_id, task.id))
     return {**service.describe(task), "result": found}
 

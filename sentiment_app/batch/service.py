@@ -179,9 +179,10 @@ def is_small(task: Task) -> bool:
 
 
 class Results(NamedTuple):
-    """Results in the order of the input, read chunk by chunk, and the task's status when they were opened."""
+    """Results in the order of the input, read chunk by chunk, and how the task was when they were opened."""
 
     status: str
+    finished_at: datetime | None
     rows: Iterator[Result]
 
 
@@ -202,13 +203,14 @@ def results(user_id: UUID | None, task_id: UUID, after: int = -1) -> Results:
     status = chunks[0].status
     if status == "expired":
         raise ExpiredError
-    return Results(status, _results(status, chunks, after))
+    return Results(status, chunks[0].finished_at, _results(status, chunks, after))
 
 
 def _results(status: str, chunks: Sequence[Any], after: int) -> Iterator[Result]:
     for chunk in chunks:
         if chunk.state == "done":
-            yield from (result for result in _read(chunk.id, chunk.first, chunk.size) if result.place > after)
+            rows = _read(chunk.id, chunk.first, chunk.size, chunk.token)
+            yield from (result for result in rows if result.place > after)
         elif status in UNFINISHED:
             return
 
@@ -218,7 +220,10 @@ def _outline(user_id: UUID | None, task_id: UUID, after: int) -> Sequence[Any]:
     """The task's chunks with the task's status: a row without a chunk where there are no chunks."""
     is_wanted = (Chunk.task_id == Task.id) & (Chunk.first + Chunk.size > after + 1)
     outline = (
-        select(Task.user_id, Task.status, Chunk.id, Chunk.first, Chunk.size, Chunk.state)
+        select(
+            *(Task.user_id, Task.status, Task.finished_at),
+            *(Chunk.id, Chunk.first, Chunk.size, Chunk.state, Chunk.token),
+        )
         .outerjoin(Chunk, is_wanted)
         .where(Task.id == task_id, Task.deleted_at.is_(None), Task.status != "uploading")
         .order_by(Chunk.first)
@@ -230,10 +235,10 @@ def _outline(user_id: UUID | None, task_id: UUID, after: int) -> Sequence[Any]:
 
 
 @unit_of_work
-def _read(chunk_id: UUID, first: int, size: int) -> list[Result]:
-    columns = Chunk.state, Chunk.keys, Chunk.results, Chunk.errors
+def _read(chunk_id: UUID, first: int, size: int, token: UUID | None) -> list[Result]:
+    columns = Chunk.state, Chunk.token, Chunk.keys, Chunk.results, Chunk.errors
     row = db.session.execute(select(*columns).where(Chunk.id == chunk_id)).one_or_none()
-    if row is None or row.state != "done":
+    if row is None or row.state != "done" or row.token != token:  # another token is another run
         raise ResultsChangedError
     scores = engine.read_scores(row.results, size).tolist()
     return [
@@ -266,7 +271,9 @@ def cancel(user_id: UUID | None, task_id: UUID) -> Task:
 @unit_of_work
 def _cancel(task_id: UUID) -> bool:
     stopped = update(Task).where(Task.id == task_id, Task.status.in_((*OPEN, "cancelling")))
-    return db.session.execute(stopped.values(status="cancelling").returning(Task.id)).first() is not None
+    if db.session.execute(stopped.values(status="cancelling").returning(Task.id)).first():
+        return True
+    return _status(task_id) == "cancelled"  # by somebody else at the same time, or by a first run of this
 
 
 def delete(user_id: UUID | None, task_id: UUID) -> None:
@@ -319,9 +326,10 @@ def _reopen(task: Task) -> bool:
     again = update(Chunk).where(*can_mend)
     values = {"state": "waiting", "attempts": 0, "token": None}
     db.session.execute(again.values(values), execution_options={"synchronize_session": False})
-    kept = engine.sums(task.id)
-    before = update(Task).where(Task.id == task.id).values(rows_before_run=kept.completed + kept.failed)
-    db.session.execute(before)
+    # Of a reopened chunk, the rows that have scores are kept, and are not scored again.
+    kept = func.sum(Chunk.completed) + func.sum(Chunk.failed).filter(Chunk.state == "done")
+    before = select(func.coalesce(kept, func.sum(Chunk.completed), 0)).where(Chunk.task_id == task.id)
+    db.session.execute(update(Task).where(Task.id == task.id).values(rows_before_run=before.scalar_subquery()))
     return True
 
 

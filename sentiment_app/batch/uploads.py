@@ -15,7 +15,7 @@ from sentiment_app.batch import engine, limits, reconcile, service, webhooks
 from sentiment_app.batch.intake import Item
 from sentiment_app.batch.models import Chunk, Task
 from sentiment_app.errors import AppError, ConflictError, InvalidError, InvalidTokenError
-from sentiment_app.extensions import db, unit_of_work
+from sentiment_app.extensions import db, settings, unit_of_work
 from sentiment_app.sentiment.serving import UnknownModelError, serving
 
 # So many that a worker spends its time on scoring, and so few that tasks take turns several times a second.
@@ -231,8 +231,10 @@ def _add_chunk(chunk_id: UUID, user_id: UUID, task_id: UUID, first: int, items: 
         "errors": errors,
     }
     limits.reserve_rows(user_id, task_id, first + len(items))
-    # A task that has failed meanwhile, because its model is missing, accepts no more rows.
-    alive = update(Task).where(Task.id == task_id, Task.status == "uploading", Task.deleted_at.is_(None))
+    # A task that cannot be scored, because its model is missing, accepts no more rows.
+    alive = update(Task).where(
+        Task.id == task_id, Task.status == "uploading", Task.error.is_(None), Task.deleted_at.is_(None)
+    )
     alive = alive.values(touched_at=func.now(), total=first + len(items))
     if db.session.execute(alive.returning(Task.id)).first() is None:
         raise UploadLostError
@@ -244,13 +246,24 @@ def _close(task_id: UUID, total: int, fingerprint: str) -> None:
     if not total:
         raise InvalidError("There are no texts in it.")
     # The status moves on only once: this may run again after a lost answer, when workers have already ended the task.
-    # And a task that failed during the upload stays failed, but has its fingerprint: a replay of the request gets it.
-    status = case(
-        (Task.status != "uploading", Task.status),
-        (Task.started_at.is_(None), "queued"),
-        else_="running",
-    )
-    closed = update(Task).where(Task.id == task_id, Task.deleted_at.is_(None))
-    closed = closed.values(status=status, total=total, fingerprint=fingerprint).returning(Task.id)
-    if db.session.execute(closed, execution_options={"synchronize_session": False}).first() is None:
+    # A task that failed during its upload has its fingerprint all the same: a replay of the request gets it.
+    has_failed = (Task.status == "uploading") & Task.error.is_not(None)
+    values = {
+        "status": case(
+            (Task.status != "uploading", Task.status),
+            (Task.error.is_not(None), "failed"),
+            (Task.started_at.is_(None), "queued"),
+            else_="running",
+        ),
+        "finished_at": case((has_failed, func.now()), else_=Task.finished_at),
+        "expires_at": case((has_failed, func.now() + settings().task_life), else_=Task.expires_at),
+        "total": total,
+        "fingerprint": fingerprint,
+    }
+    before = db.session.scalar(select(Task.status).where(Task.id == task_id).with_for_update())
+    closed = update(Task).where(Task.id == task_id, Task.deleted_at.is_(None)).values(values).returning(Task.status)
+    row = db.session.execute(closed, execution_options={"synchronize_session": False}).first()
+    if row is None:
         raise UploadLostError
+    if (before, row.status) == ("uploading", "failed"):
+        engine.announce(task_id)

@@ -139,7 +139,8 @@ def deliver(delivery_id: UUID) -> None:
 
 @unit_of_work
 def _claim(delivery_id: UUID, attempt_id: UUID) -> tuple[Delivery, Task] | None:
-    due = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == "pending")
+    kept = select(Task.id).where(Task.id == Delivery.task_id, Task.deleted_at.is_(None))
+    due = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == "pending", kept.exists())
     claimed = due.where((Delivery.next_at <= func.now()) | (Delivery.attempt_id == attempt_id)).values(
         # A second run of this unit of work finds its own id, and counts no second attempt.
         attempts=Delivery.attempts + cast(Delivery.attempt_id.is_distinct_from(attempt_id), Integer),

@@ -250,7 +250,7 @@ def _promote(version: str, by: str, action: str, *, allow_worse: bool, state: st
     try:
         _check_state(get(version))
         verified = verify(version)
-        _activate(version, by, action, uuid.uuid7(), verified=None if allow_worse else verified, state=state)
+        _activate(version, by, action, uuid.uuid7(), verified=verified, allow_worse=allow_worse, state=state)
     except ModelError as error:
         _note(uuid.uuid7(), version, "refused", by, str(error))
         raise GateError(f"{version} was not activated: {error}.") from None
@@ -258,7 +258,14 @@ def _promote(version: str, by: str, action: str, *, allow_worse: bool, state: st
 
 @unit_of_work
 def _activate(
-    version: str, by: str, action: str, event: UUID, *, verified: Manifest | None = None, state: str | None = None
+    version: str,
+    by: str,
+    action: str,
+    event: UUID,
+    *,
+    verified: Manifest,
+    allow_worse: bool = False,
+    state: str | None = None,
 ) -> None:
     _lock_releases()
     if db.session.get(ModelEvent, event):
@@ -271,8 +278,10 @@ def _activate(
         return
     if state and chosen.state != state:
         raise StateError(f"Another model was activated meanwhile; {version} is no longer the {state} one.")
+    if json.loads(chosen.manifest) != verified:
+        raise ModelError("it was released again while it was checked; activate it again")
     active = db.session.scalar(select(ModelRelease.manifest).where(ModelRelease.state == "active"))
-    if verified and active:
+    if active and not allow_worse:
         _check_measures(verified, json.loads(active))
     # In this order: of either state there is never more than one.
     for old, new in (("previous", "candidate"), ("active", "previous")):
@@ -359,7 +368,7 @@ def _check_measures(candidate: Manifest, active: Manifest) -> None:
             "'flask model evaluate --compare' on texts that neither learned from, and --allow-worse (in the API "
             "allow_worse=true) activates it all the same"
         )
-    if mean < floor - METRIC_TOLERANCE:
+    if not mean >= floor - METRIC_TOLERANCE:  # so that NaN is refused
         raise ModelError(
             f"its macro recall on {texts} is {mean:.3f}, that of the active {active['version']} {floor:.3f}; "
             "--allow-worse (in the API allow_worse=true) activates it all the same"

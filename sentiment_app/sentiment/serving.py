@@ -122,9 +122,10 @@ class Serving:
             UnusableModelError: it does not load.
             BusyError: too many are being loaded.
         """
-        served = self.current()
-        if served.version == version:
-            return served
+        with contextlib.suppress(NoModelError):  # a named model needs no active model
+            served = self.current()
+            if served.version == version:
+                return served
         found = self._take_pinned(version)
         if found:
             return found
@@ -166,18 +167,18 @@ class Serving:
                 self.problem = None
             except Exception as error:  # noqa: BLE001  # whatever a model does at loading, the old one serves on
                 self._failed(version, error)
-                if self._served and states and not _may_serve(states, self._served.version):
-                    log.warning("retired_model_dropped", model_version=self._served.version)
-                    self._served = None
-                if self._served is None:
-                    self._serve_previous(states)
+                is_retired = self._served and states and not _may_serve(states, self._served.version)
+                if self._served is None or is_retired:
+                    self._served = self._load_previous(states)  # loaded first: until then the old model answers
 
-    def _serve_previous(self, states: dict[str, str]) -> None:
+    def _load_previous(self, states: dict[str, str]) -> Served | None:
         version = next((version for version, state in states.items() if state == "previous"), None)
+        previous = None
         if version:
-            with contextlib.suppress(Exception):  # what is wrong with the active one is what counts
-                self._served = self._load(version)
-                log.warning("previous_model_served", model_version=version)
+            with contextlib.suppress(Exception):  # what is wrong with the active model is what counts
+                previous = self._load(version)
+        log.warning("previous_model_served", model_version=previous and version)
+        return previous
 
     def check(self) -> str | None:
         """Why no model is served."""

@@ -7,13 +7,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, update
 
-from sentiment_app.batch import engine, render, service, uploads
+from sentiment_app.batch import engine, reconcile, render, service, uploads, webhooks
 from sentiment_app.batch.intake import Item
 from sentiment_app.batch.models import Chunk, Task
 from sentiment_app.extensions import db
 from sentiment_app.ml.runtime import Scorer
 from sentiment_app.sentiment import releases
-from sentiment_app.sentiment.serving import UnknownModelError, serving
+from sentiment_app.sentiment.serving import NoModelError, Serving, UnknownModelError, serving
 
 BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
 NDJSON, CSV = "application/x-ndjson", "text/csv"
@@ -229,3 +229,77 @@ def test_a_model_retired_before_its_successor_loads_is_not_served(client, as_ada
     releases.retire(model[1], by="tests")
     answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
     assert (answer.status_code, answer.json["type"]) == (503, "urn:sentiment-app:problem:no-model")
+
+
+def test_an_upload_cut_off_after_its_task_failed_is_given_up(app, ada, model, upload, lines, fetch):
+    task = uploads.open_task(uploads.Submission(ada.id, idempotency_key="k"), model[1])
+    uploads._add_chunk(UUID(int=task.int + 1), ada.id, task, 0, [Item(1, None, "a"), Item(2, None, "b")])
+    engine.fail(task, "The model is gone.")
+    assert upload(lines("a", "b", "c"), **{"Idempotency-Key": "k"}).status_code == 409  # it may still be running
+    assert fetch(f"/{task}").status_code == 404
+    db.session.execute(update(Task).values(touched_at=func.now() - timedelta(hours=1)))
+    assert reconcile.reconcile()["uploads"] == 1
+    assert upload(lines("a", "b", "c"), **{"Idempotency-Key": "k"}).status_code == 202
+
+
+def test_rows_that_a_retry_keeps_count_for_no_rate(client, as_ada, upload, lines, work, fetch, troubled):
+    task = upload(lines(*["fine"] * 99, "trouble")).json["task_id"]
+    work()
+    client.post(f"{TASKS}/{task}/retry", headers=as_ada)
+    troubled.undo()
+    work()
+    db.session.execute(update(Task).values(started_at=Task.finished_at - timedelta(seconds=1)))
+    assert fetch(f"/{task}").json["rows_per_second"] == 1.0
+
+
+def test_a_download_breaks_off_where_a_whole_run_went_by(
+    fetch, upload, lines, work, troubled, small_chunks, monkeypatch
+):
+    task = upload(lines("a", "b", "trouble", "trouble", "e", "f")).json["task_id"]
+    work()
+    read, calls = service._read, []
+
+    def read_and_rerun(*arguments):
+        rows = read(*arguments)
+        if not calls:
+            calls.append(service.retry(None, UUID(task)))
+            troubled.undo()
+            work()
+        return rows
+
+    monkeypatch.setattr(service, "_read", read_and_rerun)
+    assert fetch(f"/{task}/results", Accept=NDJSON).status_code == 409
+
+
+def test_a_deleted_task_is_not_finished_and_not_announced(upload, lines, chunk_jobs):
+    task = UUID(upload(lines("a")).json["task_id"])
+    db.session.execute(update(Task).values(webhook_url="https://example.org/"))
+    service._mark_deleted(task)
+    reconcile._drop_chunks(task)
+    assert engine.finish(task) is False
+    assert webhooks.deliveries(task) == []
+
+
+def test_long_texts_after_short_texts_are_scored_in_small_slices():
+    texts = ["short"] * 256 + ["long" * 1000] * 256
+    assert engine._slice(texts, range(256, 512), 2 * 5 * 256) == range(256, 257)
+    assert engine._slice(texts, range(256), 10) == range(2)
+    assert engine._slice(texts, [], 10) == []
+
+
+def test_a_task_ends_though_no_model_is_active(client, as_ada, upload, lines, chunk_jobs, fetch, monkeypatch):
+    task = upload(lines("a")).json["task_id"]
+    db.session.execute(update(Task).values(started_at=func.now() - timedelta(hours=2)))
+    monkeypatch.setattr(Serving, "pinned", raise_no_model)
+    engine.score_chunk(UUID(chunk_jobs()[0]))
+    assert fetch(f"/{task}").json["status"] == "failed"
+
+
+def raise_no_model(*_):
+    raise NoModelError
+
+
+def test_a_named_model_needs_no_active_model(client, as_ada, model, monkeypatch):
+    db.session.execute(update(releases.ModelRelease).values(state="candidate"))
+    body = {"text": "x", "model": model[1]}
+    assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).status_code == 200

@@ -281,8 +281,31 @@ def test_measures_are_compared_with_the_model_that_is_active_at_the_switch(app, 
 def test_an_activation_that_runs_twice_undoes_no_later_activation(app, model):
     for version in ("v1", "v2"):
         released(model, version)
-    event = uuid4()
-    releases._activate("v1", "tests", "activated", event)
-    releases._activate("v2", "tests", "activated", uuid4())
-    releases._activate("v1", "tests", "activated", event)  # as when the answer to its first commit was lost
+    event, first, second = uuid4(), releases.manifest_of("v1"), releases.manifest_of("v2")
+    releases._activate("v1", "tests", "activated", event, verified=first, allow_worse=True)
+    releases._activate("v2", "tests", "activated", uuid4(), verified=second, allow_worse=True)
+    releases._activate(
+        "v1", "tests", "activated", event, verified=first, allow_worse=True
+    )  # as when the answer to its first commit was lost
     assert releases.active_version() == "v2"
+
+
+def test_measures_that_are_no_numbers_are_refused(app, model):
+    releases.activate(released(model, "v1", 0.9), by="tests")
+    with pytest.raises(releases.GateError, match="nan"):
+        releases.activate(released(model, "v2", float("nan")), by="tests")
+
+
+def test_a_model_that_is_released_again_while_it_is_checked_is_not_activated(app, model, monkeypatch):
+    releases.activate(released(model, "v1", 0.90), by="tests")
+    candidate, verify = released(model, "v2", 0.95), releases.verify
+
+    def verify_and_change(version):
+        manifest = verify(version)
+        released(model, "v2", 0.10)
+        return manifest
+
+    monkeypatch.setattr(releases, "verify", verify_and_change)
+    with pytest.raises(releases.GateError, match="released again"):
+        releases.activate(candidate, by="tests")
+    assert releases.active_version() == "v1"

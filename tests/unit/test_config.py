@@ -56,6 +56,8 @@ def test_every_problem_is_named_at_once(environment):
         ("DATABASE_RETRY_SECONDS", "nan"),
         ("MODEL_POLL_SECONDS", "inf"),
         ("UPLOAD_SECONDS", "Infinity"),
+        ("MODEL_POLL_SECONDS", "1e300"),
+        ("DATABASE_STATEMENT_SECONDS", "0.0001"),
         ("JWT_SECRET_KEY", "a" * 64),
         ("JWT_SECRET_KEY", ""),
         ("DATABASE_URL", "sqlite:///x"),
