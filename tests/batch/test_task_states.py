@@ -18,7 +18,7 @@ from stateful import PARTS, run_machine
 from sentiment_app.batch import engine, reconcile, service, uploads
 from sentiment_app.batch.intake import Item
 from sentiment_app.batch.limits import TooManyTasksError
-from sentiment_app.batch.models import UNFINISHED, Chunk, Task
+from sentiment_app.batch.models import UNFINISHED, Chunk, Delivery, Task
 from sentiment_app.errors import AppError, ConflictError, NotFoundError
 from sentiment_app.extensions import db, settings
 from sentiment_app.ml.runtime import Scorer
@@ -26,6 +26,7 @@ from sentiment_app.ml.runtime import Scorer
 TEXTS = st.lists(st.sampled_from(["good", "bad", "trouble", None]), min_size=1, max_size=8)
 USERS = st.integers(0, 1)
 WORKERS = st.integers(0, 1)
+WEBHOOK_URLS = st.sampled_from([None, "https://93.184.216.34/hook"])
 PICK = st.integers(0, 10_000)
 UNSYNCHRONISED = {"synchronize_session": False}
 
@@ -43,8 +44,7 @@ class Tasks(RuleBasedStateMachine):
         self.uploads = []  # open uploads: user, task, rows
         self.downloads = []  # open downloads: owner, task, iterator, rows so far, status
         self.scored = {}  # scores of rows that were ever seen
-        self.keys = {}
-        self.is_troubled = True
+        self.retries = {}  # how often each task was retried
 
     @initialize()
     def begin(self):
@@ -52,10 +52,11 @@ class Tasks(RuleBasedStateMachine):
 
     # ---- what users do
 
-    @rule(user=USERS, texts=TEXTS)
-    def submit(self, user, texts):
+    @rule(user=USERS, texts=TEXTS, webhook_url=WEBHOOK_URLS)
+    def submit(self, user, texts, webhook_url):
+        submission = uploads.Submission(self.users[user].id, webhook_url=webhook_url)
         with self.others_unchanged(user), self.expected(TooManyTasksError):
-            uploads.submit(uploads.Submission(self.users[user].id), items(texts), lambda: "x")
+            uploads.submit(submission, items(texts), lambda: "x")
 
     @rule(user=USERS, key=st.sampled_from("ab"), texts=TEXTS)
     def submit_with_a_key(self, user, key, texts):
@@ -66,10 +67,11 @@ class Tasks(RuleBasedStateMachine):
             task = replay or uploads.submit(submission, items(texts), lambda: fingerprint)
             assert task.fingerprint == fingerprint or not replay
 
-    @rule(user=USERS)
-    def open_upload(self, user):
+    @rule(user=USERS, webhook_url=WEBHOOK_URLS)
+    def open_upload(self, user, webhook_url):
+        submission = uploads.Submission(self.users[user].id, webhook_url=webhook_url)
         with self.others_unchanged(user), self.expected(TooManyTasksError):
-            task_id = uploads.open_task(uploads.Submission(self.users[user].id), self.version)
+            task_id = uploads.open_task(submission, self.version)
             self.uploads.append((user, task_id, 0))
 
     @precondition(lambda self: self.uploads)
@@ -95,17 +97,31 @@ class Tasks(RuleBasedStateMachine):
             except AppError:  # without rows, or given up
                 reconcile.erase(task_id)
 
+    @precondition(lambda self: self.uploads)
+    @rule(pick=PICK)
+    def cut_off_upload(self, pick):
+        """The web process is killed: nobody sends more rows, and nobody tidies up."""
+        self.uploads.pop(pick % len(self.uploads))
+
     @rule(user=USERS, pick=PICK, of_other=st.booleans())
     def cancel(self, user, pick, of_other):
         self.act(service.cancel, user, pick, of_other)
 
     @rule(user=USERS, pick=PICK, of_other=st.booleans())
     def retry(self, user, pick, of_other):
-        self.act(service.retry, user, pick, of_other)
+        if task := self.act(service.retry, user, pick, of_other):
+            self.retries[task.id] = self.retries.get(task.id, 0) + 1
 
     @rule(user=USERS, pick=PICK, of_other=st.booleans())
     def delete(self, user, pick, of_other):
         self.act(service.delete, user, pick, of_other)
+
+    @rule(user=USERS, pick=PICK)
+    def cut_off_deletion(self, user, pick):
+        """The web process is killed after the task was marked: the next purge does the rest."""
+        if task := self.pick_task(pick, user):
+            with self.others_unchanged(user):
+                service._mark_deleted(task.id)
 
     @rule(user=USERS, pick=PICK)
     def open_download(self, user, pick):
@@ -191,8 +207,18 @@ class Tasks(RuleBasedStateMachine):
         db.session.commit()
 
     @rule()
+    def let_uploads_fall_silent(self):
+        silent = update(Task).where(Task.status == "uploading").values(touched_at=func.now() - timedelta(1))
+        db.session.execute(silent, execution_options=UNSYNCHRONISED)
+        db.session.commit()
+
+    @rule()
     def reconcile(self):
         reconcile.reconcile()
+
+    @rule()
+    def purge(self):
+        reconcile.purge()
 
     @rule(pick=PICK)
     def expire(self, pick):
@@ -258,6 +284,17 @@ class Tasks(RuleBasedStateMachine):
             assert described["rows_per_second"] is None or described["rows_per_second"] >= 0
 
     @invariant()
+    def each_end_of_a_task_is_announced_once(self):
+        events = {}
+        for task_id, event in db.session.execute(select(Delivery.task_id, Delivery.event).order_by(Delivery.id)):
+            events.setdefault(task_id, []).append(event)
+        for task in self.tasks():
+            has_ended = task.status not in UNFINISHED
+            announced = events.get(task.id, [])
+            assert len(announced) == ((self.retries.get(task.id, 0) + has_ended) if task.webhook_url else 0)
+            assert not (has_ended and task.webhook_url and task.status != "expired") or announced[-1] == task.status
+
+    @invariant()
     def quotas_hold(self):
         for user in self.users:
             unfinished = [task for task in self.tasks() if task.user_id == user.id and task.status in UNFINISHED]
@@ -267,9 +304,9 @@ class Tasks(RuleBasedStateMachine):
     def teardown(self):
         """Whatever happened, everything that was accepted ends once the model is well and the workers are there."""
         self.mood["troubled"] = False
-        for _, task_id, _ in self.uploads:
-            reconcile.erase(task_id)
+        self.uploads.clear()
         self.hands.clear()
+        self.let_uploads_fall_silent()
         for _ in range(200):
             if not any(task.status in UNFINISHED for task in self.tasks()):
                 break
@@ -296,14 +333,15 @@ class Tasks(RuleBasedStateMachine):
     def act(self, action, user, pick, of_other):
         task = self.pick_task(pick, 1 - user if of_other else user)
         if task is None:
-            return
+            return None
         with self.others_unchanged(user):
             if of_other:
                 with pytest.raises(NotFoundError):
                     action(self.users[user].id, task.id)
             else:
                 with self.expected(ConflictError, NotFoundError, TooManyTasksError):
-                    action(self.users[user].id, task.id)
+                    return action(self.users[user].id, task.id)
+        return None
 
     def others_unchanged(self, user):
         return Unchanged([other.id for place, other in enumerate(self.users) if place != user])
