@@ -1,4 +1,4 @@
-"""What gunicorn serves and the flask command finds."""
+"""The application that gunicorn serves and the flask command finds."""
 
 import sys
 
@@ -8,4 +8,4 @@ from sentiment_app.config import ConfigError
 try:
     app = create_app()
 except ConfigError as error:
-    sys.exit(f"Error: {error}\nscripts/dev makes a .env with them; deploy/sentiment.env.template tells of each.")
+    sys.exit(f"Error: {error}\ndeploy/sentiment.env.template describes each setting. scripts/dev creates a .env.")

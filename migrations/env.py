@@ -7,8 +7,7 @@ from alembic.util import CommandError
 from flask import current_app
 from sqlalchemy.exc import OperationalError
 
-from sentiment_app.extensions import is_disconnect
-from sentiment_app.postgresql import wait_as_long_as_it_takes
+from sentiment_app.infrastructure.database import disable_wait_timeout, is_disconnect
 
 db = current_app.extensions["migrate"].db
 # Two deploys at once must not migrate together: the second waits here (PostgreSQL manual, advisory locks).
@@ -18,15 +17,15 @@ log = logging.getLogger("alembic.env")
 
 
 def is_ahead() -> bool:
-    """Whether the database is where only a newer release can have brought it."""
-    known = {one.revision for one in context.script.walk_revisions()}
+    """Whether a newer release has migrated the database."""
+    known = {script.revision for script in context.script.walk_revisions()}
     return not known.issuperset(context.get_context().get_current_heads())
 
 
 def run() -> None:
     """Run the migrations in one transaction, under a lock, without waiting long for busy tables."""
     with db.engine.begin() as connection:
-        wait_as_long_as_it_takes()  # the next deploy may wait for this one
+        disable_wait_timeout()  # the next deploy may wait for this one
         context.configure(
             connection=connection,
             target_metadata=db.metadata,
@@ -37,7 +36,7 @@ def run() -> None:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
             connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
             if is_ahead():
-                log.warning("A newer release has migrated this database already: nothing to do.")
+                log.warning("A newer release has already migrated this database. Nothing to do.")
             else:
                 context.run_migrations()
 
@@ -52,4 +51,4 @@ else:
     except OperationalError as error:
         if not is_disconnect(error):
             raise
-        raise CommandError("The database cannot be reached; see DATABASE_URL.") from None
+        raise CommandError("The database does not answer. Check DATABASE_URL, and that PostgreSQL runs.") from None

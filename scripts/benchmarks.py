@@ -29,13 +29,14 @@ import numpy as np
 import psutil
 import uuid_utils.compat as uuid
 from flask import Flask
-from product import ROOT, Product, call, free_port
+from harness import ROOT, Product, call, free_port
 from redis import Redis
 from rq import Queue, Worker
 
-from sentiment_app.ml import artifact, datasets, experiment
+from sentiment_app.ml import artifact
 from sentiment_app.ml.runtime import Scorer
-from sentiment_app.ml.training import SentimentPipeline
+from sentiment_app.ml.training import datasets, experiment
+from sentiment_app.ml.training.pipeline import SentimentPipeline
 
 DATA, MODELS = ROOT / ".dev/data", ROOT / ".dev/models"
 TEXT = "The service was quick and friendly, and I would certainly come back with my family."
@@ -61,7 +62,7 @@ def tweets() -> list[str]:
 
 def a_model() -> tuple[artifact.Artifact, str]:
     """The newest model of scripts/dev, or a fast one."""
-    trained = [one for one in artifact.kept(MODELS) if artifact.SERVING in one["files"]]
+    trained = [one for one in artifact.find_manifests(MODELS) if artifact.SERVING in one["files"]]
     if not trained:
         trained = [experiment.run(experiment.find_recipe("fast"), data_dir=DATA, model_dir=MODELS, progress=click.echo)]
     version = trained[0]["version"]
@@ -195,7 +196,7 @@ def bench_request(rounds: int, seconds: float, connections: int) -> None:
 @click.option("--connections", default=4, show_default=True)
 def bench_switch(rounds: int, connections: int) -> None:
     """How long requests take at most while models are switched, against seconds in which none is."""
-    stored = [one["version"] for one in artifact.kept(MODELS) if artifact.SERVING in one["files"]][:2]
+    stored = [one["version"] for one in artifact.find_manifests(MODELS) if artifact.SERVING in one["files"]][:2]
     if len(stored) < 2:
         raise click.ClickException("It needs two models: while scripts/dev runs, .venv/bin/flask model train")
     seconds = 6.0  # within which every process has switched
@@ -286,10 +287,10 @@ def in_process(serving: bytes, texts: list[str]) -> float:
 def naive_job(user_id: str, texts: list[str]) -> None:
     """What a job of the second baseline does: score, and insert with the ORM."""
     from sentiment_app.app import create_app  # noqa: PLC0415  # as a tutorial has it: the job's fork imports all
-    from sentiment_app.extensions import db  # noqa: PLC0415  # the same
-    from sentiment_app.sentiment import service  # noqa: PLC0415  # the same
+    from sentiment_app.infrastructure.database import db  # noqa: PLC0415  # the same
+    from sentiment_app.registry.serving import serving  # noqa: PLC0415  # the same
+    from sentiment_app.sentiment import history  # noqa: PLC0415  # the same
     from sentiment_app.sentiment.models import SentimentRequest  # noqa: PLC0415  # the same
-    from sentiment_app.sentiment.serving import serving  # noqa: PLC0415  # the same
 
     with create_app().app_context():
         served = serving().current()
@@ -300,7 +301,7 @@ def naive_job(user_id: str, texts: list[str]) -> None:
                 SentimentRequest(
                     id=row_id,
                     user_id=user_id,
-                    created_at=service._made_at(row_id),  # noqa: SLF001  # as the service makes it
+                    created_at=history.time_of_id(row_id),
                     text=text,
                     sentiment=scores.label,
                     **scores._asdict(),
@@ -418,8 +419,8 @@ def bench_batch(rounds: int, rows: int, most: int) -> None:
 
 CHUNKED = """
 exec(open("deploy/gunicorn.conf.py").read())
-from sentiment_app.batch import uploads
-uploads.CHUNK_ROWS = {rows}
+from sentiment_app.tasks import submission
+submission.CHUNK_ROWS = {rows}
 bind, workers = "127.0.0.1:{port}", 1
 """
 

@@ -1,40 +1,42 @@
-"""The composition root: everything is put together here, and nowhere else."""
+"""The composition root: the application is put together here, and nowhere else."""
 
 from collections.abc import Callable
 from typing import Any, cast
 
-import limits
 import orjson
-from flask import Flask, Response, request
+from flask import Flask, Response
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from sentiment_app import cli, docs, errors, extensions, health, logs, metrics, postgresql
-from sentiment_app.admission import Admission
+from sentiment_app import __version__, cli
 from sentiment_app.auth import routes as auth
 from sentiment_app.auth import tokens
-from sentiment_app.batch import events
-from sentiment_app.batch import routes as batch
-from sentiment_app.batch import service as tasks
 from sentiment_app.config import Settings
-from sentiment_app.guard import Guard
-from sentiment_app.operation import NameConverter
-from sentiment_app.sentiment import cards, releases
+from sentiment_app.infrastructure import database, logs, metrics, queue
+from sentiment_app.infrastructure.app_state import SETTINGS, START
+from sentiment_app.infrastructure.metrics import Gauge
+from sentiment_app.registry import cards, releases
+from sentiment_app.registry import routes as registry
+from sentiment_app.registry.serving import SERVING, Serving
 from sentiment_app.sentiment import routes as sentiment
-from sentiment_app.sentiment import service as scoring
-from sentiment_app.sentiment.serving import Serving
-from sentiment_app.sentiment.writer import GroupWriter
+from sentiment_app.tasks import metrics as task_metrics
+from sentiment_app.tasks import routes as tasks
+from sentiment_app.users import passwords, sessions
 from sentiment_app.users import routes as users
 from sentiment_app.users import service as accounts
-from sentiment_app.users import sessions
+from sentiment_app.web import docs, health, problems, rate_limits
+from sentiment_app.web.admission import ADMISSION, Admission
+from sentiment_app.web.guard import Guard
+from sentiment_app.web.operation import BODY_LIMIT, NameConverter, make_body_limit
+from sentiment_app.web.rate_limits import RATE_LIMITS
+from sentiment_app.webhooks import routes as webhooks
 
 API = "/api/v1"
 MAX_BODY_BYTES = 1024 * 1024
-SMALL_BODY_BYTES = 128 * 1024
 
 
-class _JSON(DefaultJSONProvider):
-    """Compact JSON in UTF-8, by orjson; by json, where an error quotes a lone surrogate, which has no UTF-8."""
+class _JSONProvider(DefaultJSONProvider):
+    """Compact JSON in UTF-8, made by orjson; or by json if a value has lone surrogates, which UTF-8 cannot encode."""
 
     compact = True
     sort_keys = False
@@ -48,9 +50,9 @@ class _JSON(DefaultJSONProvider):
 
 
 class _SyncFlask(Flask):
-    """Flask without the question, asked nine times a request, whether a function is asynchronous: none is."""
+    """Flask without asynchronous views. Flask would ask nine times for each request whether a function is one."""
 
-    json_provider_class = _JSON
+    json_provider_class = _JSONProvider
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func
@@ -60,133 +62,95 @@ def create_app(settings: Settings | None = None) -> Flask:
     """Build the application.
 
     Raises:
-        ConfigError: the environment does not hold usable settings.
+        ConfigError: the environment does not contain valid settings.
     """
     settings = settings or Settings.from_env()
     app = _SyncFlask("sentiment_app", static_folder=None)
-    app.url_map.merge_slashes = False  # a doubled slash is a 404, not a redirect to whatever Host says
+    SETTINGS.set(app, settings)
+    app.url_map.merge_slashes = False  # a double slash is a 404, not a redirect to whatever the Host header says
     app.url_map.converters["name"] = NameConverter
-    app.cli = cli.LazyGroup(lazy=cli.LAZY)
-    app.config.from_mapping(_flask_config(settings))
-    app.extensions["settings"] = settings
+    app.cli = cli.LazyGroup(lazy=cli.COMMANDS)
+    app.config.from_mapping(
+        {
+            "DEBUG": settings.debug,
+            "TESTING": settings.environment == "testing",
+            "PROPAGATE_EXCEPTIONS": False,
+            "MAX_CONTENT_LENGTH": MAX_BODY_BYTES,
+            "PROVIDE_AUTOMATIC_OPTIONS": False,
+            **database.flask_config(settings),
+            **tokens.flask_config(settings),
+            **rate_limits.flask_config(settings),
+        }
+    )
     if hops := settings.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]  # as Flask says
     logs.configure(settings.log_level)
+    # Hooks before a request run in this order, hooks after a request in the reverse order.
     logs.init_app(app)
-    errors.init_app(app)
-    app.after_request(_security_headers)
-    postgresql.bound_waits(settings)
-    extensions.init_app(app)
-    _share_commits(app, settings)
-    _guard(app, settings)
-    _serve_model(app, settings)
-    most = settings.max_held_requests
-    app.extensions["waiting"] = events.Holding(most, of_one=most)
-    for name in ("uploading", "downloading"):  # nobody takes all the room for these, which do not end by themselves
-        app.extensions[name] = events.Holding(most, of_one=(most + 1) // 2)
-    for feature in (auth, users, sentiment, batch):
+    problems.init_app(app)
+    app.after_request(_add_security_headers)
+    database.init_app(app, settings)
+    queue.init_app(app)
+    sentiment.init_app(app)
+    rate_limits.init_app(app)
+    _init_guard(app, settings)
+    _init_models(app, settings)
+    tasks.init_app(app)
+    BODY_LIMIT.set(app, make_body_limit())
+    passwords.HASHING_LIMIT.set(app, passwords.make_hashing_limit())
+    for feature in (auth, users, sentiment, registry, tasks, webhooks):
         prefix = API + (feature.blueprint.url_prefix or "")
         app.register_blueprint(feature.blueprint, url_prefix=prefix)
-    for blueprint in (health.blueprint, docs.blueprint):
-        app.register_blueprint(blueprint)
     return app
 
 
-def _flask_config(settings: Settings) -> dict[str, object]:
-    redis_url = settings.redis_url
-    timeout = settings.redis_timeout_seconds
-    database = postgresql.options(settings)
-    return {
-        "DEBUG": settings.debug,
-        "TESTING": settings.environment == "testing",
-        "PROPAGATE_EXCEPTIONS": False,
-        "MAX_CONTENT_LENGTH": MAX_BODY_BYTES,
-        "PROVIDE_AUTOMATIC_OPTIONS": False,
-        "SQLALCHEMY_DATABASE_URI": settings.database_url,
-        "SQLALCHEMY_ENGINE_OPTIONS": {
-            **database,
-            "pool_size": settings.database_pool_size,
-            "max_overflow": settings.database_pool_size,
-        },
-        # The group writer's: it writes one group at a time.
-        "SQLALCHEMY_BINDS": {
-            extensions.AUTOCOMMIT: {
-                **database,
-                "url": settings.database_url,
-                "isolation_level": "AUTOCOMMIT",
-                "pool_size": 1,
-                "max_overflow": 1,
-            }
-        },
-        "JWT_TOKEN_LOCATION": ["headers"],
-        "JWT_COOKIE_CSRF_PROTECT": False,
-        "JWT_SECRET_KEY": settings.jwt_secret_key,
-        "JWT_ACCESS_TOKEN_EXPIRES": settings.access_token_life,
-        "JWT_REFRESH_TOKEN_EXPIRES": settings.refresh_token_life,
-        "RATELIMIT_STORAGE_URI": redis_url.replace("unix://", "redis+unix://", 1),
-        "RATELIMIT_STORAGE_OPTIONS": {
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-        },
-        "RATELIMIT_STRATEGY": "sliding-window-counter",
-        "RATELIMIT_KEY_PREFIX": "sliding-window-counter",
-        "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
-    }
-
-
-def _share_commits(app: Flask, settings: Settings) -> None:
-    """Before the guard's questions: from then on a request's row is worth waiting for."""
-    app.extensions["writer"] = GroupWriter(extensions.autocommit, retry_seconds=settings.database_retry_seconds)
-
-    @app.before_request
-    def expect() -> None:
-        if request.endpoint == "sentiment.analyze" and (request.content_length or 0) <= SMALL_BODY_BYTES:
-            request.get_data()  # until it has come the row is not near, and others shall not wait for it
-            scoring.writer().expect()
-
-    @app.teardown_request
-    def forget(_: BaseException | None) -> None:
-        scoring.writer().forget()
-
-
-def _guard(app: Flask, settings: Settings) -> None:
-    app.extensions["admission"] = admission = Admission(
-        app.extensions["redis"],
-        session_life=settings.access_token_seconds,
-        ended_sessions=sessions.ended_lately,
+def _init_guard(app: Flask, settings: Settings) -> None:
+    tokens.init_app(app)
+    limits = RATE_LIMITS.get(app)
+    admission = Admission(
+        queue.REDIS.get(app),
+        limits,
+        session_seconds=settings.access_token_seconds,
+        find_ended=sessions.find_recently_ended,
         is_live=sessions.is_live,
     )
-    rates = {
-        "user": limits.parse(settings.user_rate_limit),
-        "scoring": limits.parse(settings.scoring_rate_limit),
-    }
-    Guard(tokens.identify, accounts.is_administrator, admission, rates).init_app(app)
+    ADMISSION.set(app, admission)
+    Guard(tokens.identify, accounts.is_administrator, admission, limits).init_app(app)
 
 
-def _serve_model(app: Flask, settings: Settings) -> None:
-    app.extensions["serving"] = serving = Serving(
+def _init_models(app: Flask, settings: Settings) -> None:
+    """The models that this process serves, and what is known about them: health, card and metrics."""
+    serving = Serving(
         states=releases.states,
         fetch=releases.fetch_cached,
         note_failure=releases.note_failure,
         key=settings.model_signing_key,
         poll_seconds=settings.model_poll_seconds,
     )
+    SERVING.set(app, serving)
+    START.set(app, lambda: serving.start(app))
     health.init_app(app, model=serving.check, switch=serving.check_switch, model_version=serving.version)
-    app.extensions["model_card"] = lambda: cards.page(serving.current().manifest)
+    docs.init_app(app, model_card=lambda: cards.page(serving.current().manifest))
+    labels = ("version", "release", "model_version")
     gauges = {
-        "queue_jobs": metrics.Gauge("Jobs that wait for a worker", extensions.queue_depth, ("queue",)),
-        "waiting_seconds": metrics.Gauge(
-            "How long the work has waited that waits longest for a worker", tasks.longest_wait, ("queue",)
+        "build_info": Gauge(
+            "The running version, release and model; always 1",
+            lambda: {(__version__, settings.release, serving.version() or ""): 1.0},
+            labels,
         ),
-        "model_age_seconds": metrics.Gauge("Time since the served model was trained", serving.age),
-        "task_rows": metrics.Gauge(
-            "Rows of the tasks that are kept, by what was found", tasks.rows_found, ("sentiment", "model_version")
+        "model_age_seconds": Gauge("Time since the served model was trained", serving.age),
+        "queue_jobs": Gauge("Jobs that wait for a worker", queue.count_jobs, ("queue",)),
+        "queue_oldest_wait_seconds": Gauge(
+            "How long the oldest work has waited for a worker", task_metrics.oldest_waits, ("queue",)
+        ),
+        "task_rows": Gauge(
+            "Rows of finished tasks, by sentiment", task_metrics.count_rows, ("sentiment", "model_version")
         ),
     }
     metrics.init_app(app, gauges)
 
 
-def _security_headers(response: Response) -> Response:
+def _add_security_headers(response: Response) -> Response:
     headers = response.headers
     if "Content-Security-Policy" not in headers:
         headers.add("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")

@@ -1,7 +1,9 @@
-"""What the `flask` commands of this service share: they load when used, and a user's mistake is no traceback."""
+"""What all `flask` commands share: they are imported when they are used, and print errors without a traceback."""
 
 import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -9,22 +11,22 @@ from flask.cli import AppGroup
 from sqlalchemy.exc import DBAPIError
 
 from sentiment_app.errors import AppError
-from sentiment_app.extensions import is_disconnect, settings
+from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.infrastructure.database import UNDEFINED_TABLE, is_disconnect, sqlstate
 from sentiment_app.ml.runtime import ModelError
 
-UNDEFINED_TABLE = "42P01"
-
-# By name, and loaded when used.
-LAZY = {
+# Where each command is.
+COMMANDS = {
     "config": "sentiment_app.cli:config",
-    "tasks": "sentiment_app.batch.cli:tasks",
-    "model": "sentiment_app.sentiment.cli:model",
+    "model": "sentiment_app.registry.cli:model",
+    "purge": "sentiment_app.maintenance:purge_command",
+    "tasks": "sentiment_app.tasks.cli:tasks",
     "user": "sentiment_app.users.cli:user",
 }
 
 
 class LazyGroup(AppGroup):
-    """Commands, some of which are imported when they are first asked for: `lazy` says where they are."""
+    """A group of commands, some of which are imported when they are first used: `lazy` has their locations."""
 
     def __init__(self, *arguments: Any, lazy: dict[str, str], **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -41,27 +43,43 @@ class LazyGroup(AppGroup):
         return command
 
 
+@contextmanager
+def print_errors() -> Iterator[None]:
+    """Turn the errors that users can act on into messages with exit status 1."""
+    try:
+        yield
+    except AppError as error:
+        raise click.ClickException(str(error)) from None
+    except ModelError as error:
+        raise click.ClickException(f"{error}.") from None
+    except UnicodeEncodeError:
+        raise click.ClickException("An argument is not valid UTF-8.") from None
+    except DBAPIError as error:
+        if is_disconnect(error):
+            message = "The database does not answer. Check DATABASE_URL, and that PostgreSQL runs."
+            raise click.ClickException(message) from None
+        if sqlstate(error) == UNDEFINED_TABLE:
+            raise click.ClickException("The database has no tables yet. Run: flask db upgrade") from None
+        raise
+
+
+class Command(click.Command):
+    """A command whose errors are printed, with exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with print_errors():
+            return super().invoke(ctx)
+
+
 class Group(LazyGroup):
-    """Commands whose refusals are printed and exit with 1."""
+    """A group of commands whose errors are printed, with exit status 1."""
 
     def __init__(self, *arguments: Any, lazy: dict[str, str] | None = None, **options: Any) -> None:
         super().__init__(*arguments, lazy=lazy or {}, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with print_errors():
             return super().invoke(ctx)
-        except AppError as error:
-            raise click.ClickException(_told(error)) from None
-        except ModelError as error:
-            raise click.ClickException(f"{error}.") from None
-        except UnicodeEncodeError:
-            raise click.ClickException("An argument is not UTF-8.") from None
-        except DBAPIError as error:
-            if is_disconnect(error):
-                raise click.ClickException("The database cannot be reached; see DATABASE_URL.") from None
-            if getattr(error.orig, "pgcode", None) == UNDEFINED_TABLE:
-                raise click.ClickException("The database lacks tables; run: flask db upgrade") from None
-            raise
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -72,20 +90,15 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def _told(error: AppError) -> str:
-    fields = [f"{one['pointer'].removeprefix('/')}: {one['detail']}" for one in error.errors or []]
-    return "\n".join(fields) or error.detail
-
-
-config = Group("config", help="The settings, as this process reads them.")
+config = Group("config", help="Check the settings.")
 
 
 @config.command("check")
 @as_json
 def check(as_json: bool) -> None:
-    """Check the settings, and print them with the secrets masked.
+    """Check the settings, and print them with masked secrets.
 
-    Names every problem at once, and exits with 1 if there is any.
+    Reports all problems at once. The exit status is 1 if there are any.
 
     Example: flask config check
     """
@@ -95,4 +108,4 @@ def check(as_json: bool) -> None:
         return
     for name, value in shown.items():
         click.echo(f"{name}={value}")
-    click.secho("The configuration is usable.", fg="green", err=True)
+    click.secho("The configuration is valid.", fg="green", err=True)

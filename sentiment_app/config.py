@@ -1,7 +1,7 @@
-"""Settings: read once from the environment, typed, frozen, every problem reported at once.
+"""Settings: read once from the environment, typed and frozen. All problems are reported at once.
 
-Any setting may be given as `NAME_FILE`, the path of a file that holds the value: that is how
-secrets arrive (systemd's LoadCredential, Docker secrets), so they stand in no environment.
+Each setting NAME can also be given as NAME_FILE, the path of a file that contains the value. Secrets are given this way
+(systemd's LoadCredential, Docker secrets), so that no environment contains them.
 """
 
 import ipaddress
@@ -25,22 +25,22 @@ MIN_SECRET_ALPHABET = 10
 
 
 class ConfigError(Exception):
-    """Settings that cannot be used; the message names every problem, one a line."""
+    """The settings are not valid. The message has a line for each problem."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("the configuration is not usable:\n  " + "\n  ".join(problems))
+        super().__init__("the configuration is not valid:\n  " + "\n  ".join(problems))
         self.problems = problems
 
 
 def _is_postgresql(url: str) -> None:
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # which may quote a part of it
+    except (ArgumentError, ValueError):  # its message may quote the password
         raise ValidationError("is not a URL") from None
     if parsed.drivername not in ("postgresql", "postgresql+psycopg2"):
         raise ValidationError("must start with postgresql://")
     if not parsed.database:
-        raise ValidationError("names no database")
+        raise ValidationError("does not name a database: write postgresql://user:password@host/name")
 
 
 def _is_redis(url: str) -> None:
@@ -49,18 +49,18 @@ def _is_redis(url: str) -> None:
     try:
         parsed = urlsplit(url)
         well_formed = url.startswith("unix://") or (bool(parsed.hostname) and parsed.port != 0)
-    except ValueError:  # which may quote a part of the password
+    except ValueError:  # its message may quote the password
         well_formed = False
     if not well_formed:
-        raise ValidationError("is not a URL; a / or other sign in its password must be percent-encoded")
+        raise ValidationError("is not a URL. Special characters in the password, such as /, must be percent-encoded")
     if not url.startswith("unix://") and not re.fullmatch(r"/?\d*", parsed.path):
-        raise ValidationError("names its database by a number, such as redis://host:6379/0")
+        raise ValidationError("must name its database by a number, such as redis://host:6379/0")
 
 
 def _is_strong(secret: str) -> None:
     if len(secret) < MIN_SECRET_LENGTH or len(set(secret)) < MIN_SECRET_ALPHABET:
         raise ValidationError(
-            f"is weak: give at least {MIN_SECRET_LENGTH} random characters, for instance from: openssl rand -base64 48"
+            f"is too weak: it needs at least {MIN_SECRET_LENGTH} random characters. Run: openssl rand -base64 48"
         )
 
 
@@ -70,7 +70,7 @@ def _is_rate(text: str) -> None:
     except ValueError:
         rates = []
     if len(rates) != 1 or rates[0].amount < 1:
-        raise ValidationError("is not one rate, such as: 10 per minute")
+        raise ValidationError("is not a rate, such as 10 per minute")
 
 
 def _is_finite(number: float) -> None:
@@ -83,13 +83,13 @@ def _are_networks(names: list[str]) -> None:
         try:
             ipaddress.ip_network(name)
         except ValueError:
-            raise ValidationError(f"{name} is no network, such as 10.1.0.0/16") from None
+            raise ValidationError(f"{name} is not a network, such as 10.1.0.0/16") from None
 
 
 _at_least_one = validate.Range(min=1, max=2**31 - 1)
 _days = validate.Range(min=1, max=36_500)
 _seconds = validate.Range(min=1, max=86_400 * 365)
-_above_zero = validate.Range(min=0.001, max=86_400)  # less than a millisecond would be no bound for PostgreSQL
+_above_zero = validate.Range(min=0.001, max=86_400)  # PostgreSQL reads less than a millisecond as no limit
 _REQUIRED: Any = object()
 
 
@@ -99,126 +99,135 @@ def _setting(doc: str, default: Any = _REQUIRED, *, check: Any = None, secret: b
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The whole configuration: the field `name` is read from the variable `NAME`."""
+    """All settings. The field `name` is read from the environment variable `NAME`."""
 
     environment: str = _setting(
-        "development, testing or production: they differ in values only; unset, it is production, and yet reads .env "
-        "(which any flask command reads that finds one)",
+        "development, testing or production. Flask commands load .env in every environment if the file exists.",
         "production",
         check=validate.OneOf(["development", "testing", "production"]),
     )
-    debug: bool = _setting("Flask's debug mode; refused in production", False)
+    debug: bool = _setting("Flask's debug mode. Not allowed in production.", False)
     log_level: str = _setting(
-        "least level that is logged",
+        "The lowest level that is logged: DEBUG, INFO, WARNING or ERROR.",
         "INFO",
         check=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]),
     )
-    release: str = _setting("what is deployed (a git revision); shown by /version", "unreleased")
+    release: str = _setting("The deployed git revision, shown by /version.", "unreleased")
 
-    database_url: str = _setting("PostgreSQL: postgresql://user:password@host/name", check=_is_postgresql, secret=True)
+    database_url: str = _setting("PostgreSQL: postgresql://user:password@host/name.", check=_is_postgresql, secret=True)
     database_pool_size: int = _setting(
-        "connections a web process keeps (it opens as many again under load)",
+        "Connections that a web process keeps open. Under load it opens the same number again.",
         5,
         check=_at_least_one,
     )
     database_retry_seconds: float = _setting(
-        "how long a unit of work is tried again while PostgreSQL is away",
+        "How long a transaction is retried while PostgreSQL does not answer, in seconds.",
         10.0,
         check=validate.Range(min=0, max=86_400),
     )
     database_statement_seconds: float = _setting(
-        "bound on one statement; past it the request is answered with 503", 10.0, check=_above_zero
+        "Timeout of a statement in seconds. After it, the request is answered with 503.", 10.0, check=_above_zero
     )
-    redis_url: str = _setting("Redis or Valkey: redis://, rediss:// or unix://", check=_is_redis, secret=True)
+    redis_url: str = _setting("Redis or Valkey: redis://, rediss:// or unix://.", check=_is_redis, secret=True)
     redis_timeout_seconds: float = _setting(
-        "bound on a Redis call; past it the fallback answers", 0.25, check=_above_zero
+        "Timeout of a call to Redis in seconds. After it, the service works without Redis.", 0.25, check=_above_zero
     )
 
-    jwt_secret_key: str = _setting("signs the tokens; 32 random characters or more", check=_is_strong, secret=True)
-    access_token_seconds: int = _setting("life of an access token", 900, check=_seconds)
-    refresh_token_days: int = _setting("life of an unused refresh token", 30, check=_days)
+    jwt_secret_key: str = _setting(
+        "Signs access and refresh tokens. At least 32 random characters.", check=_is_strong, secret=True
+    )
+    access_token_seconds: int = _setting("How long an access token is valid, in seconds.", 900, check=_seconds)
+    refresh_token_days: int = _setting("How long an unused refresh token is valid, in days.", 30, check=_days)
     password_memory_kib: int = _setting(
-        "argon2id memory in KiB (RFC 9106, second recommended option)",
+        "Memory of argon2id in KiB (RFC 9106, second recommended option).",
         65536,
         check=validate.Range(min=32),
     )
     password_iterations: int = _setting(
-        "argon2id passes; an account takes changed costs over at its next sign-in", 3, check=_at_least_one
+        "Passes of argon2id. After a change, each password is hashed again at its next sign-in.", 3, check=_at_least_one
     )
 
     auth_rate_limit: str = _setting(
-        "register, login and refresh together, per client address", "20 per minute", check=_is_rate
+        "Rate limit of register, login and refresh together, by client address.", "20 per minute", check=_is_rate
     )
     login_rate_limit: str = _setting(
-        "login per account, from whatever address; and changes of the own profile, per user",
+        "Rate limit of login by account, from all addresses together; and of profile changes, by user.",
         "10 per minute",
         check=_is_rate,
     )
-    user_rate_limit: str = _setting("signed-in calls other than scoring, per user", "300 per minute", check=_is_rate)
-    scoring_rate_limit: str = _setting("POST /sentiment/analyze, per user", "6000 per minute", check=_is_rate)
+    user_rate_limit: str = _setting("Rate limit of all other requests, by user.", "300 per minute", check=_is_rate)
+    scoring_rate_limit: str = _setting(
+        "Rate limit of POST /sentiment/analyze, by user.", "6000 per minute", check=_is_rate
+    )
 
     model_signing_key: str = _setting(
-        "signs the manifests of released models; 32 random characters or more",
+        "Signs the manifests of released models. At least 32 random characters.",
         check=_is_strong,
         secret=True,
     )
     model_poll_seconds: float = _setting(
-        "how often a process asks which model is active; 0: before each use",
+        "How often a process looks up the active model, in seconds. 0 looks it up before each use.",
         2.0,
         check=validate.Range(min=0, max=86_400),
     )
-    model_dir: Path = _setting("where trained models are kept", Path("models"))
-    model_cache_dir: Path = _setting("where a host keeps the released models that it loaded", Path("models/cache"))
-    data_dir: Path = _setting("cache of downloaded training data", Path("data"))
+    model_dir: Path = _setting("Folder of trained models.", Path("models"))
+    model_cache_dir: Path = _setting(
+        "Folder in which a host caches the released models that it loads.", Path("models/cache")
+    )
+    data_dir: Path = _setting("Folder of downloaded training data.", Path("data"))
 
-    max_tasks: int = _setting("unfinished tasks that a user may have", 10, check=_at_least_one)
-    max_queued_rows: int = _setting("rows that may wait in a user's tasks", 3_000_000, check=_at_least_one)
-    max_upload_rows: int = _setting("rows of an upload", 1_000_000, check=_at_least_one)
-    max_upload_bytes: int = _setting("bytes of an upload, after decompression", 512 * 1024**2, check=_at_least_one)
-    upload_seconds: float = _setting("seconds that an upload may take to arrive", 3600.0, check=_above_zero)
+    max_tasks: int = _setting("Limit on the unfinished tasks of a user.", 10, check=_at_least_one)
+    max_queued_rows: int = _setting("Limit on the rows in a user's unfinished tasks.", 3_000_000, check=_at_least_one)
+    max_upload_rows: int = _setting("Limit on the rows of an upload.", 1_000_000, check=_at_least_one)
+    max_upload_bytes: int = _setting(
+        "Limit on the bytes of an upload, after decompression.", 512 * 1024**2, check=_at_least_one
+    )
+    upload_seconds: float = _setting("Timeout of an upload in seconds.", 3600.0, check=_above_zero)
     max_held_requests: int = _setting(
-        "requests that may wait for a task, at a time in each web process; as many uploads may be read, and as many "
-        "results sent as files, half of them one user's",
+        "Limit on the requests that wait for a task at the same time in a web process. It is also the limit on "
+        "uploads, and on downloads of results; one user may have half of these.",
         4,
         check=_at_least_one,
     )
-    history_days: int = _setting("how long a scored text stands in its user's history", 365, check=_days)
-    task_days: int = _setting("how long a task that has ended is kept", 30, check=_days)
+    history_days: int = _setting("How long scored texts stay in the history, in days.", 365, check=_days)
+    task_days: int = _setting("How long finished tasks and their results are kept, in days.", 30, check=_days)
     webhook_networks: list[str] = _setting(
-        "networks inside the house that webhooks may go to, such as 10.1.0.0/16,fd00::/8", [], check=_are_networks
+        "Internal networks that webhooks may reach, such as 10.1.0.0/16,fd00::/8. By default only public addresses.",
+        [],
+        check=_are_networks,
     )
 
     trusted_proxies: int = _setting(
-        "reverse proxies in front whose X-Forwarded-For and -Proto are believed",
+        "Number of reverse proxies in front whose X-Forwarded-For and X-Forwarded-Proto headers are trusted.",
         0,
         check=validate.Range(min=0),
     )
     metrics_bind: str = _setting(
-        "the internal address on which alone /metrics is served: host:port or unix:/path",
+        "Internal address of /metrics: host:port or unix:/path. No other address serves /metrics.",
         "127.0.0.1:9464",
         check=validate.Regexp(r"unix:/.+|.+:\d+", error="is neither host:port nor unix:/path"),
     )
 
     @classmethod
     def from_env(cls) -> Self:
-        """Read and check the environment, and `.env` unless it is testing or production.
+        """Read and check the environment, and also `.env` in development.
 
         Raises:
-            ConfigError: naming every missing, malformed or weak setting.
+            ConfigError: settings are missing, malformed or weak.
         """
         env = FileAwareEnv(eager=False, strip_whitespace=True)
-        if os.environ.get("ENVIRONMENT", "development") == "development":
+        if os.environ.get("ENVIRONMENT") == "development":
             env.read_env(".env", recurse=False)
         try:
-            values = {one.name: _read(env, one.name, one.type, one.metadata) for one in fields(cls)}
+            values = {field.name: _read(env, field.name, field.type, field.metadata) for field in fields(cls)}
             env.seal()
         except EnvValidationError as error:
             raise ConfigError(_problems(error)) from None
-        except ValueError as error:  # a NAME_FILE that cannot be read
+        except ValueError as error:  # a NAME_FILE cannot be read
             raise ConfigError([str(error)]) from None
         if values["environment"] == "production" and (values["debug"] or get_debug_flag()):
-            raise ConfigError(["DEBUG: must be off in production, as must FLASK_DEBUG"])
-        # SQLAlchemy 2.1 takes a bare postgresql:// to mean psycopg 3; ours is psycopg2.
+            raise ConfigError(["DEBUG: must be off in production, and FLASK_DEBUG too"])
+        # SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3. This service uses psycopg2.
         values["database_url"] = values["database_url"].replace("postgresql://", "postgresql+psycopg2://", 1)
         return cls(**values)
 
@@ -235,15 +244,15 @@ class Settings:
         return timedelta(days=self.refresh_token_days)
 
     def masked(self) -> dict[str, str]:
-        """Every setting as text for an operator's eyes, secrets hidden."""
+        """All settings as text, with masked secrets."""
         return {
-            one.name.upper(): "(set)" if one.metadata["secret"] else str(getattr(self, one.name))
-            for one in fields(self)
+            field.name.upper(): "(set)" if field.metadata["secret"] else str(getattr(self, field.name))
+            for field in fields(self)
         }
 
 
 def _read(env: FileAwareEnv, name: str, kind: Any, metadata: Any) -> Any:
-    parse = getattr(env, "path" if kind is Path else kind.__name__)  # list[str] is named list
+    parse = getattr(env, "path" if kind is Path else kind.__name__)  # the name of list[str] is list
     default = {} if metadata["default"] is _REQUIRED else {"default": metadata["default"]}
     checks = [metadata["check"]] if metadata["check"] else []
     if kind is float:

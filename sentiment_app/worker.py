@@ -1,6 +1,6 @@
-"""The worker: `python -m sentiment_app.worker [QUEUE]` runs the jobs of a queue, each in a context of its own.
+"""The worker: `python -m sentiment_app.worker [QUEUE]` runs the jobs of a queue.
 
-One queue a worker: one that listens on two can lose a job for good when Redis goes between them.
+A worker has one queue. A worker with two queues can lose a job for good if Redis fails between them.
 """
 
 import argparse
@@ -15,21 +15,22 @@ from rq.serializers import JSONSerializer
 
 from sentiment_app.app import create_app
 from sentiment_app.config import ConfigError
-from sentiment_app.extensions import QUEUE, QUEUES
-from sentiment_app.logs import tell_systemd_ready
+from sentiment_app.infrastructure.app_state import SETTINGS, START
+from sentiment_app.infrastructure.queue import QUEUES, TASKS_QUEUE
+from sentiment_app.infrastructure.systemd import notify_ready
 
 
 class Worker(SimpleWorker):
-    """Runs jobs in this process, with the application built once: no fork and no import for each job.
+    """Runs jobs in this process: without a fork, and without importing the application for each job.
 
-    While Redis is away it is asked again every two seconds, and within fifteen where its host has gone without a word:
-    work goes on within 15 seconds of its return. RQ's own pauses grow to a minute, and it waits for seven.
+    While Redis does not answer, the worker asks again every two seconds, and within 15 seconds if its host vanished. So
+    work continues within 15 seconds of its return. RQ's own pauses grow to a minute.
     """
 
     max_connection_wait_time = 2.0
-    IDLE_SECONDS = 20  # of which it waits for a job for five, and for an answer for fifteen
+    IDLE_SECONDS = 20  # five to wait for a job, and fifteen to wait for an answer
 
-    def __init__(self, app: Flask, connection: Redis, name: str = QUEUE) -> None:
+    def __init__(self, app: Flask, connection: Redis, name: str = TASKS_QUEUE) -> None:
         queue = Queue(name, connection=connection, serializer=JSONSerializer)
         super().__init__(
             [queue],
@@ -46,19 +47,21 @@ class Worker(SimpleWorker):
 
 
 def main() -> None:
-    """Work until SIGTERM or Ctrl-C, which let the job in hand finish."""
+    """Work until SIGTERM or Ctrl-C. The current job is finished first."""
     parser = argparse.ArgumentParser(prog="python -m sentiment_app.worker", description="Run queued jobs.")
-    parser.add_argument("queue", nargs="?", default=QUEUE, choices=QUEUES, help="whose jobs (default: %(default)s)")
+    parser.add_argument(
+        "queue", nargs="?", default=TASKS_QUEUE, choices=QUEUES, help="the queue (default: %(default)s)"
+    )
     name = parser.parse_args().queue
     try:
         app = create_app()
     except ConfigError as error:
         sys.exit(f"Error: {error}")
-    if name == QUEUE:
-        app.extensions["serving"].start(app)
-    # A worker blocks on Redis until there is work: its connection has no such short timeout as a request's.
-    worker = Worker(app, Redis.from_url(app.extensions["settings"].redis_url), name)
-    tell_systemd_ready()
+    if name == TASKS_QUEUE:
+        START.get(app)()
+    # A worker waits at Redis for jobs, so its connection must not have the short timeout of a request.
+    worker = Worker(app, Redis.from_url(SETTINGS.get(app).redis_url), name)
+    notify_ready()
     worker.work(logging_level="WARNING")
 
 

@@ -3,22 +3,24 @@
 import io
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import flask_migrate
 import pytest
-from product import PASSWORD
+from harness import PASSWORD
 from servers import Servers
 
-from sentiment_app import logs
 from sentiment_app.app import create_app
 from sentiment_app.config import Settings
-from sentiment_app.extensions import db
-from sentiment_app.ml import artifact, training
-from sentiment_app.sentiment import releases
-from sentiment_app.sentiment.writer import GroupWriter
+from sentiment_app.infrastructure import logs
+from sentiment_app.infrastructure.database import db
+from sentiment_app.infrastructure.queue import REDIS
+from sentiment_app.ml import artifact
+from sentiment_app.ml.training import pipeline as training
+from sentiment_app.registry import promotion, releases
+from sentiment_app.sentiment.writer import WRITER, GroupWriter
 from sentiment_app.users import service as users
 
 
@@ -86,7 +88,7 @@ def base_app(settings, model):
     with app.app_context():
         flask_migrate.upgrade()
         releases.release(model[0], by="tests")
-        releases.activate(model[1], by="tests")
+        promotion.activate(model[1], by="tests")
     with app.app_context():
         db.session.configure(join_transaction_mode="create_savepoint")
     yield app
@@ -101,7 +103,7 @@ def make_app(base_app, settings):
         engine = db.engine
     connection = engine.connect()
     transaction = connection.begin()
-    base_app.extensions["redis"].flushdb()
+    REDIS.get(base_app).flushdb()
 
     @contextmanager
     def savepoint():
@@ -112,7 +114,7 @@ def make_app(base_app, settings):
         app = create_app(replace(settings, **changes)) if changes else base_app
         with app.app_context():
             db.engines[None] = connection
-        app.extensions["writer"] = GroupWriter(savepoint, retry_seconds=0.1)
+        WRITER.set(app, GroupWriter(savepoint, retry_seconds=0.1))
         return app
 
     yield make
@@ -179,15 +181,13 @@ def as_admin(admin, sign_in):
 
 @pytest.fixture
 def full():
-    """Fills a turnstile while the body of a with-statement runs."""
+    """Takes all places of a ConcurrencyLimit until the block ends."""
 
     @contextmanager
-    def full(turnstile):
-        for _ in range(turnstile.most):
-            assert turnstile._room.acquire(blocking=False)
-        try:
+    def full(limit):
+        with ExitStack() as places:
+            for _ in range(limit.capacity):
+                assert places.enter_context(limit.try_admit())
             yield
-        finally:
-            turnstile._room.release(turnstile.most)
 
     return full

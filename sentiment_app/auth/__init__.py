@@ -1,1 +1,1 @@
-"""Signing up, in and out: the tokens that stand for a session."""
+"""Registration, sign-in and tokens."""

@@ -1,13 +1,13 @@
-"""What signing in looks like from outside."""
+"""Schemas of sign-in and tokens."""
 
 from marshmallow import fields, validate
 
-from sentiment_app.schema import Schema, Text
 from sentiment_app.users.passwords import MAX_LENGTH
+from sentiment_app.web.schemas import Schema, Text
 
 
 class LoginSchema(Schema):
-    """Who one claims to be."""
+    """Username and password."""
 
     username = Text(required=True, validate=validate.Length(1, 254), metadata={"examples": ["ada"]})
     password = Text(
@@ -19,7 +19,7 @@ class LoginSchema(Schema):
 
 
 class LoginFormSchema(LoginSchema):
-    """The same as an OAuth 2.0 password client sends it (RFC 6749, section 4.3.2); the rest is not used."""
+    """The form that OAuth 2.0 password clients send (RFC 6749, section 4.3.2). Only username and password are used."""
 
     grant_type = Text(validate=validate.OneOf(["password"]))
     scope = Text()
@@ -34,16 +34,16 @@ class RefreshSchema(Schema):
 
 
 class TokenPairSchema(Schema):
-    """Tokens (RFC 6749, section 5.1)."""
+    """Access token and refresh token (RFC 6749, section 5.1)."""
 
     access_token = fields.String(required=True)
-    refresh_token = fields.String(required=True, metadata={"description": "Works once"})
+    refresh_token = fields.String(required=True, metadata={"description": "Can be used once"})
     token_type = fields.String(required=True, metadata={"enum": ["bearer"]})
-    expires_in = fields.Integer(required=True, metadata={"description": "Life of the access token, seconds"})
+    expires_in = fields.Integer(required=True, metadata={"description": "Seconds until the access token expires"})
 
 
 class WhoSchema(Schema):
-    """To whom a token belongs."""
+    """The user that a token belongs to."""
 
     user_id = fields.UUID(required=True)
     username = fields.String(required=True)

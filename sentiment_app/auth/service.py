@@ -1,4 +1,4 @@
-"""Signing in."""
+"""Sign-in."""
 
 import contextlib
 
@@ -9,7 +9,7 @@ from sentiment_app.users.models import Session
 
 
 class BadCredentialsError(UnauthenticatedError):
-    """No such user, or another password; which of the two is not said."""
+    """The user does not exist, is not active, or has another password. The answer does not say which."""
 
     kind = "bad-credentials"
     detail = "The username or the password is wrong."
@@ -19,15 +19,15 @@ def sign_in(username: str, password: str) -> Session:
     """Start a session.
 
     Raises:
-        BadCredentialsError: after the same time for an unknown user as for a wrong password.
+        BadCredentialsError: it takes the same time for an unknown user as for a wrong password.
     """
-    for _ in range(2):  # the hash may have changed meanwhile, and the password not: at another sign-in
+    for _ in range(2):  # a concurrent sign-in may replace the hash although the password stays the same
         user = users.authenticate(username, password)
         if user is None:
             break
         with contextlib.suppress(sessions.AccountChangedError):
             session = sessions.start(user.id, user.password_hash)
-            with contextlib.suppress(passwords.BusyError):  # at the next sign-in, then
-                users.renew_hash(user, password)
+            with contextlib.suppress(passwords.TooManySignInsError):  # the next sign-in does it then
+                users.rehash_password(user, password)
             return session
     raise BadCredentialsError

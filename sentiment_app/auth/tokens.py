@@ -1,4 +1,4 @@
-"""Tokens (RFC 7519): made for a session, and verified once each while they live."""
+"""JSON web tokens (RFC 7519): issued for a session, and verified."""
 
 import threading
 import time
@@ -6,18 +6,22 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 import cachetools
-from flask_jwt_extended import create_access_token, create_refresh_token, decode_token
+from flask import Flask
+from flask_jwt_extended import JWTManager, create_access_token, create_refresh_token, decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt.exceptions import PyJWTError
 
+from sentiment_app.config import Settings
 from sentiment_app.errors import InvalidTokenError
-from sentiment_app.extensions import settings
-from sentiment_app.guard import Principal
+from sentiment_app.infrastructure.app_state import AppKey, settings
 from sentiment_app.users.models import Session
+from sentiment_app.web.guard import Principal
+
+CACHED_TOKENS = 16_384
 
 
 class TokenPair(TypedDict):
-    """The answer of an OAuth 2.0 token endpoint (RFC 6749, section 5.1)."""
+    """The response of an OAuth 2.0 token endpoint (RFC 6749, section 5.1)."""
 
     access_token: str
     refresh_token: str
@@ -26,22 +30,58 @@ class TokenPair(TypedDict):
 
 
 class RefreshClaims(TypedDict):
-    """Which token of which session was presented."""
+    """The session and the id of a refresh token."""
 
     session_id: UUID
     presented_jti: UUID
 
 
-# Verifying a token costs more than scoring a text. What is cached is only that the signature is right and until
-# when; whether the session has ended since is asked of Redis each time.
-_verified: cachetools.TLRUCache[str, tuple[Principal, float]] = cachetools.TLRUCache(
-    maxsize=16_384, ttu=lambda _token, entry, _now: entry[1], timer=time.time
-)
-_lock = threading.Lock()
+class VerifiedTokens:
+    """Access tokens whose signature was verified, until they expire.
+
+    To verify a token costs more than to score a text. Whether its session has ended is asked of Redis for each request.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: cachetools.TLRUCache[str, tuple[Principal, float]] = cachetools.TLRUCache(
+            maxsize=CACHED_TOKENS, ttu=lambda _token, entry, _now: entry[1], timer=time.time
+        )
+        self._lock = threading.Lock()
+
+    def find(self, token: str) -> Principal | None:
+        """The principal of a token that was verified before."""
+        with self._lock:
+            entry = self._tokens.get(token)
+        return entry and entry[0]
+
+    def add(self, token: str, principal: Principal, expires_at: float) -> None:
+        """Remember a verified token until it expires, in seconds since 1970."""
+        with self._lock:
+            self._tokens[token] = principal, expires_at
+
+
+VERIFIED = AppKey[VerifiedTokens]("verified_tokens")
+
+
+def flask_config(settings: Settings) -> dict[str, Any]:
+    """flask-jwt-extended's configuration."""
+    return {
+        "JWT_TOKEN_LOCATION": ["headers"],
+        "JWT_COOKIE_CSRF_PROTECT": False,
+        "JWT_SECRET_KEY": settings.jwt_secret_key,
+        "JWT_ACCESS_TOKEN_EXPIRES": settings.access_token_life,
+        "JWT_REFRESH_TOKEN_EXPIRES": settings.refresh_token_life,
+    }
+
+
+def init_app(app: Flask) -> None:
+    """Prepare the application for tokens."""
+    JWTManager(app)
+    VERIFIED.set(app, VerifiedTokens())
 
 
 def issue(session: Session) -> TokenPair:
-    """An access token for a session, and the one refresh token with which it can be renewed."""
+    """An access token for a session, and the refresh token that renews it."""
     subject, claims = str(session.user_id), {"sid": str(session.id)}
     return TokenPair(
         access_token=create_access_token(subject, additional_claims=claims),
@@ -52,36 +92,35 @@ def issue(session: Session) -> TokenPair:
 
 
 def identify(token: str) -> Principal:
-    """Whom an access token speaks for.
+    """The user and the session of an access token.
 
     Raises:
-        InvalidTokenError: it is expired, forged, or no access token.
+        InvalidTokenError: it is expired, forged, or not an access token.
     """
-    with _lock:
-        known = _verified.get(token)
-    if known is None:
+    verified = VERIFIED.get()
+    principal = verified.find(token)
+    if principal is None:
         claims = _claims(token, "access")
-        known = Principal(UUID(claims["sub"]), UUID(claims["sid"])), claims["exp"]
-        with _lock:
-            _verified[token] = known
-    return known[0]
+        principal = Principal(UUID(claims["sub"]), UUID(claims["sid"]))
+        verified.add(token, principal, claims["exp"])
+    return principal
 
 
 def read_refresh(token: str) -> RefreshClaims:
-    """What a refresh token says.
+    """The claims of a refresh token.
 
     Raises:
-        InvalidTokenError: it is expired, forged, or no refresh token.
+        InvalidTokenError: it is expired, forged, or not a refresh token.
     """
     claims = _claims(token, "refresh")
     return RefreshClaims(session_id=UUID(claims["sid"]), presented_jti=UUID(claims["jti"]))
 
 
-def _claims(token: str, kind: str) -> dict[str, Any]:
+def _claims(token: str, token_type: str) -> dict[str, Any]:
     try:
         claims: dict[str, Any] = decode_token(token)
     except (JWTExtendedException, PyJWTError):
         raise InvalidTokenError from None
-    if claims["type"] != kind or "sid" not in claims:
+    if claims["type"] != token_type or "sid" not in claims:
         raise InvalidTokenError
     return claims

@@ -1,1 +1,1 @@
-"""The model: trained, kept, loaded and asked. Plain Python and scikit-learn; knows no Flask and no database."""
+"""The model as it is served: text, word lists, scoring, artifacts. Knows neither Flask nor the database."""

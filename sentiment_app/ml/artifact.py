@@ -1,12 +1,12 @@
-"""A trained model on disk: the serving form, the pipeline it came from, and the manifest that vouches for both.
+"""A trained model as files: the serving form, the pipeline that it was compiled from, and the manifest of both.
 
     <model_dir>/<version>/serving.npz       what production loads: arrays only, no pickle
                           pipeline.joblib   the fitted scikit-learn pipeline, for training and audit
-                          outcomes.npz      which held-out texts it was right about; the next one is compared on them
+                          outcomes.npz      which held-out texts it predicted correctly, for later comparisons
                           manifest.json     digests, recipe, data, metrics, golden texts with their scores
 
-A joblib file runs code when it is loaded. So nothing is loaded before its sha256 was found in the manifest, and
-what is released carries an HMAC-SHA256 (RFC 2104) of the manifest made with the service's own key.
+To load a joblib file runs code from it. So no file is loaded before its SHA-256 digest was found in the manifest, and
+the manifest of a release has an HMAC-SHA256 signature (RFC 2104) with the service's key.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from sentiment_app.ml.runtime import ModelError, PipelineScorer, Scorer, TextSco
 SERVING, PIPELINE, MANIFEST = "serving.npz", "pipeline.joblib", "manifest.json"
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "joblib")
 
-# Scored when a model is built, and again wherever it is loaded: the same file must give the same answers.
+# Scored when a model is built, and again when it is loaded: the same file must give the same scores.
 GOLDEN_TEXTS = (
     "I love this, it works perfectly.",
     "What a waste of money, it broke after a day.",
@@ -51,7 +51,7 @@ class Golden(TypedDict):
 
 
 class Manifest(TypedDict):
-    """What is known of a model."""
+    """Everything that is known about a model."""
 
     version: str
     created_at: str
@@ -60,7 +60,7 @@ class Manifest(TypedDict):
     data: list[dict[str, Any]]
     metrics: dict[str, Any]
     refit: NotRequired[bool]
-    """Whether the measures are those of a twin that was fitted on the training part only."""
+    """Whether the model was trained on all data after its metrics were measured on held-out texts."""
     duration_seconds: float
     code_version: str
     libraries: dict[str, str]
@@ -77,7 +77,7 @@ class Artifact(NamedTuple):
 
 
 def digest(content: bytes) -> str:
-    """sha256 in hexadecimal."""
+    """The SHA-256 digest in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -90,14 +90,14 @@ def open_artifact(artifact: Artifact, key: str) -> tuple[Manifest, TextScorer]:
     """Check an artifact and load it: signature, digest, then the golden texts.
 
     Raises:
-        ModelError: naming the check that failed. Nothing of the file was interpreted before its digest was right.
+        ModelError: names the check that failed. No file is interpreted before its digest was verified.
     """
     if not hmac.compare_digest(sign(artifact.manifest, key), artifact.signature):
-        raise ModelError("the manifest's signature is not ours")
+        raise ModelError("the signature of the manifest is not valid")
     manifest: Manifest = json.loads(artifact.manifest)
     name = _served_file(manifest["files"])
     if manifest["files"].get(name) != digest(artifact.serving):
-        raise ModelError(f"{name} does not have the digest in its manifest")
+        raise ModelError(f"the digest of {name} differs from the digest in the manifest")
     scorer = _load(name, io.BytesIO(artifact.serving))
     _check_golden(scorer, manifest["golden"])
     return manifest, scorer
@@ -113,21 +113,21 @@ def _load(name: str, content: io.BytesIO) -> TextScorer:
 
 
 def served_digest(manifest: Manifest) -> str:
-    """The sha256 of the file that is served."""
+    """The SHA-256 digest of the file that is served."""
     return manifest["files"][_served_file(manifest["files"])]
 
 
 class Cache:
-    """Served files of released models on this host, by their sha256. It may be wiped, and need not be writable."""
+    """Files of released models on this host, by their SHA-256 digest. The cache may be deleted or read-only."""
 
-    KEPT = 8
+    MAX_FILES = 8
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def get(self, sha256: str) -> bytes | None:
-        """The file with this digest; a file that has another one is thrown away."""
-        if not re.fullmatch("[0-9a-f]{64}", sha256):  # of a manifest whose signature is not checked yet
+        """The file with this digest. A file with another digest is deleted."""
+        if not re.fullmatch("[0-9a-f]{64}", sha256):  # the signature of its manifest is not verified yet
             return None
         path = self._directory / sha256
         with contextlib.suppress(OSError):
@@ -138,22 +138,22 @@ class Cache:
         return None
 
     def put(self, content: bytes) -> None:
-        """Keep a file, whole or not at all, and only the newest few."""
+        """Store a file atomically, and delete all but the newest files."""
         with contextlib.suppress(OSError):
             self._directory.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._directory, prefix=".", delete=False) as partial:
                 partial.write(content)
             Path(partial.name).replace(self._directory / digest(content))
             newest = sorted(self._directory.glob("[0-9a-f]*"), key=lambda path: path.stat().st_mtime, reverse=True)
-            for path in newest[self.KEPT :]:
+            for path in newest[self.MAX_FILES :]:
                 path.unlink()
 
 
 def read(directory: Path) -> Artifact:
-    """The artifact in a version's directory, unsigned.
+    """The artifact in the directory of a version, without a signature.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no model, or it cannot be read.
     """
     try:
         manifest = (directory / MANIFEST).read_bytes()
@@ -164,11 +164,11 @@ def read(directory: Path) -> Artifact:
         raise ModelError(f"the model in {directory} cannot be read: {error}") from None
 
 
-def kept(model_dir: Path) -> list[Manifest]:
-    """The records of all models in a folder, the newest first."""
+def find_manifests(model_dir: Path) -> list[Manifest]:
+    """The manifests of all models in a folder, newest first."""
     found: list[Manifest] = []
     for path in model_dir.glob(f"*/{MANIFEST}"):
-        with contextlib.suppress(OSError, ValueError):  # a broken one hides no other
+        with contextlib.suppress(OSError, ValueError):  # a broken manifest must not hide the others
             manifest = json.loads(path.read_bytes())
             if isinstance(manifest, dict) and manifest.keys() >= {"version", "recipe", "created_at"}:
                 found.append(cast(Manifest, manifest))
@@ -176,7 +176,7 @@ def kept(model_dir: Path) -> list[Manifest]:
 
 
 def describe(files: dict[str, bytes], scorer: TextScorer, code_version: str, **known: Any) -> tuple[Manifest, bytes]:
-    """The manifest of a new model, and its canonical bytes. The version names the day and the content."""
+    """The manifest of a new model, and its canonical bytes. The version is the day and a digest of the content."""
     now = datetime.now(UTC)
     manifest = {
         "version": f"{now:%Y%m%d}-{digest(files[_served_file(files)])[:8]}",
@@ -194,12 +194,12 @@ def describe(files: dict[str, bytes], scorer: TextScorer, code_version: str, **k
 
 
 def write(model_dir: Path, version: str, files: dict[str, bytes]) -> Path:
-    """Store a version's files; the directory appears whole or not at all."""
+    """Store the files of a version. The directory appears atomically."""
     final, partial = model_dir / version, model_dir / f".{version}.partial"
     partial.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (partial / name).write_bytes(content)
-    if final.exists():  # the same content, trained again on the same day
+    if final.exists():  # the same content was trained again on the same day
         for name in files:
             (partial / name).replace(final / name)
         partial.rmdir()
@@ -209,16 +209,16 @@ def write(model_dir: Path, version: str, files: dict[str, bytes]) -> Path:
 
 
 def _served_file(files: Mapping[str, object]) -> str:
-    """Our own recipe has a serving form; any other pipeline is served as it was fitted."""
+    """Recipes of this service have a serving form. Any other pipeline is served as it was fitted."""
     return SERVING if SERVING in files else PIPELINE
 
 
 def _check_golden(scorer: TextScorer, golden: Sequence[Golden]) -> None:
-    for one in golden:
+    for entry in golden:
         try:
-            scores = scorer.score(one["text"])
+            scores = scorer.score(entry["text"])
         except Exception as error:
             raise ModelError(f"the golden texts cannot be scored: {type(error).__name__}") from error
-        # NaN is not near anything.
-        if not all(abs(a - b) <= GOLDEN_TOLERANCE for a, b in zip(scores, one["scores"], strict=True)):
-            raise ModelError("the golden texts score otherwise than when the model was built")
+        # A comparison with NaN is false.
+        if not all(abs(a - b) <= GOLDEN_TOLERANCE for a, b in zip(scores, entry["scores"], strict=True)):
+            raise ModelError("the golden texts have other scores than when the model was built")

@@ -23,7 +23,7 @@ from sentiment_app.ml.text import NEGATED, bigrams, terms, tokenize
 Floats = npt.NDArray[np.float64]
 
 COMMON: Final = (1 + math.log(1000)) ** 2
-"""Squared idf of what one text in a thousand has: a rarer term may be a word of another language."""
+"""Squared idf of a term in one of a thousand texts. A rarer term may be a word of another language."""
 
 _UNKNOWN: Final = 0
 """Row of features outside the vocabulary: all zero."""
@@ -35,11 +35,11 @@ LABELS: Final = ("negative", "neutral", "positive")
 
 
 class ModelError(Exception):
-    """A model, or what one is made from, that is not what it should be, and so is not used."""
+    """A model, or a file to make a model from, is not valid."""
 
 
 class ScoringError(Exception):
-    """The model raised an error for a text, or found no probabilities for it. The message never quotes the text."""
+    """The model raised an error for a text, or returned no probabilities. The message never quotes the text."""
 
 
 class Scores(NamedTuple):
@@ -56,14 +56,14 @@ class Scores(NamedTuple):
 
 
 class Assessment(NamedTuple):
-    """Scores, and the share of the text's terms that are common in English: None from a model that cannot say."""
+    """Scores, and the share of the text's terms that are common in English; None if the model does not know it."""
 
     scores: Scores
     coverage: float | None
 
 
 class Contribution(NamedTuple):
-    """What one token adds to the polarity log-odds; the span is in the text as given."""
+    """What a token contributes to the polarity log-odds. `start` and `end` are its span in the given text."""
 
     start: int
     end: int
@@ -73,7 +73,7 @@ class Contribution(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Polarity log-odds (positive against negative): the bias plus all contributions."""
+    """The polarity log-odds (positive against negative) are the bias plus all contributions."""
 
     bias: float
     contributions: list[Contribution]
@@ -92,18 +92,18 @@ class Scorer:
         vocabulary: the features, in the order of the rows of `table` after the first.
         table: squared idf, short polarity, long polarity and neutrality weight of each feature.
         biases: of the three heads, in the same order.
-        blend: lengths in terms between which the share of the long head grows, and its limit.
+        blend: the lengths in terms between which the share of the long head grows, and its maximum.
     """
 
     def __init__(self, vocabulary: Iterable[str], table: Floats, biases: Floats, blend: Sequence[float]) -> None:
         self._rows = {feature: row for row, feature in enumerate(vocabulary, _UNKNOWN + 1)}
         self._table = table
         words = ((feature, row) for feature, row in self._rows.items() if " " not in feature)
-        # Figures and symbols are of no language.
-        self._common = {one for one, row in words if not one[:1].isalpha() or table[row, 0] <= COMMON}
+        # Numbers and symbols belong to every language.
+        self._common = {word for word, row in words if not word[:1].isalpha() or table[row, 0] <= COMMON}
         self._biases = biases
         self._short, self._long, self._neutral = biases.tolist()
-        self._first, self._last, self._most = blend
+        self._first, self._last, self._limit = blend
 
     def _log_odds(self, words: list[str]) -> tuple[float, float]:
         rows = self._lookup(dict.fromkeys(words + bigrams(words)))
@@ -114,7 +114,7 @@ class Scorer:
         return polarity, self._neutral + neutral / norm
 
     def score(self, text: str) -> Scores:
-        """Scores of negative, neutral and positive."""
+        """The scores of a text."""
         return self._score(terms(text))
 
     def _score(self, words: list[str]) -> Scores:
@@ -128,14 +128,14 @@ class Scorer:
         return [self.score(text) for text in texts]
 
     def explain(self, text: str) -> Explanation:
-        """Split the polarity log-odds over the tokens; a pair's weight is shared by its two."""
+        """Divide the polarity log-odds among the tokens. The two tokens of a pair share its weight."""
         tokens = tokenize(text)
         words = [token.term for token in tokens]
         features = words + bigrams(words)
         rows = self._lookup(features)
         found = self._table.take(rows, axis=0)
         repeats = Counter(features)
-        # A feature counts once however often it occurs, so its occurrences share its weight.
+        # A feature counts once even if it occurs several times, so its occurrences share its weight.
         found /= np.array([repeats[feature] for feature in features] or [1])[: len(found), None]
         norm = math.sqrt(found[:, 0].sum()) or 1.0
         share = self._share(len(words))
@@ -160,7 +160,7 @@ class Scorer:
 
     def _share(self, length: int) -> float:
         grown = (length - self._first) / (self._last - self._first)
-        return self._most * min(1.0, max(0.0, grown))
+        return self._limit * min(1.0, max(0.0, grown))
 
     def save(self, file: BinaryIO) -> None:
         """Write the model in numpy's .npz format."""
@@ -170,22 +170,22 @@ class Scorer:
             vocabulary=np.frombuffer(blob, dtype=np.uint8),
             table=self._table,
             biases=self._biases,
-            blend=np.array([self._first, self._last, self._most]),
+            blend=np.array([self._first, self._last, self._limit]),
         )
 
     @classmethod
     def load(cls, file: BinaryIO) -> Scorer:
         """Read a model written by `save`."""
         with np.load(file, allow_pickle=False) as arrays:
-            vocabulary = _unhurried(io.BytesIO(arrays["vocabulary"].tobytes()))
+            vocabulary = _read_with_pauses(io.BytesIO(arrays["vocabulary"].tobytes()))
             return cls(vocabulary, arrays["table"], arrays["biases"], arrays["blend"].tolist())
 
 
-def _unhurried(blob: io.BytesIO) -> Iterator[str]:
-    """The lines of a blob, with pauses in which the threads that serve run: they hardly notice that a model is loaded.
+def _read_with_pauses(blob: io.BytesIO) -> Iterator[str]:
+    """The lines of a blob, with pauses in which other threads serve requests.
 
-    A thread that only computes keeps each of theirs waiting for 5 ms whenever it has to take the interpreter's lock
-    again (`sys.getswitchinterval`), which is a dozen times a request.
+    A thread that only computes makes another thread wait for 5 ms whenever that thread needs the interpreter lock
+    (`sys.getswitchinterval`), which is a dozen times in a request.
     """
     lines = io.TextIOWrapper(blob, "utf-8", "surrogatepass", newline="\n")
     for number, line in enumerate(lines):
@@ -195,7 +195,7 @@ def _unhurried(blob: io.BytesIO) -> Iterator[str]:
 
 
 class TextScorer(Protocol):
-    """What serves: the compiled table of our own recipe, or any other pipeline as it is."""
+    """A model that scores texts: the compiled table of a recipe, or any other pipeline."""
 
     def score(self, text: str) -> Scores:
         """Probabilities of negative, neutral and positive."""
@@ -204,27 +204,29 @@ class TextScorer(Protocol):
         """Probabilities for each text."""
 
     def explain(self, text: str) -> Explanation | None:
-        """What each token adds; None from a model that is no sum of its tokens."""
+        """What each token contributes; None if the model is not a sum of its tokens."""
 
     def assess(self, text: str) -> Assessment:
-        """The same, and how much of the text the model knows."""
+        """Scores, and how much of the text the model knows."""
 
 
 class PipelineScorer:
-    """Any fitted pipeline with `predict_proba`, asked as it is.
+    """Any fitted pipeline with `predict_proba`.
 
     Args:
-        pipeline: its `classes_` are the names of LABELS, or 0, 1 and 2 in their order.
+        pipeline: its `classes_` are the names in LABELS, or 0, 1 and 2 in the same order.
 
     Raises:
-        ModelError: it cannot tell the three labels apart.
+        ModelError: it has no probabilities for the three labels.
     """
 
     def __init__(self, pipeline: Any) -> None:
         classes = list(getattr(pipeline, "classes_", []))
         names = LABELS if set(classes) == set(LABELS) else range(len(LABELS))
         if set(classes) != set(names) or not hasattr(pipeline, "predict_proba"):
-            raise ModelError(f"a pipeline needs predict_proba over {', '.join(LABELS)} (or 0, 1, 2), not {classes}")
+            raise ModelError(
+                f"the pipeline needs predict_proba with {', '.join(LABELS)} (or 0, 1, 2), and has {classes}"
+            )
         self._pipeline = pipeline
         self._order = [classes.index(name) for name in names]
 
@@ -238,14 +240,14 @@ class PipelineScorer:
         return [Scores(*map(float, row)) for row in rows]
 
     def explain(self, text: str) -> None:
-        """Nothing is known of the inside of such a model."""
+        """None: such a model cannot be explained."""
 
     def assess(self, text: str) -> Assessment:
-        """Nor which words it knows."""
+        """Scores. Such a model does not say which words it knows."""
         return Assessment(self.score(text), None)
 
 
-# How far from 1 the probabilities of a text may sum: single precision and rounding, and no more.
+# How much the sum of the probabilities of a text may differ from 1: enough for single precision and rounding.
 SUM_TOLERANCE: Final = 0.001
 
 
@@ -257,7 +259,7 @@ def find_probabilities(scorer: TextScorer, texts: Sequence[str]) -> Floats:
     """
     try:
         found = np.array(scorer.score_many(texts), dtype=np.float64)
-    except Exception as error:  # noqa: BLE001  # any pipeline may serve, and raise what it likes
+    except Exception as error:  # noqa: BLE001  # an imported pipeline may raise anything
         raise _failure(error) from None
     if found.shape != (len(texts), len(LABELS)) or not _are_probabilities(found):
         raise _no_probabilities()
@@ -273,12 +275,11 @@ def find_assessment(scorer: TextScorer, text: str) -> Assessment:
     try:
         assessment = scorer.assess(text)
         negative, neutral, positive = assessment.scores
-    except Exception as error:  # noqa: BLE001  # any pipeline may serve, and raise what it likes
+    except Exception as error:  # noqa: BLE001  # an imported pipeline may raise anything
         raise _failure(error) from None
-    # NaN compares false with everything, so it is refused here too. Plain comparisons: numpy would take as long as
-    # scoring a short text.
-    is_sound = negative >= 0 and neutral >= 0 and positive >= 0
-    if not (is_sound and abs(negative + neutral + positive - 1) <= SUM_TOLERANCE):
+    # A comparison with NaN is false, so NaN is refused too. numpy would take as long as the scoring of a short text.
+    is_valid = negative >= 0 and neutral >= 0 and positive >= 0
+    if not (is_valid and abs(negative + neutral + positive - 1) <= SUM_TOLERANCE):
         raise _no_probabilities()
     return assessment
 
@@ -292,4 +293,4 @@ def _failure(error: Exception) -> ScoringError:
 
 
 def _no_probabilities() -> ScoringError:
-    return ScoringError("The model finds no probabilities for this text.")
+    return ScoringError("The model returned no probabilities for this text.")

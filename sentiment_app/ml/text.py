@@ -1,8 +1,7 @@
-"""Turn raw text into normalised terms, optionally with their spans in the original text.
+"""Divides raw text into normalised terms, optionally with their spans in the original text.
 
-Both paths (`terms` for scoring, `tokenize` for explanations) share one regular expression and
-one memo of normal forms, so they agree by construction. Pure standard library, linear time:
-every unbounded quantifier is possessive.
+`terms` (for scoring) and `tokenize` (for explanations) share a regular expression and a cache of normal forms, so they
+always agree. Only the standard library, in linear time: every unbounded quantifier is possessive.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from sentiment_app.ml.wordlists import DOUBLE_LETTERS, EXPERIENCED, IDENTITY, LI
 
 
 class Token(NamedTuple):
-    """A term and the half-open span of the original text it came from."""
+    """A term, and its half-open span in the original text."""
 
     term: str
     start: int
@@ -26,9 +25,9 @@ class Token(NamedTuple):
 
 
 MAX_CHARACTERS: Final = 20_000
-"""Of a text, in normalisation form C."""
-MOST_COMPOSED: Final = 4
-"""Characters that this form makes one of, at most."""
+"""The limit on a text, in normalisation form C."""
+MAX_COMPOSED: Final = 4
+"""How many characters this form composes into one character, at most."""
 MAX_MARKS: Final = 30
 
 NEGATED: Final = "not_"
@@ -36,7 +35,7 @@ EMPHASIS: Final = "<emphasis>"
 _SCOPE: Final = 3
 _AHEAD: Final = 5
 _MAX_TERM: Final = 32
-_MOST_STARS: Final = 5
+_DEFAULT_STARS: Final = 5
 _MEMO_SIZE: Final = 50_000
 # Two "no term" values: a clause break ends the scope of a negation, a skipped token does not.
 _BREAK: Final = ""
@@ -77,7 +76,7 @@ def _emoticon(surface: str) -> str | None:
 
 
 def _word(surface: str) -> str | None:
-    """Normal form of a word or number; identity terms leave no trace at all (fairness)."""
+    """Normal form of a word or number. Identity terms are removed (fairness)."""
     folded = unicodedata.normalize("NFKC", surface[: 4 * _MAX_TERM]).lower().replace("’", "'")
     if folded[:1].isdigit():
         short_or_rating = len(folded) <= 2 or "/" in folded
@@ -88,7 +87,7 @@ def _word(surface: str) -> str | None:
     folded = folded.removesuffix("'s")
     if folded in IDENTITY:
         return _SKIP
-    # Some compatibility forms expand to several words; a term never holds white space.
+    # Some compatibility forms expand to several words. A term never contains white space.
     return "".join(SPELLINGS.get(folded, folded).split())[:_MAX_TERM] or _SKIP
 
 
@@ -102,16 +101,16 @@ def _symbol(surface: str) -> str | None:
     if surface in ".,;:()\n…—":
         return _BREAK
     if first in "★☆⭐":
-        return _rating(surface.count("★") + surface.count("⭐"), len(surface) if "☆" in surface else _MOST_STARS)
+        return _rating(surface.count("★") + surface.count("⭐"), len(surface) if "☆" in surface else _DEFAULT_STARS)
     if first == "<":
         return _SKIP
-    # Signs that only mark the gender of the emoji before them.
+    # Signs that only modify the gender of the emoji before them.
     return _SKIP if surface in "♀♂" else surface
 
 
-def _rating(given: int, most: int) -> str:
+def _rating(stars: int, limit: int) -> str:
     """A number of stars as a term."""
-    share = given / most
+    share = stars / limit
     return "<rated-high>" if share >= 0.75 else "<rated-low>" if share <= 0.4 else "<rated-medium>"
 
 
@@ -125,7 +124,7 @@ def _normalise(surface: str) -> str | None:
 
 
 class _Memo(dict[str, str | None]):
-    """Normal forms by surface. Bounded: it is emptied when full, so hostile text cannot grow it."""
+    """Normal forms by surface. The cache is cleared when it is full, so that hostile texts cannot fill the memory."""
 
     def __missing__(self, surface: str) -> str | None:
         term = _normalise(surface)
@@ -143,20 +142,20 @@ _DENYING: Final = NEGATORS | {"anything"}
 def _negate(normal: list[str | None]) -> Iterator[str | None]:
     """Prefix the words in the scope of a negation; "!", "but" and clause breaks end it.
 
-    Light words ("the", "is", "very") are no target of a negation and do not use up its scope. "Anything but" denies;
-    "never been so" and "nothing short of" do not.
+    Light words ("the", "is", "very") are not negated, and do not use up the scope. "Anything but" negates; "never
+    been so" and "nothing short of" do not.
     """
     left = 0
-    for place, term in enumerate(normal):
+    for index, term in enumerate(normal):
         if not term:
             left = left if term is _SKIP else 0
         elif term in NEGATORS:
-            if _is_emphasis(term, normal[place + 1 : place + 1 + _AHEAD]):
+            if _is_emphasis(term, normal[index + 1 : index + 1 + _AHEAD]):
                 left = 0
                 yield EMPHASIS
                 continue
             left = _SCOPE
-        elif term == "but" and place and normal[place - 1] == "anything":
+        elif term == "but" and index and normal[index - 1] == "anything":
             left = _SCOPE
         elif term == "but" or term[0] in "!?":
             left = 0
@@ -168,7 +167,7 @@ def _negate(normal: list[str | None]) -> Iterator[str | None]:
 
 
 def _is_emphasis(negator: str, following: list[str | None]) -> bool:
-    """Whether a "never" or "nothing" stresses what comes: "never seen such a", "nothing short of"."""
+    """Whether "never" or "nothing" emphasises what follows: "never seen such a", "nothing short of"."""
     if negator == "nothing":
         return following[:2] == ["short", "of"]
     if negator != "never" or not following or following[0] not in EXPERIENCED:
@@ -187,25 +186,25 @@ def _unescape(text: str) -> str:
 
 
 class TextError(ValueError):
-    """What is wrong with a text, to be read after "the text"."""
+    """The text is not acceptable. The message continues the words "the text"."""
 
 
 def normalize(text: str) -> str:
     """A text in Unicode normalisation form C.
 
     Raises:
-        TextError: it is far too long, or has so many marks on one character that no writing needs them ("stream-safe",
-            UAX #15, section 13). Putting those in their order takes quadratic time.
+        TextError: the text is far too long, or a character has more combining marks than any script needs
+            ("stream-safe", UAX #15, section 13). To sort them takes quadratic time.
     """
     if text.isascii():
         return text
-    if len(text) > MAX_CHARACTERS * MOST_COMPOSED:
-        raise TextError(f"must have at most {MAX_CHARACTERS} characters")
+    if len(text) > MAX_CHARACTERS * MAX_COMPOSED:
+        raise TextError(f"must have at most {MAX_CHARACTERS:,} characters")
     marks = 0
     for combining_class in map(unicodedata.combining, text):
         marks = marks + 1 if combining_class else 0
         if marks > MAX_MARKS:
-            raise TextError(f"must not have more than {MAX_MARKS} combining marks in a row")
+            raise TextError(f"must not have more than {MAX_MARKS} combining marks on a character")
     return unicodedata.normalize("NFC", text)
 
 
@@ -215,7 +214,7 @@ def terms(text: str) -> list[str]:
 
 
 def tokenize(text: str) -> list[Token]:
-    """The terms of a text with their spans in the text as given."""
+    """The terms of a text, with their spans in the given text."""
     matches = list(_SCANNER.finditer(_unescape(text)))
     starts, ends = _origins(text)
     normal = _normal_forms([match[0] for match in matches])
@@ -228,7 +227,7 @@ def _span(match: re.Match[str], starts: list[int], ends: list[int]) -> tuple[int
 
 
 def _origins(text: str) -> tuple[list[int], list[int]]:
-    """Where each unescaped character starts and ends in the text; empty if nothing changes."""
+    """Where each unescaped character starts and ends in the given text; empty if there are no entities."""
     if "&" not in text or not _ENTITY.search(text):
         return [], []
     starts: list[int] = []
@@ -247,5 +246,5 @@ def _origins(text: str) -> tuple[list[int], list[int]]:
 
 
 def bigrams(words: list[str]) -> list[str]:
-    """Each pair of neighbouring terms, as one string."""
+    """Each pair of adjacent terms, as a string."""
     return [f"{left} {right}" for left, right in zip(words, islice(words, 1, None), strict=False)]

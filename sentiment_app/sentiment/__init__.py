@@ -1,1 +1,1 @@
-"""Scoring text, and the history of what was scored."""
+"""Scoring a text, and the history of scored texts."""

@@ -1,17 +1,16 @@
-"""Tables of what was scored."""
+"""The table of scored texts."""
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Uuid, func
-from sqlalchemy.dialects.postgresql import BYTEA
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
-from sentiment_app.extensions import UTC, Base
+from sentiment_app.infrastructure.database import UTC, Base
 
 
 class SentimentRequest(Base):
-    """One scored text. Its id is a UUIDv7 (RFC 9562): in the order of time, and so is its user's history."""
+    """A scored text. Its id is a UUIDv7 (RFC 9562), so the ids sort by time."""
 
     __tablename__ = "sentiment_requests"
     __table_args__ = (
@@ -38,49 +37,5 @@ class SentimentRequest(Base):
 
     @property
     def confidence(self) -> float:
-        """The probability of the label that was given."""
+        """The probability of the sentiment."""
         return self.scores[self.sentiment]
-
-
-class ModelRelease(Base):
-    """A released model: the manifest as it was signed, and the serving form, for every host to load.
-
-    One is active; the one before it is previous, and a rollback goes back to it. A retired one is not served at all.
-    """
-
-    __tablename__ = "model_releases"
-    __table_args__ = (
-        CheckConstraint("state IN ('candidate', 'active', 'previous', 'retired')", name="state"),
-        Index("uq_model_releases_active", "state", unique=True, postgresql_where="state = 'active'"),
-        Index("uq_model_releases_previous", "state", unique=True, postgresql_where="state = 'previous'"),
-    )
-
-    version: Mapped[str] = mapped_column(primary_key=True)
-    state: Mapped[str] = mapped_column(server_default="candidate")
-    manifest: Mapped[bytes] = mapped_column(BYTEA, deferred=True)
-    signature: Mapped[str] = mapped_column(deferred=True)
-    artifact: Mapped[bytes] = mapped_column(BYTEA, deferred=True)
-    released_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
-    released_by: Mapped[str]
-    activated_at: Mapped[datetime | None] = mapped_column(UTC)
-    activated_by: Mapped[str | None]
-
-
-class ModelEvent(Base):
-    """What was done with a model, or could not be done: the audit."""
-
-    __tablename__ = "model_events"
-    __table_args__ = (
-        CheckConstraint(
-            "action IN ('released', 'activated', 'rolled back', 'retired', 'reinstated', 'refused', 'not loaded')",
-            name="action",
-        ),
-        Index("ix_model_events_version_id", "version", "id"),
-    )
-
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
-    version: Mapped[str] = mapped_column(ForeignKey("model_releases.version"))
-    action: Mapped[str]
-    by: Mapped[str]
-    detail: Mapped[str | None]

@@ -1,107 +1,90 @@
-"""/sentiment: score a text; the caller's own history."""
+"""/sentiment: score a text, and the caller's history."""
 
 import re
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Flask, Response, jsonify, request
 
-from sentiment_app.extensions import settings
-from sentiment_app.guard import caller
-from sentiment_app.operation import operation
-from sentiment_app.schema import paged
-from sentiment_app.sentiment import cards, releases, schemas, service
-from sentiment_app.sentiment.models import ModelRelease, SentimentRequest
-from sentiment_app.users import service as users
+from sentiment_app.infrastructure.app_state import SETTINGS, settings
+from sentiment_app.infrastructure.database import autocommit
+from sentiment_app.sentiment import history, schemas, service
+from sentiment_app.sentiment.models import SentimentRequest
+from sentiment_app.sentiment.writer import WRITER, GroupWriter, writer
+from sentiment_app.web.guard import caller
+from sentiment_app.web.operation import operation
+from sentiment_app.web.schemas import paged
+
+SMALL_BODY_BYTES = 128 * 1024
+ANSWER_FIELDS = tuple(schemas.AnalysisSchema().fields)
 
 blueprint = Blueprint("sentiment", __name__, url_prefix="/sentiment")
 
-# What Nginx calls a request: seconds and milliseconds of its arrival, 128 random bits.
+# How Nginx identifies a request: the seconds and milliseconds of its arrival, and 128 random bits.
 REQUEST_KEY = re.compile(r"([0-9]{1,10})\.([0-9]{3})-([0-9a-f]{32})")
 
 
 @blueprint.post("/analyze")
-@operation(rate="scoring", body=schemas.AnalyzeSchema(), returns=schemas.AnalysisSchema(), errors=(404,))
+@operation(rates=("scoring",), body=schemas.AnalyzeSchema(), returns=schemas.AnalysisSchema(), errors=(404,))
 def analyze(body: dict[str, Any]) -> Response:
     """Score a text.
 
-    The answer is in your history before you have it. Texts are refused, never cut, above 20 000 characters.
+    The result is in your history when you receive it. Texts of more than 20,000 characters are refused, not truncated.
     """
-    analysis = service.analyze(caller().user_id, _repeated_id(), **body)
-    # As its schema dumps it, which takes longer than scoring does.
-    answer: dict[str, Any] = {**analysis, "scores": analysis["scores"]._asdict()}
+    analysis = service.analyze(caller().user_id, _row_id(), **body)
+    # The same as `AnalysisSchema().dump`, which takes longer than scoring.
+    answer = {name: analysis[name] for name in ANSWER_FIELDS if name in analysis}
     if "explanation" in analysis:
         answer["explanation"] = schemas.ExplanationSchema().dump(analysis["explanation"])
     return jsonify(answer)
 
 
-def _repeated_id() -> UUID | None:
-    """The id that this request's row has, whichever instance Nginx asks after one that died: so it is stored once.
+def _row_id() -> UUID | None:
+    """The id of this request's row. Nginx repeats a request if an instance dies; with the same id it is stored once.
 
-    Nginx gives each request its key; without a trusted proxy anybody could.
+    Nginx sets the header. Without a trusted proxy, any client could set it.
     """
     key = REQUEST_KEY.fullmatch(request.headers.get("X-Request-Key", ""))
-    return service.id_made_of(int(key[1] + key[2]), int(key[3], 16)) if key and settings().trusted_proxies else None
+    return history.make_id(int(key[1] + key[2]), int(key[3], 16)) if key and settings().trusted_proxies else None
 
 
 @blueprint.get("/history")
 @operation(query=schemas.HistoryQuerySchema(), returns=schemas.RequestPageSchema())
-def history(query: dict[str, Any]) -> dict[str, Any]:
-    """Your scored texts, newest first."""
-    return paged(partial(service.history, caller().user_id), query)
+def index(query: dict[str, Any]) -> dict[str, Any]:
+    """List your scored texts, newest first."""
+    return paged(partial(history.page, caller().user_id), query)
 
 
 @blueprint.get("/history/<uuid:request_id>")
 @operation(returns=schemas.RequestSchema())
 def show(request_id: UUID) -> SentimentRequest:
-    """One of your scored texts."""
-    return service.get(caller().user_id, request_id)
+    """Get one of your scored texts."""
+    return history.get(caller().user_id, request_id)
 
 
 @blueprint.delete("/history/<uuid:request_id>")
 @operation(status=204)
-def forget(request_id: UUID) -> None:
-    """Delete one of your scored texts, for good."""
-    service.forget(caller().user_id, request_id)
+def delete(request_id: UUID) -> None:
+    """Delete one of your scored texts."""
+    history.delete(caller().user_id, request_id)
 
 
-@blueprint.get("/models")
-@operation(returns=schemas.ModelListSchema())
-def models() -> dict[str, Any]:
-    """The released models, newest first."""
-    return {"items": releases.releases()}
+def init_app(app: Flask) -> None:
+    """Give the application its group writer, and announce the rows of requests to it.
+
+    This must come before the guard: its checks take the time in which other rows can gather.
+    """
+    WRITER.set(app, GroupWriter(autocommit, retry_seconds=SETTINGS.get(app).database_retry_seconds))
+    app.before_request(_announce_row)
+    app.teardown_request(_withdraw_row)
 
 
-@blueprint.get("/models/<name:version>")
-@operation(returns=schemas.ModelRecordSchema())
-def model(version: str) -> dict[str, Any]:
-    """A released model: its state, recipe, data, measures, digests."""
-    return releases.record(version)
+def _announce_row() -> None:
+    if request.endpoint == "sentiment.analyze" and (request.content_length or 0) <= SMALL_BODY_BYTES:
+        request.get_data()  # other requests must not wait for a row whose body has not arrived
+        writer().announce()
 
 
-@blueprint.get("/models/<name:version>/card")
-@operation(media_types=(cards.MARKDOWN, cards.HTML))
-def card(version: str) -> Response:
-    """The model card, as Markdown or HTML: what it is for, what it learned from, how good it is, where it fails."""
-    return cards.answer(releases.manifest_of(version), request.accept_mimetypes)
-
-
-@blueprint.get("/models/<name:version>/events")
-@operation(access="administrator", returns=schemas.ModelEventListSchema())
-def events(version: str) -> dict[str, Any]:
-    """The audit of a model: who released, activated or retired it, and what was refused."""
-    return {"items": releases.events(releases.get(version).version)}
-
-
-@blueprint.post("/models/<name:version>/activate")
-@operation(
-    access="administrator",
-    query=schemas.ActivationQuerySchema(),
-    returns=schemas.ModelSchema(),
-    errors=(409,),
-)
-def activate(version: str, query: dict[str, Any]) -> ModelRelease:
-    """Have every process serve a model, if it passes the gate; no restart is needed."""
-    releases.activate(version, by=users.get(caller().user_id).username, **query)
-    return releases.get(version)
+def _withdraw_row(_error: BaseException | None) -> None:
+    writer().withdraw()

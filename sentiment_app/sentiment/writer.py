@@ -1,50 +1,33 @@
-"""Group commit: the rows of all requests in flight share one statement and one commit.
+"""Group commit: the rows of concurrent requests share one statement and one commit.
 
-At high concurrency a commit for each row is what a request costs most. A group waits a moment for the rows of requests
-that have begun, so that twice as many share a commit; a lone request waits for nobody.
+Under load, a commit for each row costs more than everything else in a request. A group waits a moment for the rows of
+requests that have begun, which doubles its size. A request that is alone waits for nobody.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
-from datetime import datetime
-from operator import attrgetter
+from operator import itemgetter
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, IntegrityError
 
-from sentiment_app import metrics
-from sentiment_app.combining import Combiner
 from sentiment_app.errors import UnavailableError
-from sentiment_app.extensions import outlive_disconnect
+from sentiment_app.infrastructure import metrics
+from sentiment_app.infrastructure.app_state import AppKey
+from sentiment_app.infrastructure.coalescing import Coalescer
+from sentiment_app.infrastructure.database import retry_on_disconnect
 from sentiment_app.sentiment.models import SentimentRequest
 
-# Beyond the time that whoever writes goes on trying.
+# What a request waits for its group beyond the time for which the group is retried.
 GRACE_SECONDS = 5.0
-# That a group waits at most for the rows of requests that have begun.
-PAUSE_SECONDS = 0.008
+# How long a group waits at most for the rows of requests that have begun.
+MAX_DELAY_SECONDS = 0.008
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of sentiment_requests. Its id makes the insert idempotent: it may run again after a lost answer."""
-
-    id: str
-    user_id: str
-    created_at: datetime
-    text: str
-    sentiment: str
-    negative: float
-    neutral: float
-    positive: float
-    model_version: str
-    processing_time: float
-
-
-COLUMNS = tuple(one.name for one in fields(Row))
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types here
-VALUES = attrgetter(*COLUMNS)
+COLUMNS = tuple(column.name for column in SentimentRequest.__table__.columns)
+VALUES = itemgetter(*COLUMNS)
 
 
 def _insert_statement() -> str:
@@ -53,52 +36,55 @@ def _insert_statement() -> str:
     return f"""
         INSERT INTO {SentimentRequest.__tablename__} ({", ".join(COLUMNS)})
         SELECT * FROM unnest({", ".join(arrays)}) ON CONFLICT (id) DO NOTHING
-    """  # noqa: S608  # every name in it is ours
+    """  # noqa: S608  # it contains only names of our own columns
 
 
 INSERT = _insert_statement()
 
+Row = Mapping[str, Any]
+"""The columns of sentiment_requests. The id makes the insert idempotent: it may run again after a lost answer."""
+
 
 class GroupWriter:
-    """Writes rows; `write` returns once its row is committed.
+    """Writes rows in groups. `write` returns when its row is committed.
 
     Args:
-        connect: gives a database connection on which each statement is a transaction.
-        retry_seconds: how long a group outlives a database that is away.
+        connect: returns a database connection on which each statement is a transaction.
+        retry_seconds: how long a group is retried while the database does not answer.
     """
 
     def __init__(self, connect: Callable[[], AbstractContextManager[Connection]], retry_seconds: float) -> None:
         self._connect = connect
         self._retry_seconds = retry_seconds
-        self._rows = Combiner(self._store, patience=retry_seconds + GRACE_SECONDS, pause=PAUSE_SECONDS)
+        self._rows = Coalescer(self._store, timeout=retry_seconds + GRACE_SECONDS, max_delay=MAX_DELAY_SECONDS)
 
-    def expect(self) -> None:
-        """This thread's request has begun: its row comes, or `forget` is called."""
-        self._rows.expect()
+    def announce(self) -> None:
+        """Announce that this thread's request will write a row, or withdraw."""
+        self._rows.announce()
 
-    def forget(self) -> None:
-        """This thread's request has ended: no row comes that has not."""
-        self._rows.forget()
+    def withdraw(self) -> None:
+        """Take back the announcement, if this thread has written no row since."""
+        self._rows.withdraw()
 
     def write(self, row: Row) -> None:
-        """Commit a row, along with whatever others have gathered.
+        """Commit a row, together with the rows of concurrent requests.
 
         Raises:
-            UnavailableError: whoever writes did not come back in time.
-            sqlalchemy.exc.DBAPIError: the database refused this row, or stayed away.
+            UnavailableError: the thread that writes the group did not finish in time.
+            sqlalchemy.exc.DBAPIError: the database refused this row, or does not answer.
         """
         try:
-            self._rows.do(row)
+            self._rows.submit(row)
         except TimeoutError:
             raise UnavailableError from None
 
     def _store(self, rows: list[Row]) -> list[Exception | None]:
         try:
-            outlive_disconnect(self._retry_seconds, self._insert, rows)
+            retry_on_disconnect(self._retry_seconds, self._insert, rows)
         except (IntegrityError, DataError) as error:
             if len(rows) == 1:
                 return [error]
-            # One of them is not acceptable: the others shall not suffer for it.
+            # One row is not acceptable: insert each row alone, so that the others do not fail with it.
             return [outcome for row in rows for outcome in self._store([row])]
         except Exception as error:  # noqa: BLE001  # each waiting request raises it
             return [error] * len(rows)
@@ -109,3 +95,11 @@ class GroupWriter:
         columns = tuple(map(list, zip(*map(VALUES, rows), strict=True)))
         with self._connect() as connection:
             connection.exec_driver_sql(INSERT, columns)
+
+
+WRITER = AppKey[GroupWriter]("writer")
+
+
+def writer() -> GroupWriter:
+    """The group writer of the current application."""
+    return WRITER.get()

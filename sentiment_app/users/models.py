@@ -1,4 +1,4 @@
-"""Tables of accounts and their sessions."""
+"""Tables of accounts and sessions."""
 
 from datetime import datetime
 from uuid import UUID
@@ -6,11 +6,11 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, column, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from sentiment_app.extensions import UTC, Base
+from sentiment_app.infrastructure.database import UTC, Base
 
 
 class User(Base):
-    """An account. Its name and address are taken whatever their case."""
+    """An account. Username and email address are unique regardless of case."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -29,9 +29,9 @@ class User(Base):
 
 
 class Session(Base):
-    """One sign-in, and the family of refresh tokens that descends from it (RFC 9700, section 4.14.2).
+    """A sign-in, and the family of refresh tokens that descends from it (RFC 9700, section 4.14.2).
 
-    Only the newest token of a family, `refresh_jti`, may be used; an older one ends the session.
+    Only the newest token of the family, `refresh_jti`, is valid. The use of an older token ends the session.
     """
 
     __tablename__ = "sessions"

@@ -1,8 +1,7 @@
-"""Which passwords are accepted, and how they are kept (argon2id, RFC 9106).
+"""Which passwords are accepted, and how they are stored (argon2id, RFC 9106).
 
-As NIST SP 800-63B-4 says in section 3.1.1.2: no rules of composition, none of those that are tried first, the same
-whatever form of Unicode they are typed in. Of the length it asks for where no second factor stands beside a password,
-15 characters, we ask eight, and limit the guesses.
+The rules follow NIST SP 800-63B-4, section 3.1.1.2: no composition rules, no common passwords, and Unicode is
+normalised. The standard asks for 15 characters if a password is the only factor. We ask for eight, and limit guesses.
 """
 
 import functools
@@ -16,68 +15,75 @@ from argon2.exceptions import VerificationError
 from argon2.low_level import ARGON2_VERSION
 
 from sentiment_app.errors import InvalidError, UnavailableError
-from sentiment_app.extensions import settings
-from sentiment_app.turnstile import Turnstile
+from sentiment_app.infrastructure.app_state import AppKey, settings
+from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
 
 MIN_LENGTH, MAX_LENGTH = 8, 128
 
 
-class BusyError(UnavailableError):
-    """More passwords are waiting to be hashed than threads can be spared for."""
+class TooManySignInsError(UnavailableError):
+    """Too many passwords are waiting to be hashed."""
 
-    detail = "Too many sign in at the same time; try again in a moment."
+    detail = "Too many users sign in at the same time. Retry in a few seconds."
 
 
-# Each hash takes 64 MiB and a core for some 50 ms: two at a time leave the rest of the process to scoring, and so many
-# that wait half of its threads.
-hashing = Turnstile(2, 6, BusyError)
+HASHING_LIMIT = AppKey[ConcurrencyLimit]("hashing_limit")
+
+
+def make_hashing_limit() -> ConcurrencyLimit:
+    """The limit on password hashes of one application.
+
+    Each hash takes 64 MiB and a core for about 50 ms. Two at a time leave most of the process to scoring; six that
+    wait leave half of its threads.
+    """
+    return ConcurrencyLimit(2, TooManySignInsError, waiting=6)
 
 
 class WeakPasswordError(InvalidError):
-    """A password that an attacker would try first."""
+    """An attacker would try this password first."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(errors=[{"in": "body", "pointer": "/password", "detail": why}])
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, field="password")
 
 
 def check(password: str, *, username: str, email: str) -> None:
-    """Refuse a common password, or one that is the account's own name or address.
+    """Refuse a common password, and a password that equals the username or the email address.
 
     Raises:
-        WeakPasswordError: with a pointer to the field.
+        WeakPasswordError
     """
     folded = _normal(password).casefold()
     if folded in _common():
-        raise WeakPasswordError("This is among the most common passwords; choose another.")
+        raise WeakPasswordError("This is one of the most common passwords. Choose another password.")
     if folded in (username.casefold(), email.casefold()):
-        raise WeakPasswordError("A password must differ from the username and the email address.")
+        raise WeakPasswordError("The password must differ from the username and the email address.")
 
 
 def hash_password(password: str) -> str:
-    """The argon2id hash of a password, its salt and parameters included.
+    """The argon2id hash of a password, with its salt and parameters.
 
     Raises:
-        BusyError: too many come at the same time.
+        TooManySignInsError
     """
-    with hashing.turn():
+    with HASHING_LIMIT.get().acquire():
         return _hasher().hash(_normal(password))
 
 
-def is_right(password_hash: str | None, password: str) -> bool:
-    """Whether the password fits; without a hash it takes as long to say no (OWASP: user enumeration).
+def verify(password_hash: str | None, password: str) -> bool:
+    """Whether the password matches the hash. Without a hash it takes the same time (OWASP: user enumeration).
 
     Raises:
-        BusyError: too many come at the same time.
+        TooManySignInsError
     """
-    with hashing.turn():
+    with HASHING_LIMIT.get().acquire():
         try:
-            return _hasher().verify(password_hash or _decoy_for(_hasher()), _normal(password)) and bool(password_hash)
+            return _hasher().verify(password_hash or _decoy_hash(_hasher()), _normal(password)) and bool(password_hash)
         except VerificationError:
             return False
 
 
 def is_outdated(password_hash: str) -> bool:
-    """Whether a hash was made with other parameters than today's."""
+    """Whether a hash was made with other parameters than the current settings."""
     return _hasher().check_needs_rehash(password_hash)
 
 
@@ -95,8 +101,8 @@ def _normal(password: str) -> str:
 
 
 @functools.cache
-def _decoy_for(hasher: PasswordHasher) -> str:
-    """The hash of no password, as slow to verify as any. Not made by hashing: the first caller would notice."""
+def _decoy_hash(hasher: PasswordHasher) -> str:
+    """A hash that no password matches, as slow to verify as any other. It is not computed: that would take time."""
     salt, digest = (
         b64encode(secrets.token_bytes(size)).rstrip(b"=").decode() for size in (hasher.salt_len, hasher.hash_len)
     )
@@ -106,5 +112,5 @@ def _decoy_for(hasher: PasswordHasher) -> str:
 
 @functools.cache
 def _common() -> frozenset[str]:
-    # The passwords of 8 characters or more among the 30 000 most frequent, as listed by zxcvbn 4.5.0 (MIT).
+    # Passwords of at least 8 characters among the 30,000 most frequent, as listed by zxcvbn 4.5.0 (MIT).
     return frozenset((files(__package__) / "common_passwords.txt").read_text().split())

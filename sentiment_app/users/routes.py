@@ -1,16 +1,15 @@
-"""/users: one's own profile, and administrators' view of all accounts."""
+"""/users: the caller's own profile, and all accounts for administrators."""
 
 from typing import Any
 from uuid import UUID
 
 from flask import Blueprint
 
-from sentiment_app.extensions import limiter, settings
-from sentiment_app.guard import caller
-from sentiment_app.operation import operation
-from sentiment_app.schema import PageQuerySchema, paged
 from sentiment_app.users import schemas, service
 from sentiment_app.users.models import User
+from sentiment_app.web.guard import caller
+from sentiment_app.web.operation import operation
+from sentiment_app.web.schemas import PageQuerySchema, paged
 
 blueprint = Blueprint("users", __name__, url_prefix="/users")
 
@@ -18,17 +17,18 @@ blueprint = Blueprint("users", __name__, url_prefix="/users")
 @blueprint.get("/me")
 @operation(returns=schemas.UserSchema())
 def me() -> User:
-    """Your own profile."""
+    """Get your profile."""
     return service.get(caller().user_id)
 
 
 @blueprint.patch("/me")
-@limiter.limit(lambda: settings().login_rate_limit, key_func=lambda: str(caller().user_id))
-@operation(body=schemas.ProfileChangeSchema(), returns=schemas.UserSchema(), errors=(403, 409))
+@operation(
+    rates=("user", "profile"), body=schemas.ProfileChangeSchema(), returns=schemas.UserSchema(), errors=(403, 409)
+)
 def change_me(body: dict[str, Any]) -> User:
     """Change your profile.
 
-    A new password needs the current one, which may be guessed as often as at a login, and ends your other sessions.
+    A new password requires `current_password`, and ends your other sessions.
     """
     return service.change_profile(*caller(), body)
 
@@ -36,14 +36,14 @@ def change_me(body: dict[str, Any]) -> User:
 @blueprint.get("")
 @operation(access="administrator", query=PageQuerySchema(), returns=schemas.UserPageSchema())
 def index(query: dict[str, Any]) -> dict[str, Any]:
-    """All accounts, in the order in which they registered."""
+    """List all accounts in the order of their registration."""
     return paged(service.page, query)
 
 
 @blueprint.get("/<uuid:user_id>")
 @operation(access="administrator", returns=schemas.UserSchema())
 def show(user_id: UUID) -> User:
-    """One account."""
+    """Get an account."""
     return service.get(user_id)
 
 
@@ -57,6 +57,6 @@ def show(user_id: UUID) -> User:
 def change(user_id: UUID, body: dict[str, Any]) -> User:
     """Activate or deactivate an account.
 
-    Deactivating ends its sessions at once: its tokens are refused from the next request on.
+    Deactivation ends its sessions at once: its tokens are refused from the next request on.
     """
     return service.set_active(user_id, body["is_active"], by=caller().user_id)

@@ -1,13 +1,13 @@
-"""What accounts look like from outside."""
+"""Schemas of accounts."""
 
 from typing import Any, ClassVar
 
 from marshmallow import ValidationError, fields, validate, validates_schema
 
-from sentiment_app.schema import Cursor, Flag, Schema, Text
 from sentiment_app.users.passwords import MAX_LENGTH, MIN_LENGTH
+from sentiment_app.web.schemas import Cursor, Flag, Schema, Text
 
-# For JSON Schema, in whose dialect $ is the very end; in Python's it may stand before a last line break.
+# In JSON Schema, $ is the end of the string. In Python it also matches before a final line break; see _matches.
 EMAIL = r"^[A-Za-z0-9._%+-]{1,64}@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$"
 USERNAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{2,31}$"
 
@@ -19,17 +19,17 @@ def _matches(pattern: str, error: str) -> validate.Regexp:
 def username(**options: Any) -> Text:
     """3 to 32 letters, digits, dots, dashes and underscores."""
     return Text(
-        validate=_matches(USERNAME, "3 to 32 of: letters, digits, dot, dash, underscore."),
+        validate=_matches(USERNAME, "A username has 3 to 32 letters, digits, dots, dashes and underscores."),
         metadata={"pattern": USERNAME, "examples": ["ada"]},
         **options,
     )
 
 
 def email(**options: Any) -> Text:
-    """An address of the common form (a subset of RFC 5321)."""
+    """An email address of the common form (a subset of RFC 5321)."""
     return Text(
         validate=[
-            _matches(EMAIL, "Not an email address."),
+            _matches(EMAIL, "This is not an email address."),
             validate.Length(max=254),
         ],
         metadata={"pattern": EMAIL, "examples": ["ada@example.org"]},
@@ -38,7 +38,7 @@ def email(**options: Any) -> Text:
 
 
 def password(**options: Any) -> Text:
-    """8 to 128 characters, of any kind."""
+    """8 to 128 characters of any kind."""
     return Text(
         validate=validate.Length(MIN_LENGTH, MAX_LENGTH),
         metadata={"format": "password", "examples": ["correct horse battery staple"]},
@@ -81,7 +81,7 @@ class UserPageSchema(Schema):
 
 
 class ProfileChangeSchema(Schema):
-    """What one may change of one's own account."""
+    """Changes of the caller's own account."""
 
     constraints: ClassVar = {"dependentRequired": {"password": ["current_password"]}}
 
@@ -91,16 +91,16 @@ class ProfileChangeSchema(Schema):
     current_password = Text(
         load_only=True,
         validate=validate.Length(1, MAX_LENGTH),
-        metadata={"format": "password", "description": "Needed to change the password"},
+        metadata={"format": "password", "description": "Required to change the password"},
     )
 
     @validates_schema
-    def _password_needs_the_current_one(self, data: dict[str, Any], **_: Any) -> None:
+    def _require_current_password(self, data: dict[str, Any], **_: Any) -> None:
         if "password" in data and "current_password" not in data:
-            raise ValidationError("Needed to change the password.", "current_password")
+            raise ValidationError("The current password is required to change the password.", "current_password")
 
 
 class UserChangeSchema(Schema):
-    """What an administrator may change of an account."""
+    """Changes that an administrator makes to an account."""
 
     is_active = Flag(required=True)

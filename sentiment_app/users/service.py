@@ -1,4 +1,4 @@
-"""Accounts: registered, looked up, changed, closed."""
+"""Accounts: register, look up, change and deactivate them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,43 +9,41 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
-from sentiment_app.admission import admission
 from sentiment_app.errors import ConflictError, ForbiddenError, NotFoundError
-from sentiment_app.extensions import db, unit_of_work
+from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.users import passwords, sessions
 from sentiment_app.users.models import User
+from sentiment_app.web.admission import admission
 
 
 class TakenError(ConflictError):
-    """Somebody has this username or email address already."""
+    """Another account has this username or email address."""
 
     kind = "taken"
 
     def __init__(self, field: str) -> None:
-        detail = f"This {field} is taken."
-        super().__init__(detail, [{"in": "body", "pointer": f"/{field}", "detail": detail}])
+        super().__init__(f"Another account has this {field}. Choose another {field}, or sign in.", field=field)
 
 
 class WrongPasswordError(ForbiddenError):
-    """The current password, asked for before it is changed, is not right."""
+    """The current password is wrong. It is required to change the password."""
 
     def __init__(self) -> None:
-        detail = "This is not your current password."
-        super().__init__(detail, [{"in": "body", "pointer": "/current_password", "detail": detail}])
+        super().__init__("This is not your current password.", field="current_password")
 
 
 class OwnAccountError(ConflictError):
-    """Administrators cannot shut themselves out."""
+    """Administrators cannot deactivate themselves."""
 
     kind = "own-account"
-    detail = "You cannot deactivate your own account."
+    detail = "You cannot deactivate your own account. Ask another administrator."
 
 
 def register(username: str, email: str, password: str, *, is_superuser: bool = False) -> User:
-    """Make an account.
+    """Create an account.
 
     Raises:
-        WeakPasswordError, TakenError: with a pointer to the field.
+        WeakPasswordError, TakenError
     """
     passwords.check(password, username=username, email=email)
     password_hash = passwords.hash_password(password)
@@ -61,7 +59,7 @@ def register(username: str, email: str, password: str, *, is_superuser: bool = F
 @unit_of_work
 def _insert(**values: Any) -> User:
     try:
-        # Not "on any conflict": only its own row, when the unit of work runs again, is no conflict.
+        # Only a conflict of the id is ignored: it means that the unit of work runs again.
         db.session.execute(insert(User).values(values).on_conflict_do_nothing(index_elements=[User.id]))
     except IntegrityError as error:
         raise _taken(error) from None
@@ -69,57 +67,57 @@ def _insert(**values: Any) -> User:
 
 
 def authenticate(username: str, password: str) -> User | None:
-    """The active user with this name and password. Takes as long, and says as little, whatever is wrong."""
+    """The active user with this name and password. It takes the same time whatever is wrong."""
     user = find(username)
-    if not passwords.is_right(user.password_hash if user else None, password) or not (user and user.is_active):
+    if not passwords.verify(user.password_hash if user else None, password) or not (user and user.is_active):
         return None
     return user
 
 
-def renew_hash(user: User, password: str) -> None:
-    """Hash a verified password anew if the settings have changed since it was hashed."""
+def rehash_password(user: User, password: str) -> None:
+    """Hash a verified password again if its hash was made with other settings."""
     if passwords.is_outdated(user.password_hash):
         _replace_hash(user.id, user.password_hash, passwords.hash_password(password))
 
 
 @unit_of_work
 def _replace_hash(user_id: UUID, old: str, new: str) -> None:
-    # Where the old one still stands: a password that was changed meanwhile shall not come back.
+    # Only if the hash is still the same: a password that was changed meanwhile must not come back.
     same = update(User).where(User.id == user_id, User.password_hash == old)
     db.session.execute(same.values(password_hash=new))
 
 
 @unit_of_work
 def find(username: str) -> User | None:
-    """The user of that name, in any case of its letters."""
+    """The user with this name, regardless of case; None if there is no such user."""
     return db.session.scalar(select(User).where(func.lower(User.username) == username.lower()))
 
 
-def named(username: str) -> User:
-    """The same, where there must be one.
+def get_by_username(username: str) -> User:
+    """The user with this name.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError
     """
     user = find(username)
     if user is None:
-        raise NotFoundError(f"There is no user {username!r}.")
+        raise NotFoundError(f"There is no user named {username!r}. List all users with: flask user list")
     return user
 
 
 @unit_of_work
 def get(user_id: UUID) -> User:
-    """One user.
+    """The user with this id.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError
     """
     return _get(user_id)
 
 
 @unit_of_work
 def page(limit: int, after: UUID | None) -> Sequence[User]:
-    """Users in the order in which they registered, `limit` at most, beginning after a cursor."""
+    """A page of users in the order of their registration, beginning after a cursor."""
     users = select(User).order_by(User.id).limit(limit)
     return db.session.scalars(users.where(User.id > after) if after else users).all()
 
@@ -132,60 +130,60 @@ def is_administrator(user_id: UUID) -> bool:
 
 
 def change_profile(user_id: UUID, session_id: UUID, changes: dict[str, Any]) -> User:
-    """Change one's own username, email address or password; all of it or nothing.
+    """Change a user's own username, email address or password: all of them, or nothing.
 
-    A new password comes with the current one, and ends one's other sessions.
+    A new password requires the current password, and ends the user's other sessions.
 
     Raises:
-        WrongPasswordError, WeakPasswordError, TakenError: with a pointer to the field.
+        WrongPasswordError, WeakPasswordError, TakenError
     """
     changes = dict(changes)
     current, new = changes.pop("current_password", None), changes.pop("password", None)
     if new is None:
         return _change(user_id, changes)
     user = get(user_id)
-    if not passwords.is_right(user.password_hash, current):
+    if not passwords.verify(user.password_hash, current):
         raise WrongPasswordError
     verified = user.password_hash
-    changes["password_hash"] = _accepted(new, user, changes)
+    changes["password_hash"] = _hash_if_acceptable(new, user, changes)
     return _change(user_id, changes, verified=verified, ends=sessions.Reason.PASSWORD, keep=session_id)
 
 
 def reset_password(username: str, new: str) -> User:
-    """Give an account a new password, and end all its sessions.
+    """Set a new password, and end all sessions of the account.
 
     Raises:
         NotFoundError, WeakPasswordError
     """
-    user = named(username)
-    changes = {"password_hash": _accepted(new, user)}
+    user = get_by_username(username)
+    changes = {"password_hash": _hash_if_acceptable(new, user)}
     return _change(user.id, changes, ends=sessions.Reason.PASSWORD)
 
 
 def set_superuser(username: str, is_superuser: bool) -> User:
-    """Make a user an administrator, or no longer one.
+    """Make a user an administrator, or an ordinary user again.
 
     Raises:
-        NotFoundError: there is no such user.
+        NotFoundError
     """
-    return _change(named(username).id, {"is_superuser": is_superuser})
+    return _change(get_by_username(username).id, {"is_superuser": is_superuser})
 
 
 def set_active(user_id: UUID, active: bool, *, by: UUID | None = None) -> User:
-    """Open or close an account; closing ends its sessions at once.
+    """Activate or deactivate an account. Deactivation ends its sessions at once.
 
     Raises:
-        NotFoundError: there is no such user.
-        OwnAccountError: one's own account is not to be closed.
+        NotFoundError
+        OwnAccountError: `by` is the account itself.
     """
     if user_id == by and not active:
         raise OwnAccountError
     return _change(user_id, {"is_active": active}, ends=None if active else sessions.Reason.DEACTIVATED)
 
 
-def _accepted(new: str, user: User, changes: dict[str, Any] | None = None) -> str:
-    named = {"username": user.username, "email": user.email, **(changes or {})}
-    passwords.check(new, username=named["username"], email=named["email"])
+def _hash_if_acceptable(new: str, user: User, changes: dict[str, Any] | None = None) -> str:
+    names = {"username": user.username, "email": user.email, **(changes or {})}
+    passwords.check(new, username=names["username"], email=names["email"])
     return passwords.hash_password(new)
 
 
@@ -206,10 +204,10 @@ def _change(
 def _store(
     user_id: UUID, changes: dict[str, Any], verified: str | None, ends: sessions.Reason | None, keep: UUID | None
 ) -> tuple[User, list[UUID]]:
-    # The lock: a sign-in under way has either come before, and is ended below, or sees the change.
+    # With the lock, a concurrent sign-in is either committed before, and its session ended below, or sees the change.
     user = _get(user_id, with_for_update=True)
     if verified and user.password_hash not in (verified, changes["password_hash"]):
-        raise WrongPasswordError  # somebody else changed it first; the new one is there when this runs again
+        raise WrongPasswordError  # another request changed it first; if this runs again, it is the new hash
     for name, value in changes.items():
         setattr(user, name, value)
     try:
@@ -221,7 +219,7 @@ def _store(
 
 
 def _get(user_id: UUID, *, with_for_update: bool = False) -> User:
-    # Others' rows may be stored in one commit with this user's, which looks whether the user is there (KEY SHARE).
+    # Inserts of this user's rows take KEY SHARE on the user. They must not wait: they share a commit with other users.
     lock = {"key_share": True} if with_for_update else None
     user = db.session.get(User, user_id, populate_existing=True, with_for_update=lock)
     if user is None:

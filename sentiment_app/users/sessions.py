@@ -1,4 +1,4 @@
-"""Sessions: started by a sign-in, kept alive by refresh tokens that are each used once, ended for a reason."""
+"""Sessions: they start with a sign-in, live as long as their refresh tokens are renewed, and end for a reason."""
 
 import enum
 from datetime import UTC, datetime
@@ -8,12 +8,13 @@ from uuid import UUID
 import uuid_utils.compat as uuid
 from sqlalchemy import ColumnElement, CursorResult, Select, delete, func, select, update
 
-from sentiment_app.admission import admission
 from sentiment_app.errors import InvalidTokenError
-from sentiment_app.extensions import db, settings, unit_of_work
+from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.users.models import Session, User
+from sentiment_app.web.admission import admission
 
-BATCH = 1000
+BATCH_ROWS = 1000
 
 
 class Reason(enum.StrEnum):
@@ -26,14 +27,14 @@ class Reason(enum.StrEnum):
 
 
 class AccountChangedError(Exception):
-    """The account was deactivated, or given another password, while somebody signed in."""
+    """The account was deactivated, or its password changed, during a sign-in."""
 
 
 def start(user_id: UUID, verified_hash: str) -> Session:
-    """Start a session of an active user whose password was verified against `verified_hash`.
+    """Start a session of a user whose password was verified against `verified_hash`.
 
     Raises:
-        AccountChangedError: the user is not active, or gone, or has another password by now.
+        AccountChangedError: the user was deactivated or deleted meanwhile, or has another password.
     """
     return _start(uuid.uuid7(), uuid.uuid4(), user_id, verified_hash)
 
@@ -47,10 +48,10 @@ def _start(session_id: UUID, jti: UUID, user_id: UUID, verified_hash: str) -> Se
 
 
 def refresh(session_id: UUID, presented_jti: UUID) -> Session:
-    """Exchange a session's refresh token for its next one.
+    """Replace the refresh token of a session by its successor.
 
     Raises:
-        InvalidTokenError: the session is over; or the token was used before, which ends the session now.
+        InvalidTokenError: the session has ended; or the token was used before, which ends the session.
     """
     session = _rotate(session_id, presented_jti, uuid.uuid4())
     if session.ended_at:
@@ -67,13 +68,13 @@ def _rotate(session_id: UUID, presented_jti: UUID, next_jti: UUID) -> Session:
     if session.ended_at is None and session.refresh_jti == presented_jti:
         session.refresh_jti, session.expires_at = next_jti, _new_expiry()
     elif session.ended_at is None and session.refresh_jti != next_jti:
-        # It is next_jti when this runs again because the answer to the first commit was lost.
+        # It is next_jti if this runs again because the answer to the first commit was lost.
         session.ended_at, session.end_reason = datetime.now(UTC), Reason.REUSE
     return session
 
 
 def end(session_id: UUID, reason: Reason) -> None:
-    """End one session."""
+    """End a session."""
     _end(session_id, reason)
     admission().end([session_id])
 
@@ -84,20 +85,20 @@ def _end(session_id: UUID, reason: Reason) -> None:
 
 
 def mark_all_ended(user_id: UUID, reason: Reason, *, keep: UUID | None = None) -> list[UUID]:
-    """End a user's sessions, but one to keep, within the caller's unit of work.
+    """End all sessions of a user, except `keep`, within the caller's unit of work.
 
-    Returns the sessions to hand to `admission().end` once that is committed.
+    Returns the sessions that the caller passes to `admission().end` after the commit.
     """
     others = [Session.id != keep] if keep else []
     _mark_ended(reason, Session.user_id == user_id, *others)
-    # Asked anew, not taken from the update: a unit of work that runs again finds them ended already.
-    return list(db.session.scalars(_ended_lately().where(Session.user_id == user_id)))
+    # Queried again, not returned by the update: if the unit of work runs again, they have ended already.
+    return list(db.session.scalars(_recently_ended().where(Session.user_id == user_id)))
 
 
 @unit_of_work
-def ended_lately() -> list[UUID]:
-    """Sessions that ended so lately that an access token of theirs may still be alive."""
-    return list(db.session.scalars(_ended_lately()))
+def find_recently_ended() -> list[UUID]:
+    """Ended sessions whose access tokens may still be valid."""
+    return list(db.session.scalars(_recently_ended()))
 
 
 @unit_of_work
@@ -107,28 +108,28 @@ def is_live(session_id: UUID) -> bool:
     return db.session.scalar(live) is not None
 
 
-def forget_expired() -> int:
-    """Delete the sessions that no token can revive, in batches; returns how many."""
-    number = 0
-    while some := _forget_some():
-        number += some
-    return number
+def delete_expired() -> int:
+    """Delete sessions that no token can renew, in batches; returns their number."""
+    total = 0
+    while deleted := _delete_batch():
+        total += deleted
+    return total
 
 
 @unit_of_work
-def _forget_some() -> int:
-    some = select(Session.id).where(Session.expires_at < func.now() - settings().access_token_life).limit(BATCH)
-    expired = delete(Session).where(Session.id.in_(some.scalar_subquery()))
+def _delete_batch() -> int:
+    batch = select(Session.id).where(Session.expires_at < func.now() - settings().access_token_life).limit(BATCH_ROWS)
+    expired = delete(Session).where(Session.id.in_(batch.scalar_subquery()))
     return cast(CursorResult[Any], db.session.execute(expired)).rowcount
 
 
-def _mark_ended(reason: Reason, *which: ColumnElement[bool]) -> None:
+def _mark_ended(reason: Reason, *conditions: ColumnElement[bool]) -> None:
     db.session.execute(
-        update(Session).where(Session.ended_at.is_(None), *which).values(ended_at=func.now(), end_reason=reason)
+        update(Session).where(Session.ended_at.is_(None), *conditions).values(ended_at=func.now(), end_reason=reason)
     )
 
 
-def _ended_lately() -> Select[UUID]:
+def _recently_ended() -> Select[UUID]:
     return select(Session.id).where(Session.ended_at > func.now() - settings().access_token_life)
 
 

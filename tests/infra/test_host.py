@@ -118,7 +118,7 @@ def test_no_service_listens_beyond_them(host):
 
 
 def test_secrets_are_only_for_root(host, state):
-    for name in ("jwt_secret_key", "model_signing_key", "redis_url", "database_url", "gate_password"):
+    for name in ("jwt_secret_key", "model_signing_key", "redis_url", "database_url", "smoke_test_password"):
         file = host.file(f"/etc/sentiment/credentials/{name}")
         assert (file.user, file.mode) == ("root", 0o400)
     assert host.run("sudo -u www-data cat /etc/sentiment/credentials/jwt_secret_key").rc != 0

@@ -7,7 +7,7 @@ import pytest
     ("secret", "file"),
     [
         ("redis_password", "redis_url"),
-        ("gate_password", "gate_password"),
+        ("smoke_test_password", "smoke_test_password"),
         ("model_signing_key", "model_signing_key"),
         ("backup_passphrase", None),
     ],
@@ -25,14 +25,14 @@ def test_a_secret_is_replaced_and_nobody_notices(host, state, playbook, load, se
 
 
 def test_while_somebody_deploys_no_secret_is_replaced(host, state, playbook):
-    before = (state / "secrets" / "gate_password").read_text()
+    before = (state / "secrets" / "smoke_test_password").read_text()
     host.run("mkdir /run/deploying && echo 'grace deploys 1.2 since noon' >/run/deploying/who")
     try:
-        out = playbook("rotate-secrets", "-e", "secret=gate_password", check=False)
+        out = playbook("rotate-secrets", "-e", "secret=smoke_test_password", check=False)
     finally:
         host.run("rm -r /run/deploying")
     assert "grace deploys 1.2 since noon" in out
-    assert (state / "secrets" / "gate_password").read_text() == before
+    assert (state / "secrets" / "smoke_test_password").read_text() == before
 
 
 def test_a_controller_without_the_secrets_makes_no_new_ones(host, playbook, tmp_path):
@@ -55,7 +55,7 @@ def test_new_keys_of_tokens_end_all_sessions(playbook, api):
 def test_the_service_works_with_its_new_secrets(host):
     assert (
         host.run(
-            "/srv/sentiment/current/deploy/gate sentiment.test $(readlink /srv/sentiment/current | xargs basename)"
+            "/srv/sentiment/current/deploy/smoke_test.py sentiment.test $(readlink /srv/sentiment/current | xargs basename)"
         ).rc
         == 0
     )

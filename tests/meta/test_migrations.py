@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 
 from sentiment_app.app import create_app
-from sentiment_app.extensions import db
+from sentiment_app.infrastructure.database import db
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sqlalchemy import update
 
-from sentiment_app.extensions import db
+from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.artifact import digest
-from sentiment_app.sentiment import releases
-from sentiment_app.sentiment.models import ModelRelease
-from sentiment_app.sentiment.serving import serving
+from sentiment_app.registry import promotion, releases
+from sentiment_app.registry.models import ModelRelease
+from sentiment_app.registry.serving import serving
 
 TEXTS = ["good fine", "bad awful", "on monday", "good good", "awful", "at noon"]
 LABELS = ["positive", "negative", "neutral"] * 2
@@ -72,13 +72,13 @@ def test_a_crafted_joblib_file_is_refused_and_never_run(imported, tmp_path, clie
     bomb = pickle.dumps(Bomb(target))
     changes = {"artifact": bomb, "state": "candidate"}
     db.session.execute(update(ModelRelease).where(ModelRelease.version == version).values(changes))
-    with pytest.raises(releases.GateError, match="digest"):
-        releases.activate(version, by="tests")
+    with pytest.raises(promotion.PromotionError, match="digest"):
+        promotion.activate(version, by="tests")
     manifest = releases.fetch(version).manifest.decode()
     forged = manifest.replace(releases.manifest_of(version)["files"]["pipeline.joblib"], digest(bomb)).encode()
     db.session.execute(update(ModelRelease).where(ModelRelease.version == version).values(manifest=forged))
-    with pytest.raises(releases.GateError, match="signature"):
-        releases.activate(version, by="tests")
+    with pytest.raises(promotion.PromotionError, match="signature"):
+        promotion.activate(version, by="tests")
     assert not target.exists()
     pickle.loads(bomb)
     assert target.exists()  # so the bomb was real

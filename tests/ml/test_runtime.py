@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentiment_app.ml.datasets import NEGATIVE, NEUTRAL, POSITIVE
 from sentiment_app.ml.runtime import Scorer
-from sentiment_app.ml.templates import sentences
 from sentiment_app.ml.text import terms, tokenize
-from sentiment_app.ml.training import Parameters, SentimentPipeline, compile_pipeline
+from sentiment_app.ml.training.datasets import NEGATIVE, NEUTRAL, POSITIVE
+from sentiment_app.ml.training.pipeline import Parameters, SentimentPipeline, compile_pipeline
+from sentiment_app.ml.training.templates import sentences
 
 _WORDS = st.sampled_from(
     [

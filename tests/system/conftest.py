@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from product import Product
+from harness import Product
 
-from sentiment_app.ml import training
 from sentiment_app.ml.artifact import SERVING, Artifact, describe
+from sentiment_app.ml.training import pipeline as training
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from product import PASSWORD, call
+from harness import PASSWORD, call
 
 CANARY = "canary7f3a"
 """In each planted value, and nowhere else."""

@@ -14,9 +14,9 @@ import urllib.request
 
 import pytest
 import redis
-from product import call
+from harness import call
 
-from sentiment_app.ml import training
+from sentiment_app.ml.training import pipeline as training
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "8"))
 at_length = pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="half a minute; CHAOS_SECONDS=60 runs it")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from product import ROOT, call, free_port
+from harness import ROOT, call, free_port
 
 at_length = pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="half a minute; CHAOS_SECONDS=60 runs it")
 

@@ -17,7 +17,7 @@ import psutil
 import psycopg2
 import pytest
 import redis
-from product import PASSWORD, call, free_port
+from harness import PASSWORD, call, free_port
 
 THREADS = 8
 # Requests in every moment; all that the machine can take only where nothing else runs, as with CHAOS_SECONDS.

@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
+from harness import PASSWORD
 from playwright.sync_api import expect, sync_playwright
-from product import PASSWORD
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [

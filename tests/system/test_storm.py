@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from product import PASSWORD, call
+from harness import PASSWORD, call
 from test_chaos import Workers, post_file, texts, wait_until_ended
 
 ACTIONS = int(os.environ.get("STORM_ACTIONS", "60"))

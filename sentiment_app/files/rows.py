@@ -1,0 +1,41 @@
+"""A row of a file."""
+
+from typing import Any, NamedTuple
+
+MAX_CUSTOM_ID_CHARACTERS = 200
+
+
+class Row(NamedTuple):
+    """A row of a file: a text, or the reason why it has none.
+
+    `line` is the number of its first line, from 1. `custom_id` is what the sender calls the row.
+    """
+
+    line: int
+    custom_id: str | None
+    text: str | None
+    error: str | None = None
+
+
+def make_row(line: int, custom_id: Any, text: Any) -> Row:
+    """A row with these values, or with the reason why one of them is not acceptable."""
+    name = None if custom_id is None else str(custom_id)
+    if name is not None and (len(name) > MAX_CUSTOM_ID_CHARACTERS or not is_storable(name)):
+        limit = MAX_CUSTOM_ID_CHARACTERS
+        return Row(line, None, None, f"The custom_id must have at most {limit} characters, and no NUL character.")
+    if not isinstance(text, str):
+        return Row(line, name, None, "The row has no text.")
+    return Row(line, name, text)
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL can store a string in UTF-8."""
+    if "\0" in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,55 @@
+"""Maintenance: `flask purge` deletes what was kept long enough. Each feature has its own retention steps."""
+
+import click
+import structlog
+from flask.cli import with_appcontext
+from sqlalchemy.exc import SQLAlchemyError
+
+from sentiment_app.cli import Command, as_json, print_json
+from sentiment_app.errors import UnavailableError
+from sentiment_app.sentiment import history
+from sentiment_app.tasks.retention import RETENTION_STEPS
+from sentiment_app.users import sessions
+
+STEPS = {**RETENTION_STEPS, "history": history.delete_expired, "sessions": sessions.delete_expired}
+
+log = structlog.get_logger()
+
+
+class PurgeError(UnavailableError):
+    """Some retention steps failed."""
+
+    kind = "purge-incomplete"
+
+
+def purge() -> dict[str, int]:
+    """Run all retention steps, each in small transactions; returns what each step deleted.
+
+    Raises:
+        PurgeError: a step failed. The other steps have run.
+    """
+    done, failed = {}, []
+    for name, step in STEPS.items():
+        try:
+            done[name] = step()
+        except SQLAlchemyError as error:
+            log.error("purge_step_failed", step=name, reason=type(error).__name__)  # noqa: TRY400  # it could quote a row
+            failed.append(name)
+    if failed:
+        raise PurgeError(f"These steps failed: {', '.join(failed)}. The other steps deleted: {done}.")
+    return done
+
+
+@click.command("purge", cls=Command)
+@with_appcontext
+@as_json
+def purge_command(as_json: bool) -> None:
+    """Delete what was kept long enough: results (TASK_DAYS), history (HISTORY_DAYS), expired sessions, deleted tasks.
+
+    Example: flask purge
+    """
+    done = purge()
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(", ".join(f"{name}: {number}" for name, number in done.items()))

@@ -1,0 +1,1 @@
+"""Training: datasets, the pipeline, experiments, evaluation and reports."""

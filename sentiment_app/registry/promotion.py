@@ -1,0 +1,187 @@
+"""Promotion: activate a release after the promotion check, roll back, retire, reinstate.
+
+candidate ──activate──► active ──activate another──► previous ──rollback──► active
+│                                                   │
+└────────────────────── retire ─────────────────────┘──► retired (reinstate: candidate)
+"""
+
+import json
+from collections.abc import Mapping
+from uuid import UUID
+
+import structlog
+import uuid_utils.compat as uuid
+from sqlalchemy import func, select, text, update
+
+from sentiment_app.errors import ConflictError
+from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
+from sentiment_app.ml.artifact import Manifest
+from sentiment_app.ml.runtime import ModelError
+from sentiment_app.registry.models import ModelEvent, ModelRelease
+from sentiment_app.registry.releases import get, note, record_event, states, unknown_version, verify
+
+# How much worse a model may be than the active model on the texts that both were measured on (mean macro recall).
+METRIC_TOLERANCE = 0.02
+
+log = structlog.get_logger()
+
+
+class PromotionError(ConflictError):
+    """The promotion check refused to activate a model."""
+
+    kind = "promotion-refused"
+
+
+class ModelStateError(ConflictError):
+    """The model's state does not allow this."""
+
+    kind = "model-state"
+
+
+def activate(version: str, by: str, *, allow_worse: bool = False) -> None:
+    """Activate a version after the promotion check. Every process serves it within MODEL_POLL_SECONDS.
+
+    Raises:
+        NotFoundError: the version is not released.
+        PromotionError: it is retired, does not load, has no valid signature, or is worse than the active model.
+    """
+    _promote(version, by, "activated", allow_worse=allow_worse)
+
+
+def rollback(by: str) -> str:
+    """Activate the previous model, and return its version. A second rollback undoes the first.
+
+    Raises:
+        ModelStateError: there is no previous model.
+        PromotionError: the previous model does not load, or has no valid signature.
+    """
+    version = next((version for version, state in states().items() if state == "previous"), None)
+    if version is None:
+        raise ModelStateError("There is no previous model to roll back to.")
+    _promote(version, by, "rolled back", allow_worse=True, state="previous")
+    return version
+
+
+def _promote(version: str, by: str, action: str, *, allow_worse: bool, state: str | None = None) -> None:
+    """Check a version, and activate it.
+
+    The artifact is loaded and tested before the lock is taken, because that takes seconds. The metrics are compared
+    under the lock, with the model that is active then: another model may have been activated meanwhile.
+    """
+    try:
+        _check_state(get(version))
+        verified = verify(version)
+        _activate(version, by, action, uuid.uuid7(), verified=verified, allow_worse=allow_worse, state=state)
+    except ModelError as error:
+        note(version, "refused", by, str(error))
+        raise PromotionError(f"The model {version} was not activated: {error}.") from None
+
+
+@unit_of_work
+def _activate(
+    version: str,
+    by: str,
+    action: str,
+    event: UUID,
+    *,
+    verified: Manifest,
+    allow_worse: bool = False,
+    state: str | None = None,
+) -> None:
+    _lock_releases()
+    if db.session.get(ModelEvent, event):
+        return  # a first run did it, and its answer was lost
+    chosen = db.session.get(ModelRelease, version, populate_existing=True)
+    if chosen is None:
+        raise unknown_version(version)
+    _check_state(chosen)
+    if chosen.state == "active":
+        return
+    if state and chosen.state != state:
+        raise ModelStateError(f"Another model was activated meanwhile. {version} is no longer the {state} model.")
+    if json.loads(chosen.manifest) != verified:
+        raise ModelError("it was released again during the check. Activate it again")
+    active = db.session.scalar(select(ModelRelease.manifest).where(ModelRelease.state == "active"))
+    if active and not allow_worse:
+        _check_metrics(verified, json.loads(active))
+    # In this order, there is never more than one active and one previous model.
+    for old, new in (("previous", "candidate"), ("active", "previous")):
+        others = update(ModelRelease).where(ModelRelease.state == old)
+        db.session.execute(others.values(state=new), execution_options=UNSYNCHRONIZED)
+    chosen.state, chosen.activated_at, chosen.activated_by = "active", func.now(), by
+    record_event(event, version, action, by)
+    log.info("model_activated", model_version=version, by=by, action=action)
+
+
+def _lock_releases() -> None:
+    """Let only one transaction at a time change the states of models. Each sees what the one before it did."""
+    db.session.execute(text("LOCK TABLE model_releases IN SHARE ROW EXCLUSIVE MODE"))
+
+
+def retire(version: str, by: str) -> None:
+    """Retire a model: it can no longer be activated, and requests cannot name it.
+
+    Raises:
+        NotFoundError: the version is not released.
+        ModelStateError: it is active.
+    """
+    _move(version, by, "retired", "retired", uuid.uuid7())
+
+
+def reinstate(version: str, by: str) -> None:
+    """Make a retired model a candidate again.
+
+    Raises:
+        NotFoundError: the version is not released.
+    """
+    _move(version, by, "candidate", "reinstated", uuid.uuid7())
+
+
+@unit_of_work
+def _move(version: str, by: str, state: str, action: str, event: UUID) -> None:
+    _lock_releases()
+    chosen = db.session.get(ModelRelease, version, populate_existing=True)
+    if chosen is None:
+        raise unknown_version(version)
+    if chosen.state == "active":
+        raise ModelStateError(f"{version} is active. Activate another model before you retire it.")
+    if (chosen.state == "retired") == (state == "retired"):
+        return
+    chosen.state = state
+    record_event(event, version, action, by)
+
+
+def _check_state(release: ModelRelease) -> None:
+    if release.state == "retired":
+        raise ModelError("it is retired")
+
+
+def _check_metrics(candidate: Manifest, active: Manifest) -> None:
+    ours, theirs = _recalls(candidate), _recalls(active)
+    common = ours.keys() & theirs.keys()
+    against = candidate["metrics"].get("against", {})
+    if common:
+        mean, floor = (sum(recalls[name] for name in common) / len(common) for recalls in (ours, theirs))
+        texts = ", ".join(name for name, _ in sorted(common))
+    elif against.get("version") == active["version"]:
+        mean, floor = against["macro_recall"], against["its_macro_recall"]
+        texts = f"{against['texts']:,} texts that neither was trained on"
+    elif not theirs:
+        return  # the active model was not measured either
+    else:
+        raise ModelError(
+            f"it was not measured on the texts that the active model {active['version']} was measured on. Compare them "
+            "with 'flask model evaluate --compare', on texts that neither was trained on. To activate it nevertheless, "
+            "use --allow-worse (in the API allow_worse=true)"
+        )
+    if not mean >= floor - METRIC_TOLERANCE:  # written so that NaN is refused
+        raise ModelError(
+            f"its macro recall on {texts} is {mean:.3f}, that of the active model {active['version']} is {floor:.3f}. "
+            "To activate it nevertheless, use --allow-worse (in the API allow_worse=true)"
+        )
+
+
+def _recalls(manifest: Manifest) -> Mapping[tuple[str, str], float]:
+    """Macro recall by the source of the texts and their digest."""
+    measured = manifest["metrics"].get("by_source", {})
+    return {(name, source["texts_sha256"]): source["macro_recall"] for name, source in measured.items()}

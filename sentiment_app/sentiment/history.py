@@ -1,0 +1,109 @@
+"""The history of scored texts."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, select
+
+from sentiment_app.errors import NotFoundError
+from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
+from sentiment_app.sentiment.models import SentimentRequest
+
+# Rows that are deleted in one transaction, so that nobody waits for it.
+BATCH_ROWS = 1000
+
+
+@unit_of_work
+def page(
+    user_id: UUID,
+    limit: int,
+    before: UUID | None,
+    *,
+    sentiment: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Sequence[SentimentRequest]:
+    """A page of a user's scored texts, newest first, beginning after a cursor.
+
+    Bounds in time are also bounds of the id, which begins with the milliseconds (RFC 9562, section 5.7).
+    """
+    rows = select(SentimentRequest).where(SentimentRequest.user_id == user_id)
+    if before:
+        rows = rows.where(SentimentRequest.id < before)
+    if sentiment:
+        rows = rows.where(SentimentRequest.sentiment == sentiment)
+    if since:
+        rows = rows.where(SentimentRequest.id >= _first_id_at(since), SentimentRequest.created_at >= since)
+    if until:
+        after = _first_id_at(until, milliseconds_later=1)  # an id has no more precision than milliseconds
+        rows = rows.where(SentimentRequest.id < after, SentimentRequest.created_at < until)
+    return db.session.scalars(rows.order_by(SentimentRequest.id.desc()).limit(limit)).all()
+
+
+@unit_of_work
+def get(user_id: UUID, request_id: UUID) -> SentimentRequest:
+    """A scored text of a user.
+
+    Raises:
+        NotFoundError: it does not exist, or belongs to another user.
+    """
+    found = db.session.scalar(select(SentimentRequest).where(*_is_own(user_id, request_id)))
+    if found is None:
+        raise NotFoundError
+    return found
+
+
+def delete(user_id: UUID, request_id: UUID) -> None:
+    """Delete a scored text of a user.
+
+    Raises:
+        NotFoundError: it does not exist, or belongs to another user.
+    """
+    get(user_id, request_id)
+    _delete(user_id, request_id)
+
+
+@unit_of_work
+def _delete(user_id: UUID, request_id: UUID) -> None:
+    db.session.execute(sa.delete(SentimentRequest).where(*_is_own(user_id, request_id)))
+
+
+def delete_expired() -> int:
+    """Delete scored texts that are older than HISTORY_DAYS; returns their number."""
+    before = _first_id_at(datetime.now(UTC) - timedelta(days=settings().history_days))
+    total = 0
+    while deleted := _delete_batch(before):
+        total += deleted
+    return total
+
+
+@unit_of_work
+def _delete_batch(before: UUID) -> int:
+    batch = select(SentimentRequest.id).where(SentimentRequest.id < before)
+    batch = batch.order_by(SentimentRequest.id).limit(BATCH_ROWS)
+    old = sa.delete(SentimentRequest).where(SentimentRequest.id.in_(batch.scalar_subquery()))
+    return len(db.session.scalars(old.returning(SentimentRequest.id), execution_options=UNSYNCHRONIZED).all())
+
+
+def _is_own(user_id: UUID, request_id: UUID) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return SentimentRequest.id == request_id, SentimentRequest.user_id == user_id
+
+
+def make_id(milliseconds: int, random: int) -> UUID:
+    """A UUIDv7 from milliseconds since 1970 and at least 74 random bits (RFC 9562, section 5.7)."""
+    high, low = random >> 62 & 0xFFF, random & (1 << 62) - 1
+    return UUID(int=(milliseconds & (1 << 48) - 1) << 80 | 7 << 76 | high << 64 | 2 << 62 | low)
+
+
+def time_of_id(id_: UUID) -> datetime:
+    """The time in a UUIDv7."""
+    return datetime.fromtimestamp((id_.int >> 80) / 1000, UTC)
+
+
+def _first_id_at(moment: datetime, milliseconds_later: int = 0) -> UUID:
+    """The smallest id of a moment, or of some milliseconds later: the last moment of datetime has no later moment."""
+    milliseconds = max(0, int(moment.timestamp() * 1000) + milliseconds_later)
+    return UUID(int=milliseconds << 80)

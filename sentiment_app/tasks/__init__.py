@@ -1,0 +1,1 @@
+"""Batch scoring: a task has many rows, which workers score chunk by chunk."""

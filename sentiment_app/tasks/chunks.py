@@ -1,0 +1,186 @@
+"""Chunks: claimed with a lease, stored by the worker that still holds the lease, bisected after repeated crashes.
+
+    waiting ──dispatch──► queued ──claim──► running ──store──► done
+       ▲                                       │
+       └── the lease expired, or was released ─┘
+
+PostgreSQL is the truth and Redis is only transport. A job may arrive twice or not at all. A lease has a token, and one
+statement writes the results and the state if the token is still the same: so each chunk has its results exactly once.
+"""
+
+import zlib
+from datetime import timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import uuid_utils.compat as uuid
+from sqlalchemy import Integer, case, cast, func, insert, select, update
+
+from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
+from sentiment_app.ml.runtime import LABELS
+from sentiment_app.tasks import totals
+from sentiment_app.tasks.models import OPEN, Chunk, Task
+
+LEASE_SECONDS = 8.0
+# How many workers may crash while they score a chunk before the chunk is bisected.
+MAX_ATTEMPTS = 3
+POISON_TEXT = "The worker that scored this text crashed. Other texts are not affected."
+
+Floats = npt.NDArray[np.float64]
+
+
+class Claim(NamedTuple):
+    """A chunk whose lease this worker holds."""
+
+    id: UUID
+    task_id: UUID
+    token: UUID
+    attempts: int
+    model_version: str
+    task_age: timedelta
+    """Time since the first chunk of the task was claimed."""
+    texts: list[str | None]
+    scores: Floats
+    errors: dict[str, Any]
+
+
+@unit_of_work
+def claim(chunk_id: UUID, token: UUID) -> Claim | None:
+    """Take the lease of a chunk that is queued or whose lease has expired; None if another worker has it."""
+    # This update comes first because two workers that both held a shared lock on the task could not update it.
+    task_id = select(Chunk.task_id).where(Chunk.id == chunk_id).scalar_subquery()
+    is_open = Task.status.in_(("uploading", *OPEN))
+    first = update(Task).where(Task.id == task_id, is_open, (Task.status == "queued") | Task.started_at.is_(None))
+    status = case((Task.status == "queued", "running"), else_=Task.status)
+    values = {"status": status, "started_at": func.coalesce(Task.started_at, func.now())}
+    db.session.execute(first.values(values), execution_options=UNSYNCHRONIZED)
+    # The shared lock makes a concurrent cancel wait for this claim, and then it sees the running chunk.
+    task = (
+        select(Task.id, Task.model_version, Task.started_at)
+        .where(Task.id == task_id, is_open, Task.deleted_at.is_(None))
+        .with_for_update(read=True)
+        .cte("task")
+    )
+    has_no_lease = (Chunk.state == "running") & ((Chunk.lease_until < func.now()) | (Chunk.token == token))
+    claimed = (
+        update(Chunk)
+        .where(Chunk.id == chunk_id, Chunk.task_id == task.c.id, (Chunk.state == "queued") | has_no_lease)
+        .values(
+            state="running",
+            token=token,
+            lease_until=func.now() + timedelta(seconds=LEASE_SECONDS),
+            # If this unit of work runs again, it finds its own token, and does not count another attempt.
+            attempts=Chunk.attempts + cast(Chunk.token.is_distinct_from(token), Integer),
+        )
+        .returning(
+            *(Chunk.task_id, Chunk.size, Chunk.attempts, Chunk.texts, Chunk.results, Chunk.errors),
+            task.c.model_version,
+            (func.now() - func.coalesce(task.c.started_at, func.now())).label("task_age"),
+        )
+    )
+    row = db.session.execute(claimed, execution_options=UNSYNCHRONIZED).one_or_none()
+    if row is None:
+        return None
+    return Claim(
+        chunk_id,
+        row.task_id,
+        token,
+        row.attempts,
+        row.model_version,
+        row.task_age,
+        unpack(row.texts),
+        read_scores(row.results, row.size),
+        row.errors,
+    )
+
+
+@unit_of_work
+def renew_lease(chunk_id: UUID, token: UUID) -> bool:
+    """Extend a lease. Returns False if it was lost."""
+    held = update(Chunk).where(Chunk.id == chunk_id, Chunk.token == token, Chunk.state == "running")
+    renewed = held.values(lease_until=func.now() + timedelta(seconds=LEASE_SECONDS)).returning(Chunk.id)
+    return db.session.execute(renewed).first() is not None
+
+
+@unit_of_work
+def store(claim: Claim, scores: Floats, errors: dict[str, Any]) -> bool:
+    """Write results and state in one statement. Returns False if the lease was lost."""
+    values = {
+        "state": "done",
+        "results": write_scores(scores),
+        "errors": errors,
+        "failed": len(errors),
+        "lease_until": None,
+        **totals.of_scores(scores),
+    }
+    # The token stays: if this runs again after a lost answer, it finds that it has stored the results.
+    held = update(Chunk).where(Chunk.id == claim.id, Chunk.token == claim.token)
+    stored = db.session.execute(held.values(values).returning(Chunk.id)).scalar_one_or_none()
+    return stored is not None
+
+
+@unit_of_work
+def release_lease(chunk_id: UUID, token: UUID) -> None:
+    """Give a chunk back without results. The attempt does not count."""
+    held = update(Chunk).where(Chunk.id == chunk_id, Chunk.token == token, Chunk.state == "running")
+    released = held.values(state="waiting", token=None, lease_until=None, attempts=Chunk.attempts - 1)
+    db.session.execute(released)
+
+
+@unit_of_work
+def bisect(claim: Claim) -> None:
+    """Divide a chunk that crashes its workers into halves, until the text that causes it is alone and is marked."""
+    # The task is locked before its chunk, in the same order as a deletion locks them.
+    db.session.execute(select(Task.id).where(Task.id == claim.task_id).with_for_update(read=True, key_share=True))
+    chunk = db.session.get(Chunk, claim.id, with_for_update=True, populate_existing=True)
+    if chunk is None or chunk.token != claim.token:
+        return  # another worker has it, or this was done before
+    if chunk.size == 1:
+        chunk.state, chunk.failed = "done", 1
+        chunk.errors, chunk.results = {"0": {"detail": POISON_TEXT, "retryable": True}}, write_scores(claim.scores)
+        return
+    middle = chunk.size // 2
+    keys = unpack(chunk.keys)
+    # Both halves get new ids: the job with this chunk's id is running, and its end would remove a new job of that id.
+    db.session.delete(chunk)
+    db.session.flush()
+    for start, end in ((0, middle), (middle, chunk.size)):
+        errors = claim.errors.items()
+        half = {
+            "id": uuid.uuid7(),
+            "task_id": claim.task_id,
+            "first": chunk.first + start,
+            "size": end - start,
+            "texts": pack(claim.texts[start:end]),
+            "keys": pack(keys[start:end]),
+            "results": write_scores(claim.scores[start:end]),
+            "errors": {str(int(index) - start): error for index, error in errors if start <= int(index) < end},
+            # After one more crash the half is bisected again. A text that stands alone gets all attempts.
+            "attempts": MAX_ATTEMPTS - 1 if end - start > 1 else 0,
+        }
+        db.session.execute(insert(Chunk).values(half))
+
+
+def pack(value: Any) -> bytes:
+    """A list as compressed JSON. Its strings may contain any character except lone surrogates."""
+    return zlib.compress(orjson.dumps(value), 1)
+
+
+def unpack(content: bytes) -> Any:
+    """The value that `pack` packed."""
+    return orjson.loads(zlib.decompress(content))
+
+
+def write_scores(scores: Floats) -> bytes:
+    """Scores in their stored form: little-endian float64."""
+    return scores.astype("<f8").tobytes()
+
+
+def read_scores(content: bytes | None, size: int) -> Floats:
+    """Stored scores as an array of `size` by 3, NaN where there are none yet."""
+    if content is None:
+        return np.full((size, len(LABELS)), np.nan)
+    return np.frombuffer(content, dtype="<f8").reshape(size, len(LABELS)).copy()

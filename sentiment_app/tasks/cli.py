@@ -1,0 +1,183 @@
+"""`flask tasks`: batch scoring for operators."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from sentiment_app.cli import Group, as_json, print_json
+from sentiment_app.files.reader import CSV, NDJSON, Format
+from sentiment_app.infrastructure.database import db
+from sentiment_app.infrastructure.systemd import notify_ready
+from sentiment_app.tasks import reconciler, render, service, submission
+from sentiment_app.tasks.models import UNFINISHED, VISIBLE
+from sentiment_app.users import service as users
+
+tasks = Group("tasks", help="Score files of texts, and manage the tasks of all users.")
+
+out = Console()
+MEDIA_TYPES = {".csv": CSV, ".ndjson": NDJSON, ".jsonl": NDJSON}
+POLL_SECONDS = 0.5
+
+
+@tasks.command("submit")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--user", "username", required=True, help="The owner of the task.")
+@click.option("--column", help="CSV: the column with the texts. Default: text, or the only column.")
+@click.option("--id-column", help="CSV: the column with the custom_id. Default: custom_id, if it exists.")
+@click.option("--delimiter", help="CSV: the delimiter. Detected by default.")
+@click.option("--encoding", help="The encoding, such as cp1252. Detected by default.")
+@click.option("--model", help="A released version. Default: the active model.")
+@click.option("--follow", is_flag=True, help="Show the progress until the task has ended.")
+def submit(file: Path, username: str, model: str | None, follow: bool, **options: Any) -> None:
+    """Submit a file as a task: .csv, .ndjson or .jsonl, also compressed as .gz.
+
+    Example: flask tasks submit reviews.csv --user ada --column review --follow
+    """
+    is_gzip = file.suffix == ".gz"
+    media_type = MEDIA_TYPES.get(file.with_suffix("").suffix if is_gzip else file.suffix)
+    if media_type is None:
+        raise click.ClickException(
+            f"The type of {file} is not known. Its name must end in .csv, .ndjson or .jsonl, or .gz."
+        )
+    to_submit = submission.Submission(users.get_by_username(username).id, model)
+    with file.open("rb") as stream:
+        format_ = Format(media_type, **options, is_gzip=is_gzip)
+        task = submission.submit_file(to_submit, stream, format_, lambda: "")
+    click.echo(f"{task.id}: {task.total:,} rows queued")
+    if follow:
+        _follow(task.id)
+
+
+@tasks.command("list")
+@click.option("--user", "username", help="Only tasks of this user.")
+@click.option("--status", type=click.Choice(VISIBLE), help="Only tasks with this status.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Maximum number of tasks.")
+@as_json
+def index(username: str | None, status: str | None, limit: int, as_json: bool) -> None:
+    """List tasks, newest first.
+
+    Example: flask tasks list --status running
+    """
+    user_id = users.get_by_username(username).id if username else None
+    rows = [service.describe(task) for task in service.page(user_id, limit, None, status=status)]
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(Column("task", no_wrap=True, min_width=36), "status", "rows", "done", "failed", box=None)
+    for row in rows:
+        counts = row["request_counts"]
+        table.add_row(
+            str(row["task_id"]),
+            row["status"],
+            f"{counts['total']:,}",
+            f"{row['percent']:.1f}%",
+            f"{counts['failed']:,}",
+        )
+    out.print(table)
+
+
+@tasks.command("show")
+@click.argument("task_id", type=click.UUID)
+@click.option("--follow", is_flag=True, help="Show the progress until the task has ended.")
+@as_json
+def show(task_id: UUID, follow: bool, as_json: bool) -> None:
+    """Show a task.
+
+    Example: flask tasks show 01a20810-6c0c-7378-b5fe-cfc50592fba5 --follow
+    """
+    if follow:
+        _follow(task_id)
+    described = service.describe(service.get(None, task_id))
+    if as_json:
+        print_json(described)
+        return
+    for name, value in described.items():
+        parts = value if isinstance(value, dict) else {"": value}
+        for part, item in parts.items():
+            label = f"{name} {part}".replace("_", " ")
+            click.echo(f"{label:24} {'-' if item is None else item}")
+
+
+@tasks.command("results")
+@click.argument("task_id", type=click.UUID)
+@click.option("--format", "format_", type=click.Choice(["ndjson", "csv"]), default="ndjson", show_default=True)
+def results(task_id: UUID, format_: str) -> None:
+    """Print the results of a task.
+
+    Example: flask tasks results 01a20810-6c0c-7378-b5fe-cfc50592fba5 --format csv > results.csv
+    """
+    rows = service.results(None, task_id).rows
+    for piece in render.ndjson(rows) if format_ == "ndjson" else render.csv_table(rows, with_header=True):
+        click.echo(piece, nl=False)
+
+
+@tasks.command("cancel")
+@click.argument("task_id", type=click.UUID)
+def cancel(task_id: UUID) -> None:
+    """Cancel a task. Finished results stay.
+
+    Example: flask tasks cancel 01a20810-6c0c-7378-b5fe-cfc50592fba5
+    """
+    click.echo(f"{task_id} is {service.cancel(None, task_id).status}")
+
+
+@tasks.command("retry")
+@click.argument("task_id", type=click.UUID)
+def retry(task_id: UUID) -> None:
+    """Retry the rows of a task that failed.
+
+    Example: flask tasks retry 01a20810-6c0c-7378-b5fe-cfc50592fba5
+    """
+    click.echo(f"{task_id} is {service.retry(None, task_id).status}")
+
+
+@tasks.command("reconcile")
+@click.option(
+    "--every", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Repeat after this time, until SIGTERM."
+)
+@as_json
+def reconcile(every: float | None, as_json: bool) -> None:
+    """Put back work that was lost with a worker or with Redis, and send webhooks that are due.
+
+    Example: flask tasks reconcile --every 5
+    """
+    stop = threading.Event()
+    if every:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        notify_ready()
+    while True:
+        if not every:
+            done = reconciler.reconcile()
+            break
+        reconciler.try_reconcile()
+        db.session.remove()
+        if stop.wait(every):
+            return
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(", ".join(f"{name}: {number}" for name, number in done.items()))
+
+
+def _follow(task_id: UUID) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        shown = bar.add_task("queued", total=None)
+        while True:
+            task = service.get(None, task_id)
+            totals = service.progress(task)
+            done = totals.completed + totals.failed
+            bar.update(shown, description=task.status, total=task.total, completed=done)
+            if task.status not in UNFINISHED:
+                return
+            db.session.remove()
+            time.sleep(POLL_SECONDS)

@@ -1,0 +1,124 @@
+"""The executor: what a worker does with a chunk."""
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import structlog
+import uuid_utils.compat as uuid
+
+from sentiment_app.ml.runtime import ScoringError, TextScorer, find_probabilities
+from sentiment_app.registry.serving import NoModelError, UnknownModelError, UnusableModelError, serving
+from sentiment_app.tasks import chunks, lifecycle
+from sentiment_app.tasks.chunks import Claim, Floats
+
+# The most texts that are scored before the lease is renewed. The first slice is a single text, and each slice has at
+# most twice the characters of the slice before it. So neither a model that takes seconds for a text, nor long texts
+# after short texts, can cost the lease.
+MAX_SLICE_ROWS = 256
+# How long a task waits for a model that does not load.
+MODEL_PATIENCE = timedelta(hours=1)
+
+log = structlog.get_logger()
+
+
+class LeaseLostError(Exception):
+    """Another worker has the chunk now."""
+
+
+def score_chunk(chunk_id: UUID) -> None:
+    """Score a chunk and store its results, unless another worker has it."""
+    claim = chunks.claim(chunk_id, uuid.uuid4())
+    if claim is None:
+        return
+    if claim.attempts > chunks.MAX_ATTEMPTS:
+        chunks.bisect(claim)
+    else:
+        score(claim)
+    lifecycle.dispatch(claim.task_id)
+    lifecycle.finish(claim.task_id)
+
+
+def score(claim: Claim) -> None:
+    """Score a claimed chunk. On any failure its lease is released, so that another worker can have it at once."""
+    try:
+        scorer = serving().pinned(claim.model_version).scorer
+        scores, errors = _score_texts(scorer, claim)
+    except LeaseLostError:
+        log.info("lease_lost", chunk=str(claim.id))
+        return
+    except UnknownModelError as error:
+        lifecycle.fail(claim.task_id, error.detail)
+        return
+    except (NoModelError, UnusableModelError) as error:  # it may load on another host, or later; but not forever
+        chunks.release_lease(claim.id, claim.token)
+        if claim.task_age < MODEL_PATIENCE:
+            raise
+        lifecycle.fail(claim.task_id, error.detail)
+        return
+    except BaseException:
+        chunks.release_lease(claim.id, claim.token)
+        raise
+    if not chunks.store(claim, scores, errors):
+        log.info("lease_lost", chunk=str(claim.id))
+
+
+def _score_texts(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
+    """Score the texts that have no scores yet. A text that the model cannot score fails alone.
+
+    Raises:
+        LeaseLostError: another worker has the chunk.
+    """
+    scores = claim.scores
+    errors = {index: error for index, error in claim.errors.items() if not error.get("retryable")}
+    indexes = [index for index, text in enumerate(claim.texts) if text is not None and np.isnan(scores[index, 0])]
+    lease = _Lease(claim)
+    start, characters = 0, 1
+    while part := slice_indexes(claim.texts, indexes[start : start + MAX_SLICE_ROWS], characters):
+        try:
+            scores[part] = find_probabilities(scorer, [claim.texts[index] or "" for index in part])
+        except ScoringError:  # score each text alone, so that only the text that causes it fails
+            for index in part:
+                try:
+                    scores[index] = find_probabilities(scorer, [claim.texts[index] or ""])[0]
+                except ScoringError as error:
+                    errors[str(index)] = {"detail": str(error), "retryable": True}
+                lease.renew_if_due()
+        start += len(part)
+        scored = sum(len(claim.texts[index] or "") for index in part)
+        characters = scored // 2 if lease.renew_if_due() else 2 * max(characters, scored)
+    return scores, errors
+
+
+def slice_indexes(texts: Sequence[str | None], indexes: Sequence[int], max_characters: int) -> Sequence[int]:
+    """The first indexes whose texts have at most `max_characters` together; at least one."""
+    total = 0
+    for number, index in enumerate(indexes):
+        total += len(texts[index] or "")
+        if total > max_characters:
+            return indexes[: max(1, number)]
+    return indexes
+
+
+class _Lease:
+    """The lease of a claim, which is renewed while its texts are scored."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._renewed_at = time.monotonic()
+
+    def renew_if_due(self) -> bool:
+        """Renew the lease when a quarter of its time is over, and say whether it was renewed.
+
+        Raises:
+            LeaseLostError: it had expired, and another worker has the chunk.
+        """
+        if time.monotonic() - self._renewed_at < chunks.LEASE_SECONDS / 4:
+            return False
+        if not chunks.renew_lease(self._claim.id, self._claim.token):
+            raise LeaseLostError
+        self._renewed_at = time.monotonic()
+        return True

@@ -1,0 +1,10 @@
+"""The job of batch scoring, by the name under which it is queued."""
+
+from uuid import UUID
+
+from sentiment_app.tasks import executor
+
+
+def score_chunk(chunk_id: str) -> None:
+    """Score a chunk. Harmless if it runs twice."""
+    executor.score_chunk(UUID(chunk_id))

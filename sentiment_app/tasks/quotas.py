@@ -1,0 +1,89 @@
+"""Quotas: the limits on a user's unfinished tasks, and on the rows in them."""
+
+from uuid import UUID
+
+from sqlalchemy import func, select
+
+from sentiment_app.errors import RateLimitedError, TooLargeError
+from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.infrastructure.database import db, unit_of_work
+from sentiment_app.tasks.models import UNFINISHED, Task
+
+
+class TooManyTasksError(RateLimitedError):
+    """The caller's quota of unfinished tasks, or of rows in them, is used up."""
+
+    kind = "too-many-tasks"
+    retry_after_seconds = 30
+
+
+@unit_of_work
+def check(user_id: UUID) -> None:
+    """Check the quotas before an upload is read.
+
+    Raises:
+        TooManyTasksError
+    """
+    tasks, rows = _unfinished(user_id)
+    _refuse_task(tasks + 1)
+    _refuse_rows(rows + 1)
+
+
+def reserve_task(user_id: UUID, task_id: UUID, rows: int) -> None:
+    """Check the quotas for a task that is opened, or opened again, with some rows. Within a unit of work.
+
+    Other units of work for the same user wait here until this one ends, so that they count this task.
+
+    Raises:
+        TooManyTasksError
+    """
+    _lock(user_id)
+    tasks, other_rows = _unfinished(user_id, except_task=task_id)
+    _refuse_task(tasks + 1)
+    _refuse_rows(other_rows + max(1, rows))
+
+
+def reserve_rows(user_id: UUID, task_id: UUID, rows: int) -> None:
+    """Check the quota of rows for a task that has grown to some rows. Within a unit of work, as above.
+
+    Raises:
+        TooManyTasksError
+        TooLargeError: the task alone exceeds the quota; to wait would not help.
+    """
+    if rows > (limit := settings().max_queued_rows):
+        raise TooLargeError(f"The task has too many rows. The limit is {limit:,} rows. Split it.")
+    _lock(user_id)
+    _, other_rows = _unfinished(user_id, except_task=task_id)
+    _refuse_rows(other_rows + rows)
+
+
+def _unfinished(user_id: UUID, except_task: UUID | None = None) -> tuple[int, int]:
+    """The number of the user's unfinished tasks, and of the rows in them."""
+    counted = select(func.count(), func.coalesce(func.sum(Task.total), 0)).where(
+        Task.user_id == user_id,
+        Task.status.in_(UNFINISHED),
+        Task.deleted_at.is_(None),
+        Task.id.is_distinct_from(except_task),
+    )
+    tasks, rows = db.session.execute(counted).one()
+    return int(tasks), int(rows)
+
+
+def _refuse_task(tasks: int) -> None:
+    limit = settings().max_tasks
+    if tasks > limit:
+        raise TooManyTasksError(
+            f"You have {tasks - 1} unfinished tasks, and the limit is {limit}. Wait until a task ends."
+        )
+
+
+def _refuse_rows(rows: int) -> None:
+    limit = settings().max_queued_rows
+    if rows > limit:
+        raise TooManyTasksError(
+            f"Your unfinished tasks would have more than {limit:,} rows together. Wait until a task ends."
+        )
+
+
+def _lock(user_id: UUID) -> None:
+    db.session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(str(user_id), 0))))

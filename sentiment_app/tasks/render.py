@@ -1,0 +1,69 @@
+"""Results as JSON, NDJSON or CSV, written row by row in constant memory."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+from sentiment_app.ml.runtime import LABELS
+from sentiment_app.tasks.service import Result
+
+COLUMNS = ("index", "line", "custom_id", "sentiment", "confidence", *LABELS, "error")
+# Spreadsheets run a cell that begins with one of these as a formula (OWASP, "CSV Injection").
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+# Rows that are sent together.
+PIECE_ROWS = 500
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def as_object(result: Result) -> dict[str, Any]:
+    """A result as a JSON object."""
+    row: dict[str, Any] = {"index": result.row_index, "line": result.line, "custom_id": result.custom_id}
+    if result.scores is None:
+        return {**row, "error": result.error}
+    scores = result.scores
+    return {**row, "sentiment": scores.label, "confidence": max(scores), "scores": scores._asdict()}
+
+
+def ndjson(results: Iterable[Result]) -> Iterator[str]:
+    """NDJSON: a JSON object on each line."""
+    yield from _in_pieces(_encode(as_object(result)) + "\n" for result in results)
+
+
+def csv_table(results: Iterable[Result], *, with_header: bool) -> Iterator[str]:
+    """CSV (RFC 4180). Cells that a spreadsheet would run as a formula have an apostrophe before them."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+
+    def line(cells: Iterable[Any]) -> str:
+        writer.writerow(cells)
+        written = buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+        return written
+
+    header = [COLUMNS] if with_header else []
+    yield from _in_pieces(map(line, chain(header, map(_cells, results))))
+
+
+def _cells(result: Result) -> list[Any]:
+    scores = result.scores
+    values = [scores.label, max(scores), *scores] if scores else [""] * 5
+    return [result.row_index, result.line, _escape(result.custom_id), *values, _escape(result.error)]
+
+
+def _escape(cell: str | None) -> str:
+    return "" if cell is None else "'" + cell if cell.startswith(FORMULA_STARTS) else cell
+
+
+def _in_pieces(lines: Iterable[str]) -> Iterator[str]:
+    piece: list[str] = []
+    for line in lines:
+        piece.append(line)
+        if len(piece) == PIECE_ROWS:
+            yield "".join(piece)
+            piece = []
+    yield "".join(piece)

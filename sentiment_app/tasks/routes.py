@@ -1,0 +1,345 @@
+"""/sentiment/analyze/batch and /sentiment/tasks: batch scoring."""
+
+import contextlib
+import errno
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain, islice
+from typing import IO, Any, cast
+from uuid import UUID
+
+import structlog
+from flask import Blueprint, Flask, Response, jsonify, request, stream_with_context, url_for
+from sqlalchemy.exc import SQLAlchemyError
+
+from sentiment_app.errors import AppError, UnavailableError
+from sentiment_app.files.reader import CSV, NDJSON, Format
+from sentiment_app.files.rows import Row
+from sentiment_app.infrastructure.app_state import SETTINGS, AppKey, settings
+from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
+from sentiment_app.tasks import metrics, progress_stream, quotas, render, schemas, service, submission
+from sentiment_app.tasks.models import UNFINISHED, Task
+from sentiment_app.tasks.request_body import HashingStream, upload_timeout
+from sentiment_app.tasks.submission import Submission
+from sentiment_app.web.guard import caller
+from sentiment_app.web.operation import JSON, operation
+from sentiment_app.web.problems import InvalidFieldsError, UnsupportedMediaTypeError
+from sentiment_app.web.schemas import paged
+from sentiment_app.webhooks import outbox
+from sentiment_app.webhooks.models import Delivery
+from sentiment_app.webhooks.schemas import DeliveryListSchema, DeliverySchema
+
+# NDJSON has no registered media type. The first is documented, and the others are accepted.
+NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl")
+MAX_BATCH_BYTES = 16 * 1024 * 1024
+MAX_WAIT_SECONDS = 30
+RETRY_AFTER = {"Retry-After": "1"}
+IDEMPOTENCY_KEY = re.compile(r'"?([\x21\x23-\x7e]{1,255})"?')
+PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
+SUBMITTED = ("Location", "Retry-After", "Preference-Applied")
+
+# Requests that wait for a task; uploads; downloads of results. Each occupies a thread for long.
+WAITING = AppKey[ConcurrencyLimit]("waiting")
+UPLOADS = AppKey[ConcurrencyLimit]("uploads")
+DOWNLOADS = AppKey[ConcurrencyLimit]("downloads")
+
+blueprint = Blueprint("tasks", __name__, url_prefix="/sentiment")
+
+log = structlog.get_logger()
+
+
+class TooManyUploadsError(UnavailableError):
+    """Too many uploads are in progress."""
+
+    detail = "Too many uploads are in progress. Retry in a few seconds."
+
+
+class TooManyDownloadsError(UnavailableError):
+    """Too many downloads are in progress."""
+
+    detail = "Too many downloads are in progress. Retry in a few seconds."
+
+
+def init_app(app: Flask) -> None:
+    """Give the application its limits on requests that occupy a thread for long."""
+    limit = SETTINGS.get(app).max_held_requests
+    WAITING.set(app, ConcurrencyLimit(limit, UnavailableError))
+    # Uploads and downloads may take any time, so that one user must not occupy all places.
+    UPLOADS.set(app, ConcurrencyLimit(limit, TooManyUploadsError, limit_per_user=(limit + 1) // 2))
+    DOWNLOADS.set(app, ConcurrencyLimit(limit, TooManyDownloadsError, limit_per_user=(limit + 1) // 2))
+    metrics.init_app(app)
+
+
+def _check_quota() -> None:
+    """Refuse an upload before its body is read if the caller's quota is used up; but not a replay."""
+    if submission.find_by_idempotency_key(_submission(None, None)) is None:
+        quotas.check(caller().user_id)
+
+
+@blueprint.post("/analyze/batch")
+@operation(
+    body=schemas.BatchSchema(),
+    max_body=MAX_BATCH_BYTES,
+    before=_check_quota,
+    status=202,
+    also=200,
+    returns=schemas.TaskSchema(),
+    request_headers=("Idempotency-Key", "Prefer"),
+    headers=SUBMITTED,
+    errors=(404, 409),
+)
+def submit_batch(body: dict[str, Any]) -> Response:
+    """Score up to 10,000 texts as a task.
+
+    Returns 202 with the task. With `Prefer: wait=N`, returns 200 with the results if the task ends within N seconds.
+    """
+    to_submit = _submission(body.get("model"), body.get("webhook_url"))
+    fingerprint = _fingerprint(request.get_data())
+    task = submission.find_replay(to_submit, fingerprint)
+    return _submitted(task or submission.submit(to_submit, _rows(body), lambda: fingerprint))
+
+
+@blueprint.post("/tasks")
+@operation(
+    query=schemas.UploadQuerySchema(),
+    streams=(NDJSON, CSV),
+    before=_check_quota,
+    status=202,
+    also=200,
+    returns=schemas.TaskSchema(),
+    request_headers=("Idempotency-Key", "Prefer"),
+    headers=SUBMITTED,
+    errors=(404, 408, 409),
+)
+def submit_file(query: dict[str, Any]) -> Response:
+    """Score a file of NDJSON or CSV as a task, up to a million rows.
+
+    The file is read as a stream, also with `Content-Encoding: gzip`. A row that cannot be read fails alone, and its
+    error names its line. Each line of NDJSON is an object `{"text": …, "custom_id": …}` or a string. NDJSON may also
+    have the media types application/ndjson and application/jsonl.
+    """
+    to_submit = _submission(query.pop("model"), query.pop("webhook_url"))
+    query["encoding"] = query["encoding"] or request.mimetype_params.get("charset")
+    format_ = Format(_media_type(), is_gzip=_is_gzip(), **query)
+    with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
+        return _submitted(_receive(to_submit, format_))
+
+
+def _receive(to_submit: Submission, format_: Format) -> Task:
+    earlier = submission.find_by_idempotency_key(to_submit)
+    request.max_content_length = settings().max_upload_bytes
+    body = HashingStream(request.stream, request.content_length)
+    if earlier:
+        body.drain()
+        return submission.find_replay(to_submit, _fingerprint(body.digest())) or earlier
+    return submission.submit_file(to_submit, cast(IO[bytes], body), format_, lambda: _fingerprint(body.digest()))
+
+
+@blueprint.get("/tasks")
+@operation(query=schemas.TaskQuerySchema(), returns=schemas.TaskPageSchema())
+def index(query: dict[str, Any]) -> dict[str, Any]:
+    """List your tasks, newest first."""
+    page = paged(partial(service.page, caller().user_id), query)
+    return {**page, "items": [service.describe(task) for task in page["items"]]}
+
+
+@blueprint.get("/task/<uuid:task_id>", endpoint="show_singular")
+@blueprint.get("/tasks/<uuid:task_id>")
+@operation(returns=schemas.TaskSchema())
+def show(task_id: UUID) -> dict[str, Any]:
+    """Get a task with its progress, and with its results if it is completed and small."""
+    task = service.get(caller().user_id, task_id)
+    return _with_results(task) if service.is_small(task) else service.describe(task)
+
+
+@blueprint.delete("/tasks/<uuid:task_id>")
+@operation(status=204)
+def delete(task_id: UUID) -> None:
+    """Delete a task with its texts and results."""
+    service.delete(caller().user_id, task_id)
+
+
+@blueprint.post("/tasks/<uuid:task_id>/cancel")
+@operation(returns=schemas.TaskSchema(), errors=(409,))
+def cancel(task_id: UUID) -> dict[str, Any]:
+    """Cancel a task. Finished results stay."""
+    return service.describe(service.cancel(caller().user_id, task_id))
+
+
+@blueprint.post("/tasks/<uuid:task_id>/retry")
+@operation(status=202, returns=schemas.TaskSchema(), headers=("Location",), errors=(409,))
+def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
+    """Retry the rows of a task that failed."""
+    return service.describe(service.retry(caller().user_id, task_id)), {"Location": _location(task_id)}
+
+
+@blueprint.get("/tasks/<uuid:task_id>/results")
+@operation(
+    query=schemas.ResultQuerySchema(),
+    returns=schemas.ResultPageSchema(),
+    media_types=(JSON, NDJSON, CSV),
+    errors=(409, 410),
+)
+def results(task_id: UUID, query: dict[str, Any]) -> Response:
+    """Get the results in the order of the input: pages of JSON, or all of them as NDJSON or CSV.
+
+    A task that is running, cancelled or failed has the results that are finished. Continue with the index of your last
+    row as `cursor`. In CSV, a cell that a spreadsheet would run as a formula has an apostrophe before it. If the task
+    is retried or deleted meanwhile, a page is answered with 409, and the download of a file breaks off.
+    """
+    after, limit = query["cursor"], query["limit"]
+    status, _, rows = service.results(caller().user_id, task_id, after)
+    media_type = request.accept_mimetypes.best_match([JSON, *NDJSON_TYPES, CSV]) or JSON
+    if media_type in NDJSON_TYPES:
+        return _download(render.ndjson(rows), media_type)
+    if media_type == CSV:
+        return _download(render.csv_table(rows, with_header=after < 0), media_type)
+    items = [render.as_object(result) for result in islice(rows, limit)]
+    has_more = len(items) == limit or status in UNFINISHED
+    return jsonify({"items": items, "next_cursor": (items[-1]["index"] if items else after) if has_more else None})
+
+
+@blueprint.get("/tasks/<uuid:task_id>/events")
+@operation(media_types=("text/event-stream",), also=204, request_headers=("Last-Event-ID",))
+def follow(task_id: UUID) -> Response:
+    """Follow the progress of a task as Server-Sent Events.
+
+    The last event is named `end`. After Last-Event-ID, the stream continues; 204 means that no event will follow. If
+    the task is deleted meanwhile, the data of the last event has only its `task_id` and the status `deleted`.
+    """
+    user_id, seen = caller().user_id, request.headers.get("Last-Event-ID")
+    task = service.get(user_id, task_id)
+    if task.status not in UNFINISHED and seen == progress_stream.last_id(task, service.describe(task)):
+        return Response(status=204)
+    events = progress_stream.stream(user_id, task_id, seen, WAITING.get(), schemas.TaskSchema().dump)
+    response = _stream(events, "text/event-stream")
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+@blueprint.get("/tasks/<uuid:task_id>/deliveries")
+@operation(returns=DeliveryListSchema())
+def deliveries(task_id: UUID) -> dict[str, Any]:
+    """List the deliveries to the task's webhook."""
+    return {"items": outbox.find(service.get(caller().user_id, task_id).id)}
+
+
+@blueprint.post("/tasks/<uuid:task_id>/deliveries/<uuid:delivery_id>/redeliver")
+@operation(status=202, returns=DeliverySchema())
+def redeliver(task_id: UUID, delivery_id: UUID) -> Delivery:
+    """Send a delivery again."""
+    return outbox.redeliver(service.get(caller().user_id, task_id).id, delivery_id)
+
+
+def _submission(model: str | None, webhook_url: str | None) -> Submission:
+    return Submission(caller().user_id, model, webhook_url, _idempotency_key())
+
+
+def _idempotency_key() -> str | None:
+    header = request.headers.get("Idempotency-Key")
+    if header is None:
+        return None
+    found = IDEMPOTENCY_KEY.fullmatch(header)
+    if not found:
+        detail = "The key must have 1 to 255 visible ASCII characters."
+        raise InvalidFieldsError([{"in": "header", "pointer": "/Idempotency-Key", "detail": detail}])
+    return found[1]
+
+
+def _fingerprint(content: bytes) -> str:
+    """Identifies a request by its URL, its headers about the content, and the content."""
+    parts = request.full_path, request.content_type or "", request.headers.get("Content-Encoding", "")
+    return hashlib.sha256("\n".join(parts).encode(errors="replace") + b"\n" + content).hexdigest()
+
+
+def _rows(body: dict[str, Any]) -> Iterator[Row]:
+    items = body.get("items") or [{"text": text, "custom_id": None} for text in body["texts"]]
+    for line, item in enumerate(items, 1):
+        yield Row(line, item["custom_id"], item["text"])
+
+
+def _media_type() -> str:
+    accepted = {**dict.fromkeys(NDJSON_TYPES, NDJSON), CSV: CSV}
+    if request.mimetype not in accepted:
+        raise UnsupportedMediaTypeError(
+            f"Files may be NDJSON or CSV. Send the file with Content-Type {NDJSON} or {CSV}."
+        )
+    return accepted[request.mimetype]
+
+
+def _is_gzip() -> bool:
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        raise UnsupportedMediaTypeError("The Content-Encoding is not supported. Use gzip, or omit the header.")
+    return encoding != "identity"
+
+
+def _submitted(task: Task) -> Response:
+    headers = {"Location": _location(task.id)}
+    seconds = _preferred_wait()
+    if seconds is not None:
+        with WAITING.get().try_admit(caller().user_id) as may_wait:
+            if may_wait:
+                task = service.wait(caller().user_id, task.id, seconds)
+                headers["Preference-Applied"] = f"wait={seconds}"
+    # With all results or with none. Results of a larger task are read from /results.
+    is_done = seconds is not None and task.status not in UNFINISHED and task.total <= schemas.MAX_ITEMS
+    described = _with_results(task) if is_done else service.describe(task)
+    is_done = "result" in described  # not if the task was retried meanwhile
+    response = jsonify(schemas.TaskSchema().dump(described))
+    response.status_code = 200 if is_done else 202
+    response.headers.update(headers if is_done else {**headers, **RETRY_AFTER})
+    return response
+
+
+def _preferred_wait() -> int | None:
+    found = PREFER_WAIT.search(request.headers.get("Prefer", ""))
+    return min(int(found[1]), MAX_WAIT_SECONDS) if found else None
+
+
+def _with_results(task: Task) -> dict[str, Any]:
+    """A task that has ended with its results; or the task as it is now if it was retried meanwhile."""
+    try:
+        opened = service.results(task.user_id, task.id)
+        found = [render.as_object(result) for result in opened.rows]
+    except service.ResultsChangedError:
+        opened = None
+    if opened is None or (opened.status, opened.finished_at) != (task.status, task.finished_at):
+        return service.describe(service.get(task.user_id, task.id))
+    return {**service.describe(task), "result": found}
+
+
+def _location(task_id: UUID) -> str:
+    return url_for("tasks.show", task_id=task_id)
+
+
+def _download(pieces: Iterator[str], media_type: str) -> Response:
+    """Stream results, within the limit on downloads."""
+    place = contextlib.ExitStack()
+    place.enter_context(DOWNLOADS.get().acquire(caller().user_id))
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(place.close)
+        first = next(pieces, "")  # an error before the first piece is answered with a problem
+        on_failure.pop_all()
+    response = _stream(chain([first], pieces), media_type)
+    response.call_on_close(place.close)
+    return response
+
+
+def _stream(pieces: Iterator[str], media_type: str) -> Response:
+    return Response(stream_with_context(_reset_on_error(pieces)), mimetype=media_type)
+
+
+def _reset_on_error(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces. After an error the connection is reset, so that no client takes a part for the whole.
+
+    It is too late for a problem document. Gunicorn handles a reset connection without a traceback in the log, which
+    could quote a row.
+    """
+    try:
+        yield from pieces
+    except (AppError, SQLAlchemyError) as error:
+        log.warning("stream_reset", reason=type(error).__name__)
+        raise ConnectionResetError(errno.ECONNRESET, "the response cannot be completed") from None

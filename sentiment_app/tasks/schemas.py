@@ -1,0 +1,176 @@
+"""Schemas of batch scoring."""
+
+from typing import Any, ClassVar
+
+from marshmallow import ValidationError, fields, validate, validates_schema
+
+from sentiment_app.files.rows import MAX_CUSTOM_ID_CHARACTERS
+from sentiment_app.ml.runtime import LABELS
+from sentiment_app.sentiment.schemas import ScoresSchema
+from sentiment_app.tasks.models import VISIBLE
+from sentiment_app.web.schemas import Cursor, NormalText, Number, PageQuerySchema, Schema, Text
+
+MAX_ITEMS = 10_000
+MAX_PAGE = 1000
+SIZE = {"minItems": 1, "maxItems": MAX_ITEMS}
+
+
+class BoundedList(fields.List[Any]):
+    """A list whose length is checked first. Otherwise a million invalid items would each have an error."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        if isinstance(value, list):
+            validate.Length(1, MAX_ITEMS)(value)
+        loaded: list[Any] = super()._deserialize(value, *args, **kwargs)
+        return loaded
+
+
+class ItemSchema(Schema):
+    """A text to score, and the sender's name for it."""
+
+    text = NormalText(required=True)
+    custom_id = Text(load_default=None, validate=validate.Length(1, MAX_CUSTOM_ID_CHARACTERS))
+
+
+class BatchSchema(Schema):
+    """Texts to score: either `texts`, or `items` with a custom_id each."""
+
+    constraints: ClassVar = {"oneOf": [{"required": ["texts"]}, {"required": ["items"]}]}
+
+    texts = BoundedList(NormalText(), metadata=SIZE)
+    items = BoundedList(fields.Nested(ItemSchema), metadata=SIZE)
+    model = Text(
+        validate=validate.Length(1, 64), metadata={"description": "A released version. Defaults to the active model."}
+    )
+    webhook_url = Text(
+        validate=validate.Length(1, 2000),
+        metadata={
+            "format": "uri",
+            "description": "Receives a signed request (Standard Webhooks) when the task has ended",
+        },
+    )
+
+    @validates_schema
+    def _require_texts_or_items(self, data: dict[str, Any], **_: Any) -> None:
+        if ("texts" in data) == ("items" in data):
+            raise ValidationError("Send either `texts` or `items`.", "texts")
+
+
+class UploadQuerySchema(Schema):
+    """How an uploaded file is read. Omitted options are detected."""
+
+    column = Text(
+        load_default=None,
+        metadata={"description": "CSV only. The column with the texts. Defaults to `text`, or to the only column."},
+    )
+    id_column = Text(
+        load_default=None,
+        metadata={"description": "CSV only. The column with the custom_id. Defaults to `custom_id` if it exists."},
+    )
+    delimiter = Text(load_default=None, metadata={"description": "CSV only. Detected automatically when omitted."})
+    encoding = Text(
+        load_default=None,
+        metadata={"description": "Such as utf-8 or cp1252. Defaults to the charset of Content-Type, or is detected."},
+    )
+    model = Text(load_default=None, validate=validate.Length(1, 64))
+    webhook_url = Text(load_default=None, validate=validate.Length(1, 2000))
+
+
+class CountsSchema(Schema):
+    """Numbers of rows."""
+
+    total = fields.Integer(required=True)
+    completed = fields.Integer(required=True)
+    failed = fields.Integer(required=True)
+
+
+class LabelCountsSchema(Schema):
+    """Numbers of rows by label."""
+
+    negative = fields.Integer(required=True)
+    neutral = fields.Integer(required=True)
+    positive = fields.Integer(required=True)
+
+
+class SummarySchema(Schema):
+    """A summary of the results so far."""
+
+    counts = fields.Nested(LabelCountsSchema, required=True)
+    mean_confidence = fields.Float(required=True, allow_none=True)
+    histogram = fields.List(
+        fields.Integer(),
+        required=True,
+        metadata={"description": "Numbers of rows by confidence: below 0.1, below 0.2, … up to 1"},
+    )
+
+
+class ResultSchema(Schema):
+    """The result of a row: its scores, or an error."""
+
+    index = fields.Integer(required=True, metadata={"description": "Index in the input, from 0"})
+    line = fields.Integer(required=True, metadata={"description": "Line in the file, from 1"})
+    custom_id = fields.String(required=True, allow_none=True)
+    sentiment = fields.String(metadata={"enum": list(LABELS)})
+    confidence = fields.Float()
+    scores = fields.Nested(ScoresSchema)
+    error = fields.String()
+
+
+class TaskSchema(Schema):
+    """A task and its progress."""
+
+    task_id = fields.UUID(required=True)
+    status = fields.String(required=True, metadata={"enum": list(VISIBLE)})
+    request_counts = fields.Nested(CountsSchema, required=True)
+    percent = fields.Float(required=True)
+    rows_per_second = fields.Float(required=True, allow_none=True)
+    seconds_left = fields.Float(required=True, allow_none=True, metadata={"description": "An estimate"})
+    model_version = fields.String(required=True, metadata={"description": "The same for the whole task"})
+    created_at = fields.AwareDateTime(required=True, format="iso")
+    started_at = fields.AwareDateTime(required=True, format="iso", allow_none=True)
+    finished_at = fields.AwareDateTime(required=True, format="iso", allow_none=True)
+    expires_at = fields.AwareDateTime(required=True, format="iso", allow_none=True)
+    error = fields.String(required=True, allow_none=True)
+    summary = fields.Nested(SummarySchema, required=True)
+    result = fields.List(
+        fields.Nested(ResultSchema),
+        metadata={
+            "description": "Results of a completed task of at most 1,000 rows. After `Prefer: wait`, of a task that "
+            "has ended, of at most 10,000 rows."
+        },
+    )
+
+
+class TaskPageSchema(Schema):
+    """A page of tasks."""
+
+    items = fields.List(fields.Nested(TaskSchema), required=True)
+    next_cursor = Cursor(required=True, allow_none=True, metadata={"type": ["string", "null"]})
+
+
+class TaskQuerySchema(PageQuerySchema):
+    """Selects tasks."""
+
+    status = fields.String(load_default=None, validate=validate.OneOf(VISIBLE))
+
+
+class ResultQuerySchema(Schema):
+    """Selects results."""
+
+    cursor = Number(
+        load_default=-1,
+        validate=validate.Range(-1, 2**31 - 1),
+        metadata={"description": "next_cursor of the previous page, or the index of the last row that you have"},
+    )
+    limit = Number(
+        load_default=100, validate=validate.Range(1, MAX_PAGE), metadata={"description": "Rows in a page of JSON"}
+    )
+
+
+class ResultPageSchema(Schema):
+    """A page of results."""
+
+    items = fields.List(fields.Nested(ResultSchema), required=True)
+    next_cursor = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "null when no more results will follow"}
+    )

@@ -1,0 +1,311 @@
+"""Existing tasks: progress, results, cancel, retry and delete."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, cast, func, select, update
+from sqlalchemy.dialects.postgresql import JSONPATH
+
+from sentiment_app.errors import ConflictError, GoneError, NotFoundError
+from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
+from sentiment_app.ml.runtime import LABELS, Scores
+from sentiment_app.tasks import chunks, lifecycle, quotas, retention, totals
+from sentiment_app.tasks.models import OPEN, SETTLED, UNFINISHED, Chunk, Task
+from sentiment_app.tasks.totals import Totals
+from sentiment_app.webhooks import outbox
+
+# A completed task of at most this many rows is returned with its results.
+INLINE_ROWS = 1_000
+
+
+class ExpiredError(GoneError):
+    """The results were deleted after the retention time."""
+
+    kind = "expired"
+    detail = "The results of this task were deleted because their retention time is over."
+
+
+class TaskStateError(ConflictError):
+    """The status of the task does not allow this."""
+
+    kind = "task-state"
+
+
+class ResultsChangedError(ConflictError):
+    """The task was retried or deleted while its results were read."""
+
+    kind = "results-changed"
+    detail = "The task was retried or deleted while its results were read. Read them again."
+
+
+class Result(NamedTuple):
+    """The outcome of a row: its scores, or the reason why it has none."""
+
+    row_index: int
+    line: int
+    custom_id: str | None
+    scores: Scores | None
+    error: str | None
+
+
+@unit_of_work
+def get(user_id: UUID | None, task_id: UUID) -> Task:
+    """A task of a user; without a user, of any user.
+
+    Raises:
+        NotFoundError: it does not exist, or belongs to another user.
+    """
+    found = db.session.get(Task, task_id, populate_existing=True)
+    if found is None or found.deleted_at or found.status == "uploading" or user_id not in (None, found.user_id):
+        raise NotFoundError
+    return found
+
+
+@unit_of_work
+def page(user_id: UUID | None, limit: int, before: UUID | None, *, status: str | None = None) -> Sequence[Task]:
+    """A page of tasks, newest first, beginning after a cursor; without a user, of all users."""
+    chosen = select(Task).where(Task.deleted_at.is_(None), Task.status != "uploading")
+    if user_id:
+        chosen = chosen.where(Task.user_id == user_id)
+    if before:
+        chosen = chosen.where(Task.id < before)
+    if status:
+        chosen = chosen.where(Task.status == status)
+    return db.session.scalars(
+        chosen.order_by(Task.id.desc()).limit(limit), execution_options={"populate_existing": True}
+    ).all()
+
+
+def progress(task: Task) -> Totals:
+    """The totals of the rows that are done."""
+    if task.status in SETTLED:
+        return Totals(task.completed, task.failed, task.counts, task.confidence_sum, task.histogram)
+    return _progress(task.id)
+
+
+@unit_of_work
+def _progress(task_id: UUID) -> Totals:
+    return totals.of_task(task_id)
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """The fields of TaskSchema, without results."""
+    done_rows = progress(task)
+    seconds = _seconds(task)
+    done = done_rows.completed + done_rows.failed
+    done_in_run = done - task.rows_before_run  # rows of runs before a retry took none of this time
+    rate = done_in_run / seconds if seconds and seconds > 0 and done_in_run > 0 else None
+    is_running = task.status in OPEN
+    return {
+        "task_id": task.id,
+        "status": task.status,
+        "request_counts": {"total": task.total, "completed": done_rows.completed, "failed": done_rows.failed},
+        "percent": math.floor(10_000 * done / task.total) / 100 if task.total else 0.0,  # 100 only when all are done
+        "rows_per_second": round(rate, 1) if rate else None,
+        "seconds_left": round((task.total - done) / rate, 1) if rate and is_running else None,
+        "model_version": task.model_version,
+        "created_at": task.created_at,
+        "started_at": task.started_at,
+        "finished_at": task.finished_at,
+        "expires_at": task.expires_at,
+        "error": task.error,
+        "summary": {
+            "counts": dict(zip(LABELS, done_rows.counts, strict=True)),
+            "mean_confidence": done_rows.confidence_sum / done_rows.completed if done_rows.completed else None,
+            "histogram": done_rows.histogram,
+        },
+    }
+
+
+def _seconds(task: Task) -> float | None:
+    if task.started_at is None:
+        return None
+    return ((task.finished_at or datetime.now(UTC)) - task.started_at).total_seconds()
+
+
+def is_small(task: Task) -> bool:
+    """Whether a task is returned with its results."""
+    return task.status == "completed" and task.total <= INLINE_ROWS
+
+
+class Results(NamedTuple):
+    """Results in the order of the input, read chunk by chunk; and the state of the task when they were opened."""
+
+    status: str
+    finished_at: datetime | None
+    rows: Iterator[Result]
+
+
+def results(user_id: UUID | None, task_id: UUID, after: int = -1) -> Results:
+    """The results of a task, beginning after an index. One statement decides which chunks they come from.
+
+    While the task is unfinished, the results end before the first chunk that is not done, so that a caller who
+    continues after the last index misses no row. Chunks of a failed or cancelled task that are not done are left out.
+
+    The iterator raises ResultsChangedError if a chunk was reopened by a retry, or deleted, since the results were
+    opened: what was read before is not complete.
+
+    Raises:
+        NotFoundError: it does not exist, or belongs to another user.
+        ExpiredError: the results have been deleted.
+    """
+    outline = _outline(user_id, task_id, after)
+    status = outline[0].status
+    if status == "expired":
+        raise ExpiredError
+    return Results(status, outline[0].finished_at, _results(status, outline, after))
+
+
+def _results(status: str, outline: Sequence[Any], after: int) -> Iterator[Result]:
+    for chunk in outline:
+        if chunk.state == "done":
+            rows = _read(chunk.id, chunk.first, chunk.size, chunk.token)
+            yield from (result for result in rows if result.row_index > after)
+        elif status in UNFINISHED:
+            return
+
+
+@unit_of_work
+def _outline(user_id: UUID | None, task_id: UUID, after: int) -> Sequence[Any]:
+    """The chunks of a task, each with the status of the task. Without chunks it is one row without a chunk."""
+    is_wanted = (Chunk.task_id == Task.id) & (Chunk.first + Chunk.size > after + 1)
+    statement = (
+        select(
+            *(Task.user_id, Task.status, Task.finished_at),
+            *(Chunk.id, Chunk.first, Chunk.size, Chunk.state, Chunk.token),
+        )
+        .outerjoin(Chunk, is_wanted)
+        .where(Task.id == task_id, Task.deleted_at.is_(None), Task.status != "uploading")
+        .order_by(Chunk.first)
+    )
+    outline = db.session.execute(statement).all()
+    if not outline or user_id not in (None, outline[0].user_id):
+        raise NotFoundError
+    return outline
+
+
+@unit_of_work
+def _read(chunk_id: UUID, first: int, size: int, token: UUID | None) -> list[Result]:
+    columns = Chunk.state, Chunk.token, Chunk.keys, Chunk.results, Chunk.errors
+    row = db.session.execute(select(*columns).where(Chunk.id == chunk_id)).one_or_none()
+    if row is None or row.state != "done" or row.token != token:  # another token belongs to another run
+        raise ResultsChangedError
+    scores = chunks.read_scores(row.results, size).tolist()
+    return [
+        Result(
+            first + index,
+            line,
+            custom_id,
+            None if str(index) in row.errors else Scores(*scores[index]),
+            row.errors[str(index)]["detail"] if str(index) in row.errors else None,
+        )
+        for index, (line, custom_id) in enumerate(chunks.unpack(row.keys))
+    ]
+
+
+def cancel(user_id: UUID | None, task_id: UUID) -> Task:
+    """Stop a task. Finished results stay. A second cancel changes nothing.
+
+    Raises:
+        NotFoundError: it does not exist, or belongs to another user.
+        TaskStateError: it has ended.
+    """
+    task = get(user_id, task_id)
+    if task.status not in ("cancelling", "cancelled"):
+        if not _cancel(task_id):
+            raise TaskStateError(
+                f"Only an unfinished task can be cancelled. This task is {get(user_id, task_id).status}."
+            )
+        lifecycle.finish(task_id)
+    return get(user_id, task_id)
+
+
+@unit_of_work
+def _cancel(task_id: UUID) -> bool:
+    stopped = update(Task).where(Task.id == task_id, Task.status.in_((*OPEN, "cancelling")))
+    if db.session.execute(stopped.values(status="cancelling").returning(Task.id)).first():
+        return True
+    return _status(task_id) == "cancelled"  # by a concurrent request, or by a first run whose answer was lost
+
+
+def delete(user_id: UUID | None, task_id: UUID) -> None:
+    """Delete a task with its texts, results and deliveries. It is invisible at once, and erased within seconds.
+
+    Raises:
+        NotFoundError: it does not exist, or belongs to another user.
+    """
+    get(user_id, task_id)
+    _mark_deleted(task_id)
+    retention.erase(task_id)
+
+
+@unit_of_work
+def _mark_deleted(task_id: UUID) -> None:
+    deleted = update(Task).where(Task.id == task_id)
+    db.session.execute(deleted.values(deleted_at=func.now(), idempotency_key=None))
+    outbox.withdraw(task_id)
+
+
+def retry(user_id: UUID | None, task_id: UUID) -> Task:
+    """Score the rows again that the model failed to score. Rows without an acceptable text stay failed.
+
+    Raises:
+        NotFoundError: it does not exist, or belongs to another user.
+        TaskStateError: it has not ended, or it has no row that a retry could score.
+        TooManyTasksError: the owner's quota is used up.
+    """
+    task = get(user_id, task_id)
+    if task.status not in ("completed", "failed", "cancelled"):
+        raise TaskStateError(f"Only a task that has ended can be retried. This task is {task.status}.")
+    if not _reopen(task):
+        raise TaskStateError("The task has no failed rows that a retry could score.")
+    lifecycle.dispatch(task_id)
+    return get(user_id, task_id)
+
+
+@unit_of_work
+def _reopen(task: Task) -> bool:
+    quotas.reserve_task(task.user_id, task.id, task.total)
+    is_retryable = Chunk.task_id == task.id, _is_retryable()
+    ended = update(Task).where(
+        Task.id == task.id,
+        Task.status.in_(("completed", "failed", "cancelled")),
+        Task.deleted_at.is_(None),
+        select(Chunk.id).where(*is_retryable).exists(),
+    )
+    fresh = dict.fromkeys(("error", "started_at", "finished_at", "expires_at"))
+    reopened = ended.values(status="queued", **fresh).returning(Task.id)
+    if db.session.execute(reopened).first() is None:
+        return _status(task.id) in UNFINISHED  # a first run did it, and its answer was lost
+    again = update(Chunk).where(*is_retryable)
+    values = {"state": "waiting", "attempts": 0, "token": None}
+    db.session.execute(again.values(values), execution_options=UNSYNCHRONIZED)
+    # Rows of a reopened chunk that have scores keep them.
+    kept = func.sum(Chunk.completed) + func.sum(Chunk.failed).filter(Chunk.state == "done")
+    before = select(func.coalesce(kept, func.sum(Chunk.completed), 0)).where(Chunk.task_id == task.id)
+    db.session.execute(update(Task).where(Task.id == task.id).values(rows_before_run=before.scalar_subquery()))
+    return True
+
+
+def _is_retryable() -> ColumnElement[bool]:
+    """Whether a chunk has rows that were not scored, or whose error may not occur again."""
+    return (Chunk.state != "done") | func.jsonb_path_exists(Chunk.errors, cast("$.*.retryable", JSONPATH))
+
+
+def _status(task_id: UUID) -> str | None:
+    return db.session.scalar(select(Task.status).where(Task.id == task_id))
+
+
+def wait(user_id: UUID, task_id: UUID, seconds: float) -> Task:
+    """Wait until a task has ended, at most some seconds, and return it."""
+    deadline = time.monotonic() + seconds
+    pause = 0.02
+    while (task := get(user_id, task_id)).status in UNFINISHED and time.monotonic() + pause < deadline:
+        db.session.remove()  # hold no database connection while sleeping
+        time.sleep(pause)
+        pause = min(0.5, pause * 1.5)
+    return task

@@ -1,0 +1,311 @@
+"""New tasks: rows arrive and are stored chunk by chunk, and workers begin before the last row has arrived."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import IO, Any, NamedTuple
+from uuid import UUID
+
+import uuid_utils.compat as uuid
+from sqlalchemy import case, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+
+from sentiment_app.errors import (
+    ConflictError,
+    InvalidError,
+    InvalidTokenError,
+    MalformedError,
+    TooLargeError,
+)
+from sentiment_app.files import reader
+from sentiment_app.files.errors import FileError, FileTooLargeError
+from sentiment_app.files.rows import Row, is_storable
+from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
+from sentiment_app.ml.text import MAX_CHARACTERS, TextError, normalize
+from sentiment_app.registry.serving import serving
+from sentiment_app.tasks import chunks, lifecycle, quotas, reconciler, retention, service
+from sentiment_app.tasks.models import Chunk, Task
+from sentiment_app.webhooks import egress
+
+# Rows of a chunk: enough that a worker spends its time on scoring, few enough that tasks take turns every second.
+CHUNK_ROWS = 5_000
+# A chunk with fewer rows of long texts ends here. To score it takes a second or two.
+CHUNK_CHARACTERS = 2_000_000
+# An upload of which nothing has arrived for this long may be replaced by a request with the same idempotency key.
+STALE_UPLOAD = timedelta(seconds=60)
+TOUCH_SECONDS = 10.0
+
+
+class IdempotencyInProgressError(ConflictError):
+    """The first request with this Idempotency-Key has not been answered yet."""
+
+    kind = "idempotency-in-progress"
+    detail = "The first request with this Idempotency-Key is still in progress. Retry when it has ended."
+
+
+class UploadLostError(ConflictError):
+    """The upload was given up because nothing arrived for too long, or its owner deleted the task."""
+
+    kind = "upload-lost"
+    detail = "The upload was given up because nothing arrived for too long, or the task was deleted. Send it again."
+
+
+class IdempotencyKeyReusedError(InvalidError):
+    """The Idempotency-Key was used before, for a different request."""
+
+    kind = "idempotency-key-reused"
+    detail = "This Idempotency-Key was used before, for a different request. Use a new key."
+
+
+class Submission(NamedTuple):
+    """For whom rows are scored, and how."""
+
+    user_id: UUID
+    model: str | None = None
+    webhook_url: str | None = None
+    idempotency_key: str | None = None
+
+
+def find_replay(submission: Submission, fingerprint: str) -> Task | None:
+    """The task of an earlier request with the same Idempotency-Key; None if this is the first request.
+
+    draft-ietf-httpapi-idempotency-key-header-07, section 2.6.
+
+    Raises:
+        IdempotencyInProgressError: the earlier request has not been answered.
+        IdempotencyKeyReusedError: the earlier request was different.
+    """
+    found = find_by_idempotency_key(submission)
+    if found is None:
+        return None
+    if found.fingerprint != fingerprint:
+        raise IdempotencyKeyReusedError
+    return found
+
+
+def find_by_idempotency_key(submission: Submission) -> Task | None:
+    """The task with the caller's Idempotency-Key, if there is one.
+
+    Raises:
+        IdempotencyInProgressError: the request that creates it has not been answered.
+    """
+    if submission.idempotency_key is None:
+        return None
+    found = _find_by_key(submission.user_id, submission.idempotency_key)
+    if found is None:
+        return None
+    if found.deleted_at or found.created_at < datetime.now(UTC) - retention.IDEMPOTENCY_KEY_LIFE:
+        _release_key(found.id)
+        return None
+    if found.status == "uploading":
+        if not reconciler.give_up_uploads(STALE_UPLOAD, found.id):
+            raise IdempotencyInProgressError
+        return None  # the process that received the upload is gone
+    return found
+
+
+@unit_of_work
+def _find_by_key(user_id: UUID, key: str) -> Task | None:
+    return db.session.scalar(
+        select(Task).where(Task.user_id == user_id, Task.idempotency_key == key),
+        execution_options={"populate_existing": True},
+    )
+
+
+@unit_of_work
+def _release_key(task_id: UUID) -> None:
+    db.session.execute(update(Task).where(Task.id == task_id).values(idempotency_key=None, fingerprint=None))
+
+
+def submit_file(
+    submission: Submission, stream: IO[bytes], format_: reader.Format, fingerprint: Callable[[], str]
+) -> Task:
+    """Create a task from a file, which is read as a stream.
+
+    Raises:
+        MalformedError, InvalidError: the file cannot be read, or an option does not fit it.
+        TooLargeError: it has more rows or bytes than the limits.
+        And all errors of `submit`.
+    """
+    limits = reader.Limits(settings().max_upload_rows, settings().max_upload_bytes)
+    with _file_errors():
+        return submit(submission, map(_check_text, reader.read(stream, format_, limits)), fingerprint)
+
+
+@contextlib.contextmanager
+def _file_errors() -> Iterator[None]:
+    try:
+        yield
+    except FileTooLargeError as error:
+        raise TooLargeError(error.detail) from None
+    except FileError as error:
+        if error.option is None:
+            raise MalformedError(error.detail) from None
+        raise InvalidError(error.detail, field=error.option) from None
+
+
+def _check_text(row: Row) -> Row:
+    """A row of a file with its text in normalisation form C, or with the reason why the text is not acceptable."""
+    if row.text is None:
+        return row
+    try:
+        text = normalize(row.text)
+    except TextError as error:
+        return row._replace(text=None, error=f"The text {error}.")
+    if not 1 <= len(text) <= MAX_CHARACTERS:
+        return row._replace(
+            text=None, error=f"The text must have 1 to {MAX_CHARACTERS:,} characters, not {len(text):,}."
+        )
+    if not is_storable(text):
+        detail = "The text contains a NUL character, or bytes that are not valid in the encoding of the file."
+        return row._replace(text=None, error=detail)
+    return row._replace(text=text)
+
+
+def submit(submission: Submission, rows: Iterable[Row], fingerprint: Callable[[], str]) -> Task:
+    """Create a task from all rows and have workers score it, or create nothing.
+
+    Args:
+        submission: for whom, and how.
+        rows: read one after the other, and stored chunk by chunk.
+        fingerprint: called after the last row; identifies the request.
+
+    Raises:
+        UnknownModelError, NoModelError: there is no such model.
+        TooManyTasksError: the caller's quota is used up.
+        InvalidError: there are no rows, or the webhook URL is not acceptable.
+    """
+    version = _find_model(submission.model)
+    if submission.webhook_url:
+        egress.check_url(submission.webhook_url)
+    task_id = open_task(submission, version)
+    try:
+        total = 0
+        for part in _divide(_keep_alive(task_id, rows)):
+            _add_chunk(uuid.uuid7(), submission.user_id, task_id, total, part)
+            total += len(part)
+            lifecycle.dispatch(task_id)
+        _close(task_id, total, fingerprint())
+    except BaseException:
+        retention.erase(task_id)
+        raise
+    lifecycle.finish(task_id)  # the workers may have been faster than the upload
+    return service.get(submission.user_id, task_id)
+
+
+def _find_model(name: str | None) -> str:
+    return (serving().current() if name is None else serving().pinned(name)).version
+
+
+def open_task(submission: Submission, version: str) -> UUID:
+    """Create a task that is being uploaded, if its owner's quota allows it.
+
+    Raises:
+        TooManyTasksError
+        IdempotencyInProgressError: a request with the same Idempotency-Key was faster.
+        InvalidTokenError: the account was deleted.
+    """
+    task_id = uuid.uuid7()
+    try:
+        _open(task_id, submission, version)
+    except IntegrityError as error:
+        if "idempotency_key" in str(error.orig):
+            raise IdempotencyInProgressError from None
+        raise InvalidTokenError from None  # the account was deleted while its token is still valid
+    return task_id
+
+
+@unit_of_work
+def _open(task_id: UUID, submission: Submission, version: str) -> None:
+    quotas.reserve_task(submission.user_id, task_id, rows=0)
+    values = {
+        "id": task_id,
+        "user_id": submission.user_id,
+        "model_version": version,
+        "webhook_url": submission.webhook_url,
+        "idempotency_key": submission.idempotency_key,
+    }
+    db.session.execute(insert(Task).values(values).on_conflict_do_nothing(index_elements=[Task.id]))
+
+
+def _divide(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    part: list[Row] = []
+    characters = 0
+    for row in rows:
+        part.append(row)
+        characters += len(row.text or "")
+        if len(part) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
+
+
+def _keep_alive(task_id: UUID, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows. While they arrive, the task is touched now and then, so that a slow upload is not given up."""
+    touched = time.monotonic()
+    for row in rows:
+        yield row
+        if time.monotonic() - touched > TOUCH_SECONDS:
+            _touch(task_id)
+            touched = time.monotonic()
+
+
+@unit_of_work
+def _touch(task_id: UUID, **values: Any) -> None:
+    kept = update(Task).where(Task.id == task_id, Task.deleted_at.is_(None))
+    if db.session.execute(kept.values(touched_at=func.now(), **values).returning(Task.id)).first() is None:
+        raise UploadLostError
+
+
+@unit_of_work
+def _add_chunk(chunk_id: UUID, user_id: UUID, task_id: UUID, first: int, rows: Sequence[Row]) -> None:
+    errors = {str(index): {"detail": row.error} for index, row in enumerate(rows) if row.error}
+    values = {
+        "id": chunk_id,
+        "task_id": task_id,
+        "first": first,
+        "size": len(rows),
+        "texts": chunks.pack([row.text for row in rows]),
+        "keys": chunks.pack([[row.line, row.custom_id] for row in rows]),
+        "errors": errors,
+    }
+    total = first + len(rows)
+    quotas.reserve_rows(user_id, task_id, total)
+    # A task that cannot be scored, because its model is missing, accepts no more rows.
+    is_open = Task.status == "uploading", Task.error.is_(None), Task.deleted_at.is_(None)
+    grown = update(Task).where(Task.id == task_id, *is_open).values(touched_at=func.now(), total=total)
+    if db.session.execute(grown.returning(Task.id)).first() is None:
+        raise UploadLostError
+    db.session.execute(insert(Chunk).values(values).on_conflict_do_nothing(index_elements=[Chunk.id]))
+
+
+@unit_of_work
+def _close(task_id: UUID, total: int, fingerprint: str) -> None:
+    if not total:
+        raise InvalidError("There are no texts to score. Send at least one row.")
+    # The status moves on only once: this may run again after a lost answer, when workers have already ended the task.
+    # A task that failed during its upload also gets its fingerprint, so that a replay of the request finds it.
+    has_failed = (Task.status == "uploading") & Task.error.is_not(None)
+    values = {
+        "status": case(
+            (Task.status != "uploading", Task.status),
+            (Task.error.is_not(None), "failed"),
+            (Task.started_at.is_(None), "queued"),
+            else_="running",
+        ),
+        "finished_at": case((has_failed, func.now()), else_=Task.finished_at),
+        "expires_at": case((has_failed, func.now() + settings().task_life), else_=Task.expires_at),
+        "total": total,
+        "fingerprint": fingerprint,
+    }
+    before = db.session.scalar(select(Task.status).where(Task.id == task_id).with_for_update())
+    closed = update(Task).where(Task.id == task_id, Task.deleted_at.is_(None)).values(values).returning(Task.status)
+    row = db.session.execute(closed, execution_options=UNSYNCHRONIZED).first()
+    if row is None:
+        raise UploadLostError
+    if (before, row.status) == ("uploading", "failed"):
+        lifecycle.announce_end(task_id)

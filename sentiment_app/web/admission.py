@@ -1,0 +1,198 @@
+"""Admission of a signed-in request: its session has not ended, and its user is within the rate.
+
+One Redis script answers both questions. Redis is only a cache: PostgreSQL knows which sessions have ended. The list of
+ended sessions in Redis is loaded from PostgreSQL when it is missing, after LIST_SECONDS, and after Redis was away.
+While Redis does not answer, PostgreSQL is asked for each request, and rates are counted in this process.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import structlog
+from redis import Redis
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from sentiment_app.infrastructure import metrics
+from sentiment_app.infrastructure.app_state import AppKey
+from sentiment_app.infrastructure.coalescing import Coalescer
+from sentiment_app.web.rate_limits import REDIS_PAUSE_SECONDS, RateLimits, Standing
+
+LIST_KEY = "sessions-ended:listed"
+LIST_SECONDS = 30
+# For questions that wait behind others. Whether Redis itself answers is decided by a shorter timeout.
+QUESTION_TIMEOUT_SECONDS = 5.0
+
+# KEYS: the list's marker, the session's end, the count of this window and of the window before.
+# ARGV: allowed requests, the window in ms, the ms of it that have passed.
+# Sliding-window counter: the window before counts by the share of it that the sliding window still covers.
+SCRIPT = """
+local list, ended, now, before = unpack(redis.call('MGET', unpack(KEYS)))
+if not list then return {0, 0, 0} end
+if ended then return {1, 0, 0} end
+local allowed, window, passed = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+now, before = tonumber(now or 0), tonumber(before or 0)
+if now + before * (window - passed) / window + 1 > allowed then return {2, now, before} end
+if redis.call('INCR', KEYS[3]) == 1 then redis.call('PEXPIRE', KEYS[3], 2 * window) end
+return {3, now + 1, before}
+"""
+SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+log = structlog.get_logger()
+
+
+class Verdict(IntEnum):
+    """What the script returns."""
+
+    LIST_MISSING = 0
+    SESSION_ENDED = 1
+    RATE_EXCEEDED = 2
+    ADMITTED = 3
+
+
+class Admitted(NamedTuple):
+    """The verdict on a request, and where its user stands with the rate."""
+
+    verdict: Verdict
+    standing: Standing
+
+
+class Admission:
+    """Decides whether signed-in requests are admitted.
+
+    Args:
+        client: Redis, with a short timeout.
+        rate_limits: the rates, and the counters in memory.
+        session_seconds: how long access tokens of an ended session may still be valid.
+        find_ended: reads from PostgreSQL the sessions that ended within that time.
+        is_live: asks PostgreSQL about one session.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        rate_limits: RateLimits,
+        *,
+        session_seconds: int,
+        find_ended: Callable[[], Iterable[UUID]],
+        is_live: Callable[[UUID], bool],
+    ) -> None:
+        self._client = client
+        self._rate_limits = rate_limits
+        self._connection: Any = None  # redis-py has no types for it
+        self._questions: Coalescer[tuple[Any, ...], Any] = Coalescer(
+            self._ask_together, timeout=QUESTION_TIMEOUT_SECONDS
+        )
+        self._session_seconds = session_seconds
+        self._find_ended = find_ended
+        self._is_live = is_live
+        self._redis_paused_until = 0.0
+        self._list_is_suspect = False
+
+    def admit(self, user: UUID, session: UUID, rate: str) -> Admitted:
+        """Decide on one request under the named rate, and count it if it is admitted."""
+        if time.monotonic() >= self._redis_paused_until:
+            try:
+                return self._ask_redis(user, session, rate)
+            except (RedisError, TimeoutError) as error:
+                self._pause_redis(error)
+        metrics.limiter_fallbacks.inc()
+        return self._ask_postgresql(user, session, rate)
+
+    def end(self, sessions: Iterable[UUID]) -> None:
+        """Refuse sessions whose end is committed. If Redis misses them now, its next list has them."""
+        try:
+            self._publish(sessions)
+        except RedisError as error:
+            self._pause_redis(error)
+
+    def _ask_redis(self, user: UUID, session: UUID, rate: str) -> Admitted:
+        if self._list_is_suspect:
+            self._list_is_suspect = False  # first: a failure from here on makes it suspect again
+            self._client.delete(LIST_KEY)
+        answer = self._run_script(user, session, rate)
+        if answer.verdict is Verdict.LIST_MISSING:
+            self._publish(self._find_ended(), is_complete=True)
+            answer = self._run_script(user, session, rate)
+        if answer.verdict is Verdict.LIST_MISSING:  # another process, for which it was suspect, deleted it again
+            answer = self._ask_postgresql(user, session, rate)
+        return answer
+
+    def _run_script(self, user: UUID, session: UUID, rate: str) -> Admitted:
+        item = self._rate_limits.items[rate]
+        window = item.get_expiry() * 1000
+        number, passed = divmod(int(time.time() * 1000), window)
+        counter = f"rate:{rate}:{user}:"
+        keys = LIST_KEY, _end_key(session), f"{counter}{number}", f"{counter}{number - 1}"
+        arguments = len(keys), *keys, item.amount, window, passed
+        try:
+            verdict, now, before = self._questions.submit(("EVALSHA", SCRIPT_SHA, *arguments))
+        except NoScriptError:  # Redis was restarted or wiped
+            verdict, now, before = self._questions.submit(("EVAL", SCRIPT, *arguments))
+        is_exceeded = verdict == Verdict.RATE_EXCEEDED
+        remaining = item.amount - math.ceil(now + before * (window - passed) / window)
+        wait = _milliseconds_until_room(item.amount, window, passed, now, before) if is_exceeded else window - passed
+        standing = Standing(rate, item, is_exceeded, max(0, remaining), math.ceil(wait / 1000))
+        return Admitted(Verdict(verdict), standing)
+
+    def _ask_together(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Redis' answers, over a connection that is kept: a client with its pool costs more than the question."""
+        answers: list[Any] = []
+        try:
+            if self._connection is None:
+                self._connection = self._client.connection_pool.get_connection()
+            self._connection.send_packed_command(self._connection.pack_commands(commands))
+            while len(answers) < len(commands):
+                answers.append(self._read_answer())
+        except RedisError as error:  # the connection closes, and opens again with the next command
+            answers += [error] * (len(commands) - len(answers))
+        return answers
+
+    def _read_answer(self) -> Any:
+        try:
+            return self._connection.read_response()
+        except ResponseError as error:  # the answer to one question
+            return error
+
+    def _ask_postgresql(self, user: UUID, session: UUID, rate: str) -> Admitted:
+        if not self._is_live(session):
+            return Admitted(Verdict.SESSION_ENDED, Standing(rate, self._rate_limits.items[rate], False, 0, 0))
+        standing = self._rate_limits.hit_in_memory(rate, str(user))
+        return Admitted(Verdict.RATE_EXCEEDED if standing.is_exceeded else Verdict.ADMITTED, standing)
+
+    def _publish(self, sessions: Iterable[UUID], *, is_complete: bool = False) -> None:
+        with self._client.pipeline(transaction=True) as pipeline:  # the whole list, or nothing
+            for session in sessions:
+                pipeline.set(_end_key(session), 1, ex=self._session_seconds)
+            if is_complete:
+                pipeline.set(LIST_KEY, 1, ex=LIST_SECONDS)
+            pipeline.execute()
+
+    def _pause_redis(self, error: Exception) -> None:
+        self._redis_paused_until = time.monotonic() + REDIS_PAUSE_SECONDS
+        self._list_is_suspect = True
+        log.warning("redis_unavailable", error=type(error).__name__)
+
+
+def _milliseconds_until_room(allowed: int, window: int, passed: int, now: int, before: int) -> float:
+    """How long until the sliding count leaves room for one more request, if nobody else sends one."""
+    room = allowed - 1 - now
+    if room >= 0:  # the window before counts too much, until enough of it has slid away
+        return window * (1 - room / before) - passed
+    return window - passed + window * (1 - (allowed - 1) / now)
+
+
+def _end_key(session: UUID) -> str:
+    return f"session-ended:{session}"
+
+
+ADMISSION = AppKey[Admission]("admission")
+
+
+def admission() -> Admission:
+    """The admission of the current application."""
+    return ADMISSION.get()

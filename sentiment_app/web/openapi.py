@@ -1,0 +1,189 @@
+"""The OpenAPI 3.1 document, generated from what the views declare."""
+
+import inspect
+import re
+from http import HTTPStatus
+from typing import Any
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import Flask
+from werkzeug.routing import Rule
+
+from sentiment_app import __version__
+from sentiment_app.web.operation import FORM, JSON, NameConverter, Operation, operation_of
+from sentiment_app.web.schemas import ProblemSchema
+
+DESCRIPTION = """
+    Scores text as negative, neutral or positive.
+
+    To try it here, register with `POST /api/v1/auth/register`, sign in with **Authorize**, and call
+    `POST /api/v1/sentiment/analyze`. Errors are `application/problem+json` (RFC 9457). Each has a `request_id` that
+    the operator can find in the log.
+    """
+
+HEADERS = {
+    "X-Request-ID": "Identifies the request in the log. Taken from the request, or generated",
+    "RateLimit": "Remaining requests, and seconds until the limit resets (draft-ietf-httpapi-ratelimit-headers-10)",
+    "RateLimit-Policy": "The rate limit (draft-ietf-httpapi-ratelimit-headers-10)",
+    "Retry-After": "Seconds to wait before a retry",
+    "WWW-Authenticate": "How to authenticate (RFC 6750)",
+    "Location": "The URL of the new resource",
+    "Preference-Applied": "The preference that was applied (RFC 7240)",
+}
+
+FILE = {"type": "string", "format": "binary"}
+
+REQUEST_HEADERS: dict[str, dict[str, Any]] = {
+    "Idempotency-Key": {
+        "description": "A request with the same key and the same body within 24 hours returns the task of the first "
+        "request (draft-ietf-httpapi-idempotency-key-header-07)",
+        "schema": {"type": "string", "pattern": '^"?[!#-~]{1,255}"?$'},
+    },
+    "Prefer": {
+        "description": "wait=N waits up to N seconds, at most 30, for the results (RFC 7240)",
+        "schema": {"type": "string", "examples": ["wait=10"]},
+    },
+    "Last-Event-ID": {"description": "The id of the last event that the client received", "schema": {"type": "string"}},
+}
+
+ERROR_HEADERS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+
+
+def document(app: Flask) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of all documented views."""
+    spec = APISpec(
+        title="Sentiment",
+        version=__version__,
+        openapi_version="3.1.0",
+        info={"description": inspect.cleandoc(DESCRIPTION), "license": {"name": "MIT"}},
+        plugins=[MarshmallowPlugin(schema_name_resolver=_schema_name)],
+    )
+    spec.components.schema("Problem", schema=ProblemSchema)
+    for name, text in HEADERS.items():
+        spec.components.header(name, {"description": text, "schema": {"type": "string"}})
+    spec.components.security_scheme(
+        "password",
+        {
+            "type": "oauth2",
+            "description": "Sign in with username and password. Leave client_id and client_secret empty.",
+            "flows": {"password": {"tokenUrl": "/api/v1/auth/login", "scopes": {}}},
+        },
+    )
+    spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
+    documented = [
+        (rule, view)
+        for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule)
+        if operation_of(view := app.view_functions[rule.endpoint]).documented
+    ]
+    for _, view in documented:
+        body = operation_of(view).body
+        if body and body.constraints:
+            spec.components.schema(_schema_name(body), body.constraints, schema=body)
+    for rule, view in documented:
+        spec.path(path=_path(rule), operations=_operations(rule, view), parameters=_parameters(rule))
+    return spec.to_dict()
+
+
+def _schema_name(schema: Any) -> str:
+    cls = schema if isinstance(schema, type) else type(schema)
+    return cls.__name__.removesuffix("Schema")
+
+
+def _path(rule: Rule) -> str:
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+
+
+def _parameters(rule: Rule) -> list[dict[str, Any]]:
+    kinds = {
+        "UUIDConverter": {"type": "string", "format": "uuid"},
+        "NameConverter": {"type": "string", "pattern": f"^{NameConverter.regex}$"},
+    }
+    return [
+        {
+            "in": "path",
+            "name": name,
+            "required": True,
+            "schema": kinds.get(type(converter).__name__, {"type": "string"}),
+        }
+        for name, converter in rule._converters.items()  # noqa: SLF001  # werkzeug has no public way to a rule's converters
+    ]
+
+
+def _operations(rule: Rule, view: Any) -> dict[str, Any]:
+    methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+    return {method.lower(): _describe(rule, view, view.operation) for method in methods}
+
+
+def _describe(rule: Rule, view: Any, declared: Operation) -> dict[str, Any]:
+    summary, _, description = inspect.cleandoc(view.__doc__ or "").partition("\n")
+    described: dict[str, Any] = {
+        "operationId": rule.endpoint.replace(".", "_"),
+        "tags": [rule.endpoint.partition(".")[0]],
+        "summary": summary.rstrip("."),
+        "description": " ".join(description.split()),
+        "responses": _responses(rule, declared),
+        "security": [] if declared.access == "public" else [{"password": []}, {"bearer": []}],
+    }
+    described["parameters"] = [
+        *([{"in": "query", "schema": declared.query}] if declared.query else []),
+        *({"in": "header", "name": name, **REQUEST_HEADERS[name]} for name in declared.request_headers),
+    ]
+    if declared.body:
+        kinds = {JSON: declared.body, FORM: declared.form}
+        content = {kind: {"schema": schema} for kind, schema in kinds.items() if schema}
+        described["requestBody"] = {"required": True, "content": content}
+    if declared.streams:
+        described["requestBody"] = {"required": True, "content": {kind: {"schema": FILE} for kind in declared.streams}}
+    return described
+
+
+def _responses(rule: Rule, declared: Operation) -> dict[str, Any]:
+    always = ("X-Request-ID", *(("RateLimit", "RateLimit-Policy") if declared.rates else ()))
+    successes = {
+        status: _success(status, (*always, *declared.headers), declared)
+        for status in (declared.status, declared.also)
+        if status
+    }
+    failures = {
+        status: {
+            **_response(status, (*always, *ERROR_HEADERS.get(status, ()))),
+            "content": {"application/problem+json": {"schema": "Problem"}},
+        }
+        for status in _failures(rule, declared)
+    }
+    return {str(status): response for status, response in (successes | failures).items()}
+
+
+def _success(status: int, headers: tuple[str, ...], declared: Operation) -> dict[str, Any]:
+    response = _response(status, headers)
+    if status != HTTPStatus.NO_CONTENT:
+        # The schema describes JSON. Other media types are text.
+        response["content"] = {
+            kind: {"schema": declared.returns or {} if kind == JSON or len(declared.media_types) == 1 else {}}
+            for kind in declared.media_types
+        }
+    return response
+
+
+def _response(status: int, headers: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": {name: name for name in headers},
+    }
+
+
+def _failures(rule: Rule, declared: Operation) -> list[int]:
+    takes_body = bool(declared.body or declared.streams)
+    follows = {
+        401: declared.access != "public",
+        403: declared.access == "administrator",
+        404: bool(rule.arguments),
+        400: takes_body,
+        413: takes_body,
+        415: takes_body,
+        422: bool(takes_body or declared.query),
+        429: bool(declared.rates),
+        503: bool(declared.rates),
+    }
+    return sorted({status for status, holds in follows.items() if holds} | set(declared.errors))

@@ -1,0 +1,183 @@
+"""The decorator of every view: it enforces what the view declares, and `openapi` documents the same declaration."""
+
+import contextlib
+import functools
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flask import Response, jsonify, request
+from werkzeug.routing import BaseConverter
+
+from sentiment_app.errors import InvalidError, MalformedError, UnavailableError
+from sentiment_app.infrastructure.app_state import AppKey
+from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
+from sentiment_app.web.problems import InvalidFieldsError, UnsupportedMediaTypeError
+from sentiment_app.web.schemas import Schema, load
+
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
+
+LARGE_BODY_BYTES, MAX_VALUES = 1024 * 1024, 60_000
+# A string ends at its closing quote or at the end of the body. Possessive, so that a string without an end is not
+# tried again from each quote in it.
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+
+View = Callable[..., Response]
+
+
+class TooManyBodiesError(UnavailableError):
+    """Too many large bodies are being parsed."""
+
+    detail = "Too many large requests are being processed. Retry in a few seconds."
+
+
+# A parsed body takes about ten times its size in memory.
+BODY_LIMIT = AppKey[ConcurrencyLimit]("body_limit")
+
+
+def make_body_limit() -> ConcurrencyLimit:
+    """The limit on large bodies of one application."""
+    return ConcurrencyLimit(2, TooManyBodiesError, waiting=4)
+
+
+class NameConverter(BaseConverter):
+    """A path segment that is a name, such as a model's version. Any other segment is answered with 404."""
+
+    regex = r"[0-9A-Za-z._-]{1,64}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What a view requires, accepts and returns.
+
+    Args:
+        access: who may call it. A view that declares nothing is for signed-in users.
+        rates: names of the rates that count the call (web/rate_limits.py). The first rate of a view for signed-in
+            users is counted with the session check. Public pages without a rate are limited by Nginx alone.
+        body, form, query: schemas of the input. `form` is the same body, sent by an HTML form.
+        streams: media types of a body that the view reads by itself.
+        before: called before the body is read, so that it can refuse the request.
+        max_body: the limit on the body in bytes, if it differs from the application's limit.
+        request_headers: headers that the view understands.
+        status, returns, media_types: the successful response.
+        also: another successful status.
+        errors: statuses that do not follow from the other fields.
+        headers: response headers to document.
+        documented: whether the OpenAPI document has the operation.
+    """
+
+    access: Literal["public", "user", "administrator"] = "user"
+    rates: tuple[str, ...] = ("user",)
+    body: Schema | None = None
+    form: Schema | None = None
+    query: Schema | None = None
+    streams: tuple[str, ...] = ()
+    before: Callable[[], None] | None = None
+    max_body: int | None = None
+    request_headers: tuple[str, ...] = ()
+    status: int = 200
+    returns: Schema | None = None
+    also: int | None = None
+    media_types: tuple[str, ...] = (JSON,)
+    errors: tuple[int, ...] = ()
+    headers: tuple[str, ...] = ()
+    documented: bool = True
+
+
+def operation(**fields: Any) -> Callable[[Callable[..., Any]], View]:
+    """Declare a view with the fields of Operation, which are enforced and documented.
+
+    The view gets `body` and `query` as keyword arguments. It returns what `returns` dumps, or a pair of that and
+    headers, or a Response. The first line of its docstring is the summary in the OpenAPI document.
+    """
+    declared = Operation(**fields)
+
+    def decorate(view: Callable[..., Any]) -> View:
+        @functools.wraps(view)
+        def enforced(**arguments: Any) -> Response:
+            if declared.query:
+                arguments["query"] = load(declared.query, _query(), "query")
+            if declared.before:
+                declared.before()
+            if declared.max_body:
+                request.max_content_length = declared.max_body
+            if declared.body:
+                with _limit_large_bodies():
+                    arguments["body"] = _load_body(declared.body, declared.form)
+            return _to_response(view(**arguments), declared)
+
+        enforced.operation = declared  # type: ignore[attr-defined]  # Flask knows views as plain functions
+        return enforced
+
+    return decorate
+
+
+def operation_of(view: Any) -> Operation:
+    """What a view declared. A view that declared nothing has the strict defaults."""
+    return getattr(view, "operation", Operation())
+
+
+def _query() -> dict[str, str]:
+    repeated = [name for name, values in request.args.lists() if len(values) > 1]
+    if repeated:
+        detail = "The parameter is given more than once."
+        raise InvalidFieldsError([{"in": "query", "pointer": f"/{name}", "detail": detail} for name in repeated])
+    return request.args.to_dict()
+
+
+def _load_body(body: Schema, form: Schema | None) -> dict[str, Any]:
+    if request.is_json:
+        data = request.get_data()
+        _refuse_truncated_body()
+        _refuse_too_many_values(data)
+        try:
+            parsed = json.loads(data)
+        except (ValueError, RecursionError):
+            raise MalformedError("The body is not valid JSON.") from None
+        return load(body, parsed, "body")
+    if form and request.mimetype == FORM:
+        fields = request.form.to_dict()
+        _refuse_truncated_body()
+        return load(form, fields, "body")
+    accepted = f"{JSON} or {FORM}" if form else JSON
+    raise UnsupportedMediaTypeError(
+        f"This route does not read {request.mimetype or 'a body without a type'!r}. "
+        f"Send the body with Content-Type {accepted}."
+    )
+
+
+def _refuse_truncated_body() -> None:
+    # Werkzeug truncates a chunked body at MAX_CONTENT_LENGTH, and raises only when it is asked for more.
+    if request.content_length is None:
+        request.stream.read(1)
+
+
+def _refuse_too_many_values(data: bytes) -> None:
+    """Refuse a large body of very many small values: parsed, they take about twenty times its size in memory."""
+    if len(data) <= LARGE_BODY_BYTES or _count_values(data) <= MAX_VALUES:
+        return
+    if _count_values(STRING.sub(b"", data)) > MAX_VALUES:  # without commas and brackets inside strings
+        raise InvalidError(f"The body has too many values. The limit is {MAX_VALUES:,}.")
+
+
+def _count_values(data: bytes) -> int:
+    """An upper bound of the number of values: each follows one of these characters."""
+    return data.count(b"{") + data.count(b"[") + data.count(b",")
+
+
+def _limit_large_bodies() -> contextlib.AbstractContextManager[None]:
+    size = request.content_length if request.content_length is not None else request.max_content_length
+    is_small = size is not None and size <= LARGE_BODY_BYTES
+    return contextlib.nullcontext() if is_small else BODY_LIMIT.get().acquire()
+
+
+def _to_response(result: Any, declared: Operation) -> Response:
+    if isinstance(result, Response):
+        return result
+    result, headers = result if isinstance(result, tuple) else (result, {})
+    body = jsonify(declared.returns.dump(result)) if declared.returns else Response()
+    body.status_code = declared.status
+    body.headers.update(headers)
+    return body

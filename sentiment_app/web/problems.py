@@ -1,0 +1,153 @@
+"""Error responses: every error leaves the service here, as application/problem+json (RFC 9457)."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import structlog
+from flask import Flask, Response, current_app, g, jsonify, request
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from sentiment_app import errors
+from sentiment_app.errors import AppError
+from sentiment_app.infrastructure.database import is_disconnect, is_out_of_resources, is_overload
+
+PROBLEM_TYPE = "urn:sentiment-app:problem:"
+
+
+class UnsupportedMediaTypeError(AppError):
+    """The body has a media type that this route does not read."""
+
+    kind = "unsupported-media-type"
+
+
+# An error has the status of its nearest base class in this table.
+STATUSES = {
+    errors.MalformedError: 400,
+    errors.UnauthenticatedError: 401,
+    errors.ForbiddenError: 403,
+    errors.NotFoundError: 404,
+    errors.TimedOutError: 408,
+    errors.ConflictError: 409,
+    errors.GoneError: 410,
+    errors.TooLargeError: 413,
+    UnsupportedMediaTypeError: 415,
+    errors.InvalidError: 422,
+    errors.RateLimitedError: 429,
+    errors.UnavailableError: 503,
+}
+
+log = structlog.get_logger()
+
+
+class InvalidFieldsError(errors.InvalidError):
+    """Fields of the request are invalid.
+
+    Args:
+        fields: for each its location ("in"), a JSON pointer to it (RFC 6901) and the reason ("detail").
+    """
+
+    def __init__(self, fields: Sequence[dict[str, str]]) -> None:
+        super().__init__()
+        self.fields = list(fields)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{field['pointer'].removeprefix('/')}: {field['detail']}" for field in self.fields)
+
+
+def init_app(app: Flask) -> None:
+    """Turn every exception into a problem, also those of libraries."""
+    app.register_error_handler(AppError, to_response)
+    app.register_error_handler(HTTPException, _http_exception)
+    app.register_error_handler(SQLAlchemyError, _database_error)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def status_of(error: type[AppError]) -> int:
+    """The HTTP status of a class of errors."""
+    return next(STATUSES[base] for base in error.__mro__ if base in STATUSES)
+
+
+def problem(status: int, detail: str, kind: str | None = None, **members: Any) -> Response:
+    """A problem document (RFC 9457, section 3). Members that are None are left out."""
+    members = {"instance": quote(request.path), "request_id": g.request_id, **members}
+    answer = jsonify(document(status, detail, kind, members))
+    answer.status_code, answer.mimetype = status, "application/problem+json"
+    return answer
+
+
+def document(status: int, detail: str, kind: str | None, members: dict[str, Any]) -> dict[str, Any]:
+    """The members of a problem document. Without a kind, its status says everything ("about:blank")."""
+    return {
+        "type": PROBLEM_TYPE + kind if kind else "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **{name: value for name, value in members.items() if value is not None},
+    }
+
+
+def to_response(error: AppError) -> Response:
+    """The response to an error that a service raised."""
+    answer = problem(status_of(type(error)), error.detail, error.kind, errors=_fields(error))
+    if error.retry_after_seconds is not None:
+        answer.headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, errors.UnauthenticatedError):  # RFC 6750, section 3
+        is_invalid = isinstance(error, errors.InvalidTokenError)
+        answer.headers["WWW-Authenticate"] = 'Bearer realm="sentiment"' + ', error="invalid_token"' * is_invalid
+    return answer
+
+
+def _fields(error: AppError) -> list[dict[str, str]] | None:
+    if isinstance(error, InvalidFieldsError):
+        return error.fields
+    if error.field is None:
+        return None
+    return [{"in": _location(error.field), "pointer": f"/{error.field}", "detail": error.detail}]
+
+
+def _location(field: str) -> str:
+    """Where the current operation takes a field from: the query if its schema has the field, else the body."""
+    view = current_app.view_functions.get(request.endpoint or "")
+    query = getattr(getattr(view, "operation", None), "query", None)
+    return "query" if query and field in query.fields else "body"
+
+
+def _http_exception(error: HTTPException) -> Response:
+    status = error.code or 500
+    if isinstance(error, RequestEntityTooLarge):
+        limit = request.max_content_length
+        return to_response(errors.TooLargeError(f"The body is too large. This route accepts at most {limit} bytes."))
+    answer = problem(status, error.description or "")
+    answer.headers.extend(
+        (name, value)
+        for name, value in error.get_headers(request.environ)
+        if name.lower() not in ("content-type", "content-length")
+    )
+    return answer
+
+
+def _database_error(error: SQLAlchemyError) -> Response:
+    if is_disconnect(error) or is_overload(error) or is_out_of_resources(error):
+        log.error("database_unavailable", error=type(error).__name__)
+        return to_response(errors.UnavailableError())
+    return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> Response:
+    # The message of a database error quotes the statement's parameters, which are customers' text.
+    log.error("unexpected_error", error=type(error).__name__, where=_innermost_frames(error))
+    detail = "The service failed unexpectedly. Tell the operator the request_id: the log has an entry for it."
+    return problem(500, detail, "internal")
+
+
+def _innermost_frames(error: BaseException, limit: int = 8) -> list[str]:
+    frames = []
+    trace = error.__traceback__
+    while trace:
+        code = trace.tb_frame.f_code
+        frames.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return frames[-limit:]

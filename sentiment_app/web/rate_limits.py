@@ -1,0 +1,181 @@
+"""Every rate limit of the API, who is counted together, and the headers that tell callers where they stand.
+
+A view names its rates in `@operation(rates=…)`; the guard counts the request under each of them. The guard counts the
+`user` and `scoring` rates with the session check, in one round trip (`web/admission.py`). This module counts the
+others, with flask-limiter's strategy on Redis. While Redis does not answer, both count in the memory of this process.
+"""
+
+import hashlib
+import ipaddress
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import limits
+import structlog
+from flask import Flask, Response, g, request
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
+from limits import RateLimitItem
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from redis.exceptions import RedisError
+
+from sentiment_app.config import Settings
+from sentiment_app.infrastructure import metrics
+from sentiment_app.infrastructure.app_state import SETTINGS, AppKey
+
+REDIS_PAUSE_SECONDS = 1.0
+STRATEGY = "sliding-window-counter"
+
+log = structlog.get_logger()
+
+
+class Rate(NamedTuple):
+    """A rate limit.
+
+    Args:
+        name: as in the RateLimit-Policy header.
+        setting: the field of Settings with its value, such as "10 per minute".
+        key: whose requests are counted together; gets the signed-in user's id, None for public routes.
+    """
+
+    name: str
+    setting: str
+    key: Callable[[UUID | None], str]
+
+
+class Standing(NamedTuple):
+    """Where a caller stands with a rate after a request.
+
+    `remaining` is the number of requests that are left, and `reset_seconds` the time until there is room for more.
+    """
+
+    rate: str
+    item: RateLimitItem
+    is_exceeded: bool
+    remaining: int
+    reset_seconds: int
+
+
+def network(_user_id: UUID | None = None) -> str:
+    """The caller's IPv4 address; or the /64 network of an IPv6 address, because a client has all of its addresses."""
+    given = get_remote_address()
+    try:
+        address = ipaddress.ip_address(given)
+    except ValueError:  # a trusted proxy may send something that is not an address
+        return given
+    if isinstance(address, ipaddress.IPv6Address) and not address.ipv4_mapped:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def account(_user_id: UUID | None = None) -> str:
+    """A digest of the username in the request, so that guesses from many addresses count together.
+
+    A request without a username is counted by its network.
+    """
+    try:
+        body: Any = request.get_json(silent=True) if request.is_json else request.form
+        return hashlib.sha256(body["username"].lower().encode()).hexdigest()
+    except Exception:  # noqa: BLE001  # the view reports whatever is wrong with the body
+        return network()
+
+
+RATES = {
+    rate.name: rate
+    for rate in (
+        Rate("user", "user_rate_limit", str),
+        Rate("scoring", "scoring_rate_limit", str),
+        Rate("profile", "login_rate_limit", str),
+        Rate("auth", "auth_rate_limit", network),
+        Rate("login", "login_rate_limit", account),
+    )
+}
+
+
+class RateLimits:
+    """Counts requests under the rates of one application.
+
+    Args:
+        limiter: flask-limiter, bound to the application.
+        settings: has the value of each rate.
+    """
+
+    def __init__(self, limiter: Limiter, settings: Settings) -> None:
+        self.items = {rate.name: limits.parse(getattr(settings, rate.setting)) for rate in RATES.values()}
+        self._limiter = limiter
+        self._in_memory = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._redis_paused_until = 0.0
+
+    def hit(self, name: str, user_id: UUID | None = None) -> Standing:
+        """Count the current request under a rate."""
+        key = RATES[name].key(user_id)
+        if time.monotonic() >= self._redis_paused_until:
+            try:
+                return self._hit(self._limiter.limiter, name, key)
+            except RedisError as error:
+                self._redis_paused_until = time.monotonic() + REDIS_PAUSE_SECONDS
+                log.warning("redis_unavailable", error=type(error).__name__)
+        metrics.limiter_fallbacks.inc()
+        return self.hit_in_memory(name, key)
+
+    def hit_in_memory(self, name: str, key: str) -> Standing:
+        """The same without Redis: each process counts for itself."""
+        return self._hit(self._in_memory, name, key)
+
+    def _hit(self, strategy: limits.strategies.RateLimiter, name: str, key: str) -> Standing:
+        item = self.items[name]
+        is_admitted = strategy.hit(item, name, key)
+        window = strategy.get_window_stats(item, name, key)
+        reset = min(max(0, math.ceil(window.reset_time - time.time())), item.get_expiry())
+        return Standing(name, item, not is_admitted, window.remaining, reset)
+
+
+RATE_LIMITS = AppKey[RateLimits]("rate_limits")
+
+
+def flask_config(settings: Settings) -> dict[str, Any]:
+    """flask-limiter's configuration."""
+    timeout = settings.redis_timeout_seconds
+    return {
+        "RATELIMIT_STORAGE_URI": settings.redis_url.replace("unix://", "redis+unix://", 1),
+        "RATELIMIT_STORAGE_OPTIONS": {"socket_timeout": timeout, "socket_connect_timeout": timeout},
+        "RATELIMIT_STRATEGY": STRATEGY,
+        "RATELIMIT_KEY_PREFIX": STRATEGY,
+    }
+
+
+def init_app(app: Flask) -> None:
+    """Give the application its rate limits, and each response the headers."""
+    limiter = Limiter(network)
+    # Without this entry the library installs hooks that look for limits of its own on every request.
+    app.extensions["limiter"] = {limiter}
+    limiter.init_app(app)
+    RATE_LIMITS.set(app, RateLimits(limiter, SETTINGS.get(app)))
+    app.before_request(_start)
+    app.after_request(_write_headers)
+
+
+def record(standing: Standing) -> None:
+    """Keep a standing of the current request for its headers."""
+    g.standings.append(standing)
+
+
+def _start() -> None:
+    g.standings = []
+
+
+def _write_headers(response: Response) -> Response:
+    """Write RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10) for the tightest rate."""
+    standings: list[Standing] = g.get("standings", [])
+    if standings:
+        tightest = min(standings, key=lambda standing: (not standing.is_exceeded, standing.remaining))
+        rate, item = tightest.rate, tightest.item
+        response.headers.add("RateLimit-Policy", f'"{rate}";q={item.amount};w={item.get_expiry()}')
+        response.headers.add("RateLimit", f'"{rate}";r={tightest.remaining};t={tightest.reset_seconds}')
+        if tightest.is_exceeded:
+            response.headers.setdefault("Retry-After", str(max(1, tightest.reset_seconds)))
+    return response

@@ -1,0 +1,42 @@
+"""The table of deliveries."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from sentiment_app.infrastructure.database import UTC, Base
+
+
+class Delivery(Base):
+    """An event that is sent to a URL, and the outcome. It has everything that its attempts need."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state"),
+        Index("ix_webhook_deliveries_task_id", "task_id"),
+        Index("ix_webhook_deliveries_user_id", "user_id"),
+        Index("ix_webhook_deliveries_due", "next_at", postgresql_where="state = 'pending'"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    task_id: Mapped[UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    """The task that the event is about."""
+    # Null only in rows of release 0.1 and before, until the reconciler fills them in.
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    url: Mapped[str | None]
+    payload: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    """The type of the event and its data, as they are sent."""
+    event: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="pending")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    attempt_id: Mapped[UUID | None]
+    """The current attempt, or the last attempt. Only this attempt may store an outcome."""
+    next_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    answer: Mapped[str | None]
+    """The HTTP status of the last attempt, or the reason why there was no response."""
+    created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    delivered_at: Mapped[datetime | None] = mapped_column(UTC)

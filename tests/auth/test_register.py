@@ -1,0 +1,84 @@
+import pytest
+from sqlalchemy import func, select
+
+from sentiment_app.infrastructure.database import db
+from sentiment_app.users.models import User
+
+URL = "/api/v1/auth/register"
+GOOD = {"username": "ada", "email": "ada@example.org", "password": "correct horse battery staple"}
+
+
+def test_an_account_is_made_and_shown_without_its_password(client):
+    answer = client.post(URL, json=GOOD)
+    assert answer.status_code == 201
+    assert set(answer.json) == {
+        "id",
+        "username",
+        "email",
+        "is_active",
+        "is_superuser",
+        "created_at",
+        "updated_at",
+    }
+    assert (answer.json["username"], answer.json["is_active"], answer.json["is_superuser"]) == (
+        "ada",
+        True,
+        False,
+    )
+
+
+def test_a_password_is_kept_as_argon2id(client):
+    client.post(URL, json=GOOD)
+    assert db.session.scalar(select(User.password_hash)).startswith("$argon2id$v=19$")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"username": "ADA", "email": "other@example.org"}, "username"),
+        ({"username": "other", "email": "Ada@Example.org"}, "email"),
+    ],
+)
+def test_a_name_or_address_is_taken_in_any_case(client, changes, field):
+    client.post(URL, json=GOOD)
+    answer = client.post(URL, json=GOOD | changes)
+    assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:taken")
+    assert answer.json["errors"][0]["pointer"] == f"/{field}"
+    assert db.session.scalar(select(func.count(User.id))) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"username": "a"}, "username"),
+        ({"username": "a b"}, "username"),
+        ({"username": "ada\n"}, "username"),
+        ({"email": "nobody"}, "email"),
+        ({"email": "a@b"}, "email"),
+        ({"email": "a@" + "x" * 63 + ".org" * 60}, "email"),
+        ({"password": "short"}, "password"),
+        ({"password": "x" * 129}, "password"),
+        ({"password": "password"}, "password"),
+        ({"password": "QwertyUiop"}, "password"),
+        ({"username": "a.long.name", "password": "A.Long.Name"}, "password"),
+        ({"password": "ada@example.org"}, "password"),
+        ({"is_superuser": True}, "is_superuser"),
+    ],
+)
+def test_a_bad_field_is_pointed_at(client, changes, field):
+    answer = client.post(URL, json=GOOD | changes)
+    assert answer.status_code == 422
+    assert [one["pointer"] for one in answer.json["errors"]] == [f"/{field}"]
+    assert db.session.scalar(select(func.count(User.id))) == 0
+
+
+def test_every_bad_field_is_named_at_once(client):
+    answer = client.post(URL, json={"username": "?", "email": "?", "password": "?"})
+    assert {one["pointer"] for one in answer.json["errors"]} == {"/username", "/email", "/password"}
+
+
+@pytest.mark.parametrize("password", ["a" * 7 + "é", "no digits or capitals here", "密码密码密码密码密码"])
+def test_any_character_makes_a_password(client, password):
+    assert client.post(URL, json=GOOD | {"password": password}).status_code == 201
+    login = {"username": "ada", "password": password}
+    assert client.post("/api/v1/auth/login", json=login).status_code == 200

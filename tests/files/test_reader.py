@@ -1,0 +1,236 @@
+"""Reading uploads: whatever they hold, a bounded part of it is in memory, and each bad row is told with its line."""
+
+import contextlib
+import csv
+import encodings
+import gzip
+import io
+import itertools
+import json
+import time
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentiment_app.files import encodings as file_encodings
+from sentiment_app.files.errors import FileError, FileTooLargeError
+from sentiment_app.files.lines import MAX_LINE_CHARACTERS
+from sentiment_app.files.reader import CSV, NDJSON, Format, Limits
+from sentiment_app.files.reader import read as read_rows
+from sentiment_app.files.rows import Row, make_row
+
+MANY = Limits(10**9, 10**12)
+
+
+def read(content, kind=NDJSON, limits=MANY, **options):
+    return list(read_rows(io.BytesIO(content), Format(kind, **options), limits))
+
+
+class Drip(io.BytesIO):
+    """A stream that gives few bytes at a time, and cuts characters in two."""
+
+    def read(self, size=-1):
+        return super().read(3)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)))
+def test_every_text_comes_back_from_ndjson(texts):
+    content = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
+    expected = [make_row(line, None, text) for line, text in enumerate(texts, 1)]
+    assert read(content) == expected
+    assert list(read_rows(Drip(content), Format(NDJSON, encoding="utf-8"), MANY)) == expected
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30), min_size=1))
+def test_every_text_comes_back_from_csv(texts):
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerows([["text", "other"], *([text, "x"] for text in texts)])
+    found = read(file.getvalue().encode(), CSV, delimiter=",", encoding="utf-8")
+    assert [item.text for item in found] == [make_row(0, None, text).text for text in texts]
+
+
+@given(st.binary(max_size=500), st.sampled_from([NDJSON, CSV]))
+def test_no_bytes_are_an_unexpected_error(content, kind):
+    try:
+        items = read(content, kind)
+    except FileError:
+        return
+    assert all((item.text is None) != (item.error is None) for item in items)
+
+
+def test_a_text_of_several_lines_is_one_row_of_csv():
+    found = read(b'text,custom_id\n"one\ntwo",a\nthree,b\n', CSV)
+    assert found == [Row(2, "a", "one\ntwo"), Row(4, "b", "three")]
+
+
+@pytest.mark.parametrize("kind", [NDJSON, CSV])
+def test_a_line_without_an_end_is_one_bad_row(kind):
+    good = b'{"text":"fine"}\n' if kind == NDJSON else b"fine\n"
+    head = b"" if kind == NDJSON else b"text\n"
+    found = read(head + good + b"x" * (MAX_LINE_CHARACTERS * 3) + b"\n" + good, kind)
+    assert [item.text is None for item in found] == [False, True, False]
+
+
+@pytest.mark.no_cover
+def test_a_quote_that_is_never_closed_costs_the_rows_behind_it_and_no_more_memory():
+    rows = itertools.chain([b'text\nfine\n"open\n'], (b"row\n" * 1000 for _ in range(100)))
+    found = read(b"".join(rows), CSV)
+    assert found[0].text == "fine"
+    assert any(item.error and "CSV" in item.error for item in found)
+    assert found[-1].text == "row"
+
+
+def test_bytes_that_are_not_in_the_encoding_spoil_their_row_only():
+    found = read(b'{"text":"fine"}\n{"text":"\xff"}\n{"text":"fine"}\n', encoding="utf-8")
+    assert [item.error is None for item in found] == [True, False, True]
+
+
+def test_an_encoding_is_found_out():
+    text = "Das Frühstück war großartig, die Küche grün und schön. " * 20
+    for encoding in ("cp1252", "utf-16", "utf-8"):
+        assert read(f'text\n"{text}"\n'.encode(encoding), CSV)[0].text.startswith("Das Frühstück")
+    assert read(b"\xef\xbb\xbftext\nfine\n", CSV)[0].text == "fine"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "Très déçu, déjà vu. L'hôtel était sale et le garçon impoli."),
+        ("cp1252", "It cost £20 and was not worth it. A naïve idea."),
+        ("cp1252", "Não gostei da refeição, mas a decoração é ótima."),
+        ("cp1252", "Det här är den bästa köttbullen jag ätit på länge."),
+        ("cp1250", "Zażółć gęślą jaźń. Pokój był mały, ale obsługa świetna."),
+        ("cp1250", "Příliš žluťoučký kůň úpěl. Pokoj byl malý, ale čistý."),
+        ("cp1251", "Очень плохой отель, никогда больше не приеду."),
+        ("cp1253", "Το δωμάτιο ήταν μικρό αλλά το προσωπικό ευγενικό."),
+        ("cp932", "部屋は小さかったが、スタッフは素晴らしかった。"),
+        ("gb18030", "房间很小，但是服务员很好。"),
+    ],
+)
+def test_a_guess_is_of_what_files_come_in(encoding, text):
+    rows = f"text\n{text}\n".encode(encoding) * 5
+    assert read(rows, CSV, delimiter=";")[0].text == text
+
+
+def test_a_broken_byte_makes_no_other_encoding_of_utf_8():
+    rows = "text\nLe garçon était très déçu\nfine\n".encode() + b"bro\xffken\n"
+    assert [item.error is None for item in read(rows, CSV, delimiter=",")] == [True, True, False]
+
+
+@pytest.mark.parametrize("kind", [NDJSON, CSV])
+def test_a_mark_at_the_beginning_is_no_text_though_the_encoding_is_named(kind):
+    content = b'\xef\xbb\xbf{"text":"fine"}\n' if kind == NDJSON else b"\xef\xbb\xbftext\nfine\n"
+    assert [item.text for item in read(content, kind, encoding="utf-8")] == ["fine"]
+
+
+def test_what_is_no_encoding_is_not_remembered():
+    known = len(encodings._cache)
+    for number in range(10):
+        with pytest.raises(FileError):
+            read(b"x", encoding=f"nonsense-{number}")
+        assert file_encodings.find_codec("utf-16" + "!" * number) == "utf-16"
+    assert len(encodings._cache) <= known + 1
+    for name in ("mbcs", "aliases", "__init__", "rot13", "bz2", "utf-8\0", "", "\udcff"):
+        with contextlib.suppress(FileError):
+            assert file_encodings.find_codec(name) == "utf-8-sig"
+    for name in ("latin1", "UTF-8", "Windows-1252", "iso-8859-15", "Shift_JIS", "utf_16_le", "l1", "koi8-r"):
+        assert file_encodings.find_codec(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "custom_id"),
+    [
+        ("7", "7"),
+        ("1.5", "1.5"),
+        ("123456789012345678901", "123456789012345678901"),
+        ("-9223372036854775809", "-9223372036854775809"),
+        ("null", None),
+    ],
+)
+def test_a_number_may_name_a_row(given, custom_id):
+    assert read(f'{{"text":"fine","custom_id":{given}}}\n'.encode()) == [Row(1, custom_id, "fine")]
+
+
+@pytest.mark.parametrize("given", ["[" * 1010 + "]" * 1010, "{}", "true", "1e400", "1" * 5000])
+def test_what_is_no_name_of_a_row_fails_that_row_alone(given):
+    found = read(f'{{"text":"fine","custom_id":{given}}}\n{{"text":"fine"}}\n'.encode())
+    assert [item.error is None for item in found] == [False, True]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_a_delimiter_is_found_out(delimiter):
+    rows = "".join(f'{number}{delimiter}"A text, with; signs"\n' for number in range(5))
+    found = read(f"id{delimiter}text\n{rows}".encode(), CSV, id_column="id")
+    assert found[3] == Row(5, "3", "A text, with; signs")
+
+
+def test_a_bomb_of_gzip_is_stopped():
+    bomb = gzip.compress(b'{"text":"' + b"a" * 50_000_000 + b'"}')
+    with pytest.raises(FileTooLargeError):
+        read(bomb, limits=Limits(10, 1_000_000), is_gzip=True)
+
+
+@pytest.mark.parametrize("cut", [1, 20, -1])
+def test_gzip_that_is_cut_is_refused(cut):
+    content = gzip.compress(b'{"text":"fine"}\n' * 100)
+    with pytest.raises(FileError):
+        read(content[:cut], is_gzip=True)
+
+
+@pytest.mark.no_cover
+def test_a_large_file_is_read_in_constant_memory():
+    class Endless(io.RawIOBase):
+        left = 4_000_000
+
+        def read(self, size=-1):
+            piece = b'{"text":"a text of some words"}\n' * 2000
+            self.left -= len(piece)
+            return piece if self.left > 0 else b""
+
+    tracemalloc.start()
+    rows = sum(1 for _ in read_rows(Endless(), Format(NDJSON), MANY))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert rows > 100_000
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize("content", [b",'x" * 50_000, b',"x' * 50_000, b";" * 200_000])
+def test_a_hostile_header_takes_linear_time(content):
+    started = time.process_time()
+    with contextlib.suppress(FileError):
+        read(content, CSV)
+    assert time.process_time() - started < 30  # a quadratic one takes hours
+
+
+@pytest.mark.no_cover
+def test_a_record_of_many_fields_over_many_lines_is_stopped():
+    found = read(b'text\n"a\n' + b'","a\n' * 200_000 + b'"\nfine\n', CSV)
+    assert found[-1].text.strip() == "fine"
+    assert max(len(item.text or "") for item in found) < MAX_LINE_CHARACTERS
+
+
+def test_more_fields_than_the_header_has_are_no_text_that_is_cut():
+    assert read(b"text\nGood, cheap, and fast\n", CSV)[0].error == "The line has 3 fields, but the header has 1."
+
+
+@pytest.mark.parametrize("encoding", ["zlib", "hex", "rot13", "idna", "utf-7", "undefined", "unicode_escape", "x\0"])
+def test_what_is_no_encoding_of_text_is_refused(encoding):
+    with pytest.raises(FileError):
+        read(b"x", encoding=encoding)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfea", "ok".encode("utf-16") + b"\x00\xd8\x00"])
+def test_what_is_not_in_its_encoding_is_refused(content):
+    with pytest.raises(FileError):
+        read(content)
+
+
+@pytest.mark.parametrize(("content", "form"), [(b"\n" * 100, NDJSON), (b"text\n" + b"\n" * 100, CSV)])
+def test_blank_lines_count_as_rows(content, form):
+    with pytest.raises(FileTooLargeError):
+        list(read_rows(io.BytesIO(content), Format(form), Limits(50, 10_000)))
+    assert list(read_rows(io.BytesIO(content), Format(form), Limits(500, 10_000))) == []

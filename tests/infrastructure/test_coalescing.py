@@ -1,0 +1,141 @@
+"""Flat combining, with many threads at once."""
+
+import threading
+from itertools import chain
+
+import pytest
+
+from sentiment_app.infrastructure.coalescing import Coalescer
+
+
+class Work:
+    """Records what is done together; held up while its gate is closed."""
+
+    def __init__(self):
+        self.groups, self.gate = [], threading.Event()
+        self.gate.set()
+
+    def __call__(self, items):
+        self.gate.wait(5)
+        self.groups.append(sorted(items))
+        return [item.upper() for item in items]
+
+
+@pytest.fixture
+def work():
+    return Work()
+
+
+def start(function, *arguments):
+    thread = threading.Thread(target=function, args=arguments)
+    thread.start()
+    return thread
+
+
+def hold_up(work, coalescer):
+    """The thread whose item is being done until the gate opens."""
+    work.gate.clear()
+    first = start(coalescer.submit, "first")
+    while coalescer._gathered or not coalescer._has_leader:
+        pass
+    return first
+
+
+def test_items_that_come_while_one_is_done_are_done_together(work):
+    coalescer = Coalescer(work, timeout=5)
+    first = hold_up(work, coalescer)
+    others = [start(coalescer.submit, letter) for letter in "abcdefgh"]
+    while len(coalescer._gathered) < 8:
+        pass
+    work.gate.set()
+    for thread in (first, *others):
+        thread.join(5)
+    assert work.groups == [["first"], list("abcdefgh")]
+
+
+def test_every_item_of_many_threads_is_done_once_and_has_its_own_outcome(work):
+    coalescer, outcomes = Coalescer(work, timeout=5), {}
+    items = [f"item {n}" for n in range(200)]
+    threads = [start(lambda item=item: outcomes.update({item: coalescer.submit(item)})) for item in items]
+    for thread in threads:
+        thread.join(5)
+    assert outcomes == {item: item.upper() for item in items}
+    assert sorted(chain(*work.groups)) == sorted(items)
+
+
+def test_whoever_begins_waits_for_those_that_are_expected(work):
+    coalescer, both_said_so = Coalescer(work, timeout=5, max_delay=30), threading.Barrier(2)
+
+    def come(item):
+        coalescer.announce()
+        both_said_so.wait(5)
+        coalescer.submit(item)
+        coalescer.withdraw()
+
+    for thread in [start(come, item) for item in ("a", "b")]:
+        thread.join(5)
+    assert work.groups == [["a", "b"]]
+
+
+def test_who_comes_no_more_is_not_waited_for(work):
+    coalescer, said_so, may_go = Coalescer(work, timeout=5, max_delay=30), threading.Event(), threading.Event()
+
+    def go_again():
+        coalescer.announce()
+        said_so.set()
+        may_go.wait(5)
+        coalescer.withdraw()
+
+    other = start(go_again)
+    said_so.wait(5)
+    alone = start(coalescer.submit, "alone")
+    alone.join(0.2)
+    assert not work.groups
+    may_go.set()
+    alone.join(5)
+    other.join(5)
+    assert work.groups == [["alone"]]
+
+
+def test_who_does_not_come_in_time_is_not_waited_for(work):
+    coalescer = Coalescer(work, timeout=5, max_delay=0.01)
+    start(coalescer.expect).join()
+    assert coalescer.submit("alone") == "ALONE"
+
+
+def test_an_item_that_waited_too_long_is_withdrawn_and_never_done(work):
+    coalescer = Coalescer(work, timeout=0.2)
+    first = hold_up(work, coalescer)
+    with pytest.raises(TimeoutError):
+        coalescer.submit("late")
+    work.gate.set()
+    first.join(5)
+    assert coalescer.submit("next") == "NEXT"
+    assert work.groups == [["first"], ["next"]]
+
+
+def test_work_that_ends_without_an_outcome_is_no_success_for_anybody():
+    def break_off(_items):
+        raise RuntimeError
+
+    coalescer, both_said_so, errors = Coalescer(break_off, timeout=5, max_delay=30), threading.Barrier(2), []
+
+    def come(item):
+        coalescer.announce()
+        both_said_so.wait(5)
+        try:
+            coalescer.submit(item)
+        except Exception as error:  # noqa: BLE001  # its kind is what the test looks at
+            errors.append(type(error))
+
+    for thread in [start(come, item) for item in ("a", "b")]:
+        thread.join(5)
+    assert sorted(errors, key=str) == [RuntimeError, TimeoutError]
+    with pytest.raises(RuntimeError):  # and the next one finds nobody busy
+        coalescer.submit("c")
+
+
+def test_an_outcome_that_is_an_exception_is_raised_where_it_belongs():
+    coalescer = Coalescer(lambda items: [ValueError(item) for item in items], timeout=5)
+    with pytest.raises(ValueError, match="mine"):
+        coalescer.submit("mine")

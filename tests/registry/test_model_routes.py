@@ -1,0 +1,110 @@
+"""Models over HTTP: what is released, their records and cards, and their activation by administrators."""
+
+import json
+
+import pytest
+from sqlalchemy import update
+
+from sentiment_app.infrastructure.database import db
+from sentiment_app.ml.artifact import Artifact
+from sentiment_app.registry import releases
+from sentiment_app.registry.models import ModelRelease
+
+MODELS = "/api/v1/sentiment/models"
+ANALYZE = "/api/v1/sentiment/analyze"
+
+
+@pytest.fixture
+def second(app, model):
+    manifest = json.loads(model[0].manifest) | {"version": "20990101-second00", "recipe": "<script>alert(1)</script>"}
+    return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
+
+
+def test_released_models_are_listed(client, as_ada, model, second):
+    items = client.get(MODELS, headers=as_ada).json["items"]
+    assert {one["version"]: one["state"] for one in items} == {second: "candidate", model[1]: "active"}
+
+
+def test_the_record_of_a_model(client, as_ada, model):
+    record = client.get(f"{MODELS}/{model[1]}", headers=as_ada).json
+    assert (record["recipe"], record["state"]) == ("templates", "active")
+    assert set(record["files"]) == {"serving.npz"}
+
+
+@pytest.mark.parametrize("path", ["", "/card"])
+def test_an_unknown_model_is_not_found(client, as_ada, path):
+    assert client.get(f"{MODELS}/nope{path}", headers=as_ada).status_code == 404
+    assert client.get(f"{MODELS}/%00{path}", headers=as_ada).status_code == 404
+
+
+def test_an_administrator_activates_a_model(client, as_admin, as_ada, second):
+    answer = client.post(f"{MODELS}/{second}/activate", headers=as_admin)
+    assert (answer.status_code, answer.json["state"]) == (200, "active")
+    assert client.post(ANALYZE, json={"text": "x"}, headers=as_ada).json["model_version"] == second
+    event = client.get(f"{MODELS}/{second}/events", headers=as_admin).json["items"][0]
+    assert (event["action"], event["by"]) == ("activated", "root")
+
+
+def test_nobody_else_does(client, as_ada, second):
+    assert client.post(f"{MODELS}/{second}/activate", headers=as_ada).status_code == 403
+    assert client.get(f"{MODELS}/{second}/events", headers=as_ada).status_code == 403
+
+
+def test_the_gate_answers_409_and_says_why(client, as_admin, second):
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
+    answer = client.post(f"{MODELS}/{second}/activate", headers=as_admin)
+    assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:promotion-refused")
+    assert "digest" in answer.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "mimetype"),
+    [(None, "text/markdown"), ("*/*", "text/markdown"), ("text/html,*/*;q=0.8", "text/html")],
+)
+def test_a_card_comes_as_markdown_or_html(client, as_ada, model, accept, mimetype):
+    headers = {**as_ada, **({"Accept": accept} if accept else {})}
+    answer = client.get(f"{MODELS}/{model[1]}/card", headers=headers)
+    assert (answer.status_code, answer.mimetype) == (200, mimetype)
+    assert model[1] in answer.text
+    assert "Where it fails" in answer.text
+
+
+def test_what_stands_in_a_manifest_is_no_html(client, as_ada, second):
+    answer = client.get(f"{MODELS}/{second}/card", headers={**as_ada, "Accept": "text/html"})
+    assert "<script" not in answer.text
+    assert "script-src" not in answer.headers["Content-Security-Policy"]
+
+
+def test_the_card_of_the_served_model_is_a_page_of_the_docs(client, model):
+    answer = client.get("/docs/model")
+    assert (answer.status_code, answer.mimetype) == (200, "text/html")
+    assert model[1] in answer.text
+
+
+def test_a_text_of_unknown_terms_comes_with_a_warning(client, as_ada):
+    known = client.post(ANALYZE, json={"text": "I love this phone"}, headers=as_ada).json
+    assert known["coverage"] == pytest.approx(1.0)
+    assert "warnings" not in known
+    unknown = client.post(ANALYZE, json={"text": "Zażółć gęślą jaźń"}, headers=as_ada).json
+    assert unknown["coverage"] == pytest.approx(0.0)
+    assert [one["code"] for one in unknown["warnings"]] == ["low-coverage"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Das Essen war schrecklich und der Service miserabel",
+        "La comida estaba deliciosa y el personal muy amable",
+        "Il servizio era pessimo e il cibo freddo",
+        "Le personnel était très gentil et la chambre propre",
+    ],
+)
+def test_a_text_in_another_language_comes_with_a_warning(client, as_ada, text):
+    assert client.post(ANALYZE, json={"text": text}, headers=as_ada).json["warnings"]
+
+
+@pytest.mark.parametrize("text", [" ", "\n", "、"])
+def test_a_text_without_any_term_says_so(client, as_ada, text):
+    answer = client.post(ANALYZE, json={"text": text}, headers=as_ada)
+    assert (answer.status_code, answer.json["coverage"]) == (200, 0.0)
+    assert answer.json["warnings"]

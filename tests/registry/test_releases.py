@@ -1,0 +1,311 @@
+import json
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import update
+
+from sentiment_app.infrastructure.database import db
+from sentiment_app.ml.artifact import Artifact, sign
+from sentiment_app.ml.runtime import ModelError
+from sentiment_app.registry import promotion, releases
+from sentiment_app.registry import serving as serving_module
+from sentiment_app.registry.models import ModelRelease
+from sentiment_app.registry.serving import serving
+
+
+@pytest.fixture
+def second(app, model):
+    """Another release of the same weights under another version."""
+    manifest = json.loads(model[0].manifest) | {"version": "20990101-second00"}
+    return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
+
+
+def test_an_activated_model_is_served_without_a_restart(client, as_ada, second):
+    promotion.activate(second, by="tests")
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
+    assert answer.json["model_version"] == second
+
+
+def test_only_one_model_is_active(second, model):
+    promotion.activate(second, by="tests")
+    states = {one.version: one.state for one in releases.releases()}
+    assert states == {second: "active", model[1]: "previous"}
+
+
+def test_a_corrupt_model_fails_the_gate_and_changes_nothing(second, model):
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
+    with pytest.raises(promotion.PromotionError, match="digest"):
+        promotion.activate(second, by="tests")
+    assert releases.active_version() == model[1]
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_old_one_serving(client, as_ada, second, model):
+    serving().refresh()
+    db.session.execute(update(ModelRelease).where(ModelRelease.state == "active").values(state="previous"))
+    changes = {"state": "active", "artifact": b"corrupt"}
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(changes))
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
+    assert (answer.status_code, answer.json["model_version"]) == (200, model[1])
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"], ready.json["checks"]["model"]) == (200, "degraded", "ok")
+    assert "digest" in ready.json["checks"]["model_switch"]
+
+
+def test_a_process_that_begins_with_a_model_that_does_not_load_serves_the_one_before(make_app, second, model, as_ada):
+    promotion.activate(second, by="tests")
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
+    client = make_app(model_poll_seconds=60.0).test_client()
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
+    assert (answer.status_code, answer.json["model_version"]) == (200, model[1])
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"]) == (200, "degraded")
+    assert "digest" in ready.json["checks"]["model_switch"]
+
+
+def test_a_retired_model_is_not_activated(second):
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(state="retired"))
+    with pytest.raises(promotion.PromotionError, match="retired"):
+        promotion.activate(second, by="tests")
+
+
+def test_an_unsound_artifact_is_not_released(app, model):
+    with pytest.raises(ModelError):
+        releases.release(model[0]._replace(serving=b"something else"), by="tests")
+
+
+def test_releasing_again_signs_with_the_key_of_today(make_app, model, second):
+    app = make_app(model_signing_key="another key, after the first one was exchanged")
+    with app.app_context():
+        with pytest.raises(promotion.PromotionError, match="sign"):
+            promotion.activate(second, by="tests")
+        releases.release(releases.fetch(second), by="tests")
+        promotion.activate(second, by="tests")
+        assert releases.active_version() == second
+
+
+def test_whatever_a_model_does_at_loading_the_old_one_serves_on(client, as_ada, second, model, monkeypatch):
+    serving().refresh()
+    promotion.activate(second, by="tests")
+
+    def bug(*_):
+        raise KeyError("weights")
+
+    monkeypatch.setattr(serving_module, "open_artifact", bug)
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
+    assert (answer.status_code, answer.json["model_version"]) == (200, model[1])
+    assert client.get("/readyz").json["checks"]["model_switch"] == "it does not load: KeyError"
+
+
+def released(model, version, recall=None, texts="the same"):
+    manifest = json.loads(model[0].manifest) | {"version": version}
+    if recall:
+        manifest["metrics"] = {"by_source": {"tweets": {"macro_recall": recall, "texts_sha256": texts}}}
+    return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
+
+
+def states():
+    return {version: state for version, state in releases.states().items() if version.startswith("v")}
+
+
+def actions(version):
+    return [one.action for one in reversed(releases.events(version))]
+
+
+def test_a_rollback_goes_back_and_forth(app, model):
+    for version in ("v1", "v2", "v3"):
+        promotion.activate(released(model, version), by="tests")
+    assert states() == {"v1": "candidate", "v2": "previous", "v3": "active"}
+    assert promotion.rollback(by="tests") == "v2"
+    assert states() == {"v1": "candidate", "v2": "active", "v3": "previous"}
+    assert promotion.rollback(by="tests") == "v3"
+    assert actions("v2") == ["released", "activated", "rolled back"]
+
+
+def test_without_a_previous_model_there_is_no_rollback(app):
+    with pytest.raises(promotion.ModelStateError):
+        promotion.rollback(by="tests")
+
+
+def test_a_previous_model_that_is_not_sound_is_not_rolled_back_to(app, model):
+    for version in ("v1", "v2"):
+        promotion.activate(released(model, version), by="tests")
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == "v1").values(artifact=b"corrupt"))
+    with pytest.raises(promotion.PromotionError, match="digest"):
+        promotion.rollback(by="tests")
+    assert states() == {"v1": "previous", "v2": "active"}
+    assert actions("v1")[-1] == "refused"
+
+
+def test_a_model_that_measured_worse_is_refused_unless_told_otherwise(app, model):
+    promotion.activate(released(model, "v1", 0.75), by="tests")
+    worse = released(model, "v2", 0.70)
+    with pytest.raises(promotion.PromotionError, match=r"0\.700.*0\.750"):
+        promotion.activate(worse, by="tests")
+    assert releases.active_version() == "v1"
+    assert actions("v2") == ["released", "refused"]
+    promotion.activate(released(model, "v3", 0.74), by="tests")  # within the tolerance
+    promotion.activate(worse, by="tests", allow_worse=True)
+    assert releases.active_version() == "v2"
+
+
+@pytest.mark.parametrize("candidate", [{}, {"recall": 0.9, "texts": "others"}])
+def test_a_model_that_cannot_be_compared_is_refused_unless_told_otherwise(app, model, candidate):
+    promotion.activate(released(model, "v1", 0.75), by="tests")
+    other = released(model, "v2", **candidate)
+    with pytest.raises(promotion.PromotionError, match="not measured on any texts"):
+        promotion.activate(other, by="tests")
+    promotion.activate(other, by="tests", allow_worse=True)
+    assert releases.active_version() == "v2"
+
+
+def test_the_active_model_is_not_retired(app, model):
+    with pytest.raises(promotion.ModelStateError, match="is active"):
+        promotion.retire(model[1], by="tests")
+
+
+def test_a_retired_model_can_be_reinstated(second):
+    promotion.retire(second, by="tests")
+    promotion.retire(second, by="tests")
+    promotion.reinstate(second, by="tests")
+    assert releases.states()[second] == "candidate"
+    assert actions(second) == ["released", "retired", "reinstated"]
+
+
+def test_a_host_that_cannot_load_a_model_says_so_in_the_audit(client, as_ada, second):
+    serving().refresh()
+    promotion.activate(second, by="tests")
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
+    serving().refresh()
+    assert actions(second)[-1] == "not loaded"
+
+
+def test_a_request_may_name_a_released_model(client, as_ada, second):
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "x", "model": second}, headers=as_ada)
+    assert (answer.status_code, answer.json["model_version"]) == (200, second)
+
+
+def test_of_models_named_by_requests_few_stay_loaded(client, as_ada, model):
+    for number in range(4):
+        version = released(model, f"v{number}")
+        answer = client.post("/api/v1/sentiment/analyze", json={"text": "x", "model": version}, headers=as_ada)
+        assert answer.json["model_version"] == version
+    assert list(serving()._pinned) == ["v2", "v3"]
+
+
+@pytest.mark.parametrize("prepare", [lambda version: promotion.retire(version, by="tests"), lambda _: None])
+def test_a_model_that_may_not_be_named_is_refused(client, as_ada, second, prepare):
+    prepare(second)
+    name = second if releases.states()[second] == "retired" else "nope"
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "x", "model": name}, headers=as_ada)
+    assert (answer.status_code, answer.json["type"]) == (404, "urn:sentiment-app:problem:unknown-model")
+    assert answer.json["errors"][0]["pointer"] == "/model"
+
+
+def test_a_model_retired_while_requests_name_it_is_withdrawn(client, as_ada, second):
+    body = {"text": "x", "model": second}
+    assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).status_code == 200
+    promotion.retire(second, by="tests")
+    assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).status_code == 404
+
+
+def test_the_cache_of_a_host_is_used_and_not_believed(make_app, tmp_path, second):
+    with make_app(model_cache_dir=tmp_path).app_context():
+        expected = releases.fetch(second)
+        assert releases.fetch_cached(second) == expected
+        (file,) = tmp_path.iterdir()
+        db.session.execute(update(ModelRelease).values(artifact=b"not read"))
+        assert releases.fetch_cached(second) == expected
+        file.write_bytes(b"tampered")
+        assert releases.fetch_cached(second).serving == b"not read"
+
+
+@pytest.mark.parametrize("piece", [1000, 1024**2])
+def test_an_artifact_is_fetched_whole_in_whatever_pieces(second, model, monkeypatch, piece):
+    monkeypatch.setattr(releases, "PIECE_BYTES", piece)
+    assert len(model[0].serving) % 1000 != 0  # so the last piece is a shorter one
+    assert releases.fetch(second).serving == model[0].serving
+
+
+OLD_KEY = "the key that was before this one"
+
+
+def test_models_outlive_a_change_of_the_key(app, second, model):
+    signed = {one.version: sign(one.manifest, OLD_KEY) for one in releases.releases()}
+    for version, signature in signed.items():
+        db.session.execute(update(ModelRelease).where(ModelRelease.version == version).values(signature=signature))
+    done = app.test_cli_runner().invoke(args=["model", "sign", "--old-key-stdin"], input=OLD_KEY)
+    assert done.exit_code == 0, done.output
+    assert {line.split()[0] for line in done.output.splitlines()} == {second, model[1]}
+    assert releases.verify(second)
+    assert app.test_cli_runner().invoke(args=["model", "sign", "--old-key-stdin"], input=OLD_KEY).output == ""
+
+
+def test_a_model_that_was_signed_with_neither_key_is_not_signed(app, second, model):
+    values = {"signature": "0" * 64}
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(values))
+    db.session.commit()
+    done = app.test_cli_runner().invoke(args=["model", "sign", "--old-key-stdin"], input=OLD_KEY)
+    assert done.exit_code == 1
+    assert "neither key" in done.output
+    with pytest.raises(ModelError, match="signature"):
+        releases.verify(second)
+    assert releases.verify(model[1])
+
+
+def test_requests_that_have_models_loaded_do_not_take_all_threads(client, as_ada, second, full):
+    body = {"text": "x", "model": second}
+    with full(serving().loading):
+        answer = client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).json["model_version"] == second
+
+
+def test_measures_are_compared_with_the_model_that_is_active_at_the_switch(app, model, monkeypatch):
+    promotion.activate(released(model, "v1", 0.70), by="tests")
+    better, candidate = released(model, "v2", 0.90), released(model, "v3", 0.71)
+    verify = releases.verify
+
+    def verify_and_lose(version):
+        monkeypatch.setattr(releases, "verify", verify)
+        manifest = verify(version)
+        promotion.activate(better, by="another")
+        return manifest
+
+    monkeypatch.setattr(releases, "verify", verify_and_lose)
+    with pytest.raises(promotion.PromotionError, match=r"0\.710.*v2 0\.900"):
+        promotion.activate(candidate, by="tests")
+    assert releases.active_version() == "v2"
+    assert actions("v3") == ["released", "refused"]
+
+
+def test_an_activation_that_runs_twice_undoes_no_later_activation(app, model):
+    for version in ("v1", "v2"):
+        released(model, version)
+    event, first, second = uuid4(), releases.manifest_of("v1"), releases.manifest_of("v2")
+    promotion._activate("v1", "tests", "activated", event, verified=first, allow_worse=True)
+    promotion._activate("v2", "tests", "activated", uuid4(), verified=second, allow_worse=True)
+    promotion._activate(
+        "v1", "tests", "activated", event, verified=first, allow_worse=True
+    )  # as when the answer to its first commit was lost
+    assert releases.active_version() == "v2"
+
+
+def test_measures_that_are_no_numbers_are_refused(app, model):
+    promotion.activate(released(model, "v1", 0.9), by="tests")
+    with pytest.raises(promotion.PromotionError, match="nan"):
+        promotion.activate(released(model, "v2", float("nan")), by="tests")
+
+
+def test_a_model_that_is_released_again_while_it_is_checked_is_not_activated(app, model, monkeypatch):
+    promotion.activate(released(model, "v1", 0.90), by="tests")
+    candidate, verify = released(model, "v2", 0.95), releases.verify
+
+    def verify_and_change(version):
+        manifest = verify(version)
+        released(model, "v2", 0.10)
+        return manifest
+
+    monkeypatch.setattr(releases, "verify", verify_and_change)
+    with pytest.raises(promotion.PromotionError, match="released again"):
+        promotion.activate(candidate, by="tests")
+    assert releases.active_version() == "v1"

@@ -1,0 +1,124 @@
+import io
+import json
+import math
+import unicodedata
+
+import pytest
+
+from sentiment_app.infrastructure.database import db
+from sentiment_app.sentiment.models import SentimentRequest
+from sentiment_app.sentiment.schemas import AnalysisSchema
+
+URL = "/api/v1/sentiment/analyze"
+from sentiment_app.sentiment.writer import WRITER
+
+
+def test_an_answer_has_scores_and_the_model_that_gave_them(client, as_ada, model):
+    answer = client.post(URL, json={"text": "What a great film, I love it."}, headers=as_ada)
+    assert answer.status_code == 200
+    body = answer.json
+    assert set(body) == {"id", "sentiment", "confidence", "scores", "model_version", "processing_time", "coverage"}
+    assert body["sentiment"] == "positive"
+    assert body["confidence"] == body["scores"]["positive"]
+    assert math.isclose(sum(body["scores"].values()), 1.0, abs_tol=1e-12)
+    assert body["model_version"] == model[1]
+    assert 0 < body["processing_time"] < 1
+
+
+def test_an_answer_is_stored_for_its_caller(client, ada, as_ada):
+    made = client.post(URL, json={"text": "Terrible."}, headers=as_ada).json
+    row = db.session.get_one(SentimentRequest, made["id"])
+    assert (row.user_id, row.text, row.sentiment) == (ada.id, "Terrible.", made["sentiment"])
+    assert row.scores == made["scores"]
+
+
+def test_json_is_compact(client, as_ada):
+    answer = client.post(URL, json={"text": "Fine."}, headers=as_ada)
+    assert b'", "' not in answer.data
+    assert b'": ' not in answer.data
+
+
+def test_an_explanation_adds_up_to_the_score(client, as_ada):
+    text = "This is not good, İstanbul &amp; all… but I love it! 😀"
+    body = client.post(URL, json={"text": text, "explain": True}, headers=as_ada).json
+    total = body["explanation"]["bias"] + sum(one["contribution"] for one in body["explanation"]["contributions"])
+    scores = body["scores"]
+    assert math.isclose(total, math.log(scores["positive"] / scores["negative"]), abs_tol=1e-9)
+    places = {text[one["start"] : one["end"]] for one in body["explanation"]["contributions"]}
+    assert {"good", "love"} <= places
+
+
+@pytest.mark.parametrize("text", ["This is not good, but I love it!", "qwrt zxcv plmk"])
+@pytest.mark.parametrize("explain", [True, False])
+def test_an_answer_is_what_its_schema_says(client, as_ada, text, explain):
+    answer = client.post(URL, json={"text": text, "explain": explain}, headers=as_ada).json
+    AnalysisSchema().load(answer)  # it raises where a field lacks, or is one too many
+    assert ("explanation" in answer, "warnings" in answer) == (explain, text.startswith("qwrt"))
+
+
+def test_nobody_waits_for_the_row_of_a_body_that_has_not_come(app, client, as_ada):
+    rows = WRITER.get(app)._rows
+    expected = []
+
+    class Body(io.BytesIO):
+        def readinto(self, buffer):
+            expected.append(set(rows._announced))
+            return super().readinto(buffer)
+
+    content = json.dumps({"text": "x"}).encode()
+    more = {"input_stream": Body(content), "content_length": len(content), "content_type": "application/json"}
+    assert client.post(URL, headers=as_ada, **more).status_code == 200
+    assert expected
+    assert not any(expected)
+
+
+def test_text_is_normalised_before_it_is_counted_and_stored(client, as_ada):
+    text = "e\u0301" * 20_000
+    answer = client.post(URL, json={"text": text}, headers=as_ada)
+    assert answer.status_code == 200
+    assert db.session.get_one(SentimentRequest, answer.json["id"]).text == unicodedata.normalize("NFC", text)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "/text"),
+        ({"text": ""}, "/text"),
+        ({"text": "x" * 20_001}, "/text"),
+        ({"text": 7}, "/text"),
+        ({"text": None}, "/text"),
+        ({"text": "nul \0"}, "/text"),
+        ({"text": "lone \ud800 surrogate"}, "/text"),
+        ({"text": "a" + "\u0315" * 31}, "/text"),
+        ({"text": "\u0439" * 80_001}, "/text"),
+        ({"text": "x", "explain": "yes"}, "/explain"),
+        ({"text": "x", "explain": 0}, "/explain"),
+        ({"text": "x", "txet": "y"}, "/txet"),
+        ({"text": "x", "a/b~c": "y"}, "/a~1b~0c"),
+        ([], ""),
+        ("x", ""),
+    ],
+)
+def test_a_bad_body_is_refused_with_a_pointer_to_the_field(client, as_ada, body, pointer):
+    answer = client.post(URL, json=body, headers=as_ada)
+    assert answer.status_code == 422
+    assert answer.mimetype == "application/problem+json"
+    assert [one["pointer"] for one in answer.json["errors"]] == [pointer]
+    assert db.session.query(SentimentRequest).count() == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"text": 1' + b"0" * 5000 + b"}"])
+def test_a_body_that_is_not_json_is_malformed(client, as_ada, body):
+    answer = client.post(URL, data=body, content_type="application/json", headers=as_ada)
+    assert (answer.status_code, answer.json["type"]) == (400, "urn:sentiment-app:problem:malformed")
+
+
+def test_another_content_type_is_refused(client, as_ada):
+    answer = client.post(URL, data="text=x", content_type="text/plain", headers=as_ada)
+    assert answer.status_code == 415
+
+
+def test_a_body_over_a_mebibyte_is_refused(client, as_ada):
+    answer = client.post(URL, data=b" " * (1024 * 1024 + 1), content_type="application/json", headers=as_ada)
+    assert answer.status_code == 413
+    assert answer.json["detail"] == "This request's body may have at most 1048576 bytes."

@@ -1,0 +1,307 @@
+"""What happens between two steps of a request: retries, quotas, downloads and finishes that meet."""
+
+import json
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, update
+
+from sentiment_app.files.rows import Row
+from sentiment_app.infrastructure.database import db
+from sentiment_app.ml.runtime import Scorer
+from sentiment_app.registry import promotion, releases
+from sentiment_app.registry.serving import NoModelError, Serving, UnknownModelError, serving
+from sentiment_app.tasks import chunks, executor, lifecycle, quotas, reconciler, render, retention, service, submission
+from sentiment_app.tasks.models import Chunk, Task
+
+BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
+NDJSON, CSV = "application/x-ndjson", "text/csv"
+from sentiment_app.registry.models import ModelRelease
+from sentiment_app.webhooks import outbox
+
+
+@pytest.fixture
+def troubled(monkeypatch):
+    """A model that cannot score texts with the word trouble; `troubled.undo()` mends it."""
+    score_many = Scorer.score_many
+
+    def score(self, texts):
+        if any("trouble" in text for text in texts):
+            raise ValueError
+        return score_many(self, texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "score_many", score)
+        yield patch
+
+
+@pytest.fixture
+def task_of(client, work):
+    """Makes a task of some texts that has ended, for the user with these headers."""
+
+    def make(headers, *texts):
+        task = client.post(BATCH, json={"texts": list(texts)}, headers=headers).json["task_id"]
+        work()
+        return task
+
+    return make
+
+
+def rows_of(task_id):
+    """A task and its chunks, every column."""
+    found = []
+    for table, key in ((Task.__table__, Task.id), (Chunk.__table__, Chunk.task_id)):
+        found += db.session.execute(select(table).where(key == UUID(task_id)).order_by(table.c.id)).all()
+    return found
+
+
+def test_a_retry_reopens_no_chunk_of_another_task(client, as_ada, make_user, sign_in, task_of, troubled, work):
+    bob = sign_in(make_user("bob"))
+    others = [task_of(headers, "good", "trouble") for headers in (as_ada, bob)]
+    own = task_of(bob, "trouble", "bad")
+    before = [rows_of(task) for task in others]
+    assert client.post(f"{TASKS}/{own}/retry", headers=bob).status_code == 202
+    troubled.undo()
+    work()
+    assert [rows_of(task) for task in others] == before
+    assert client.get(f"{TASKS}/{own}", headers=bob).json["request_counts"]["completed"] == 2
+
+
+def test_a_retry_of_a_task_in_which_nothing_failed_is_refused(client, as_ada, task_of, troubled):
+    task_of(as_ada, "trouble")
+    sound = task_of(as_ada, "good")
+    answer = client.post(f"{TASKS}/{sound}/retry", headers=as_ada)
+    assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:task-state")
+
+
+@pytest.fixture
+def retried_while_read(client, as_ada, upload, lines, work, troubled, small_chunks, monkeypatch):
+    """A task of two chunks, which is retried after its first chunk was read."""
+    task = upload(lines("a", "b", "c", "trouble", "e", "f")).json["task_id"]
+    work()
+    read, calls = service._read, []
+
+    def read_and_retry(*arguments):
+        rows = read(*arguments)
+        if not calls:
+            calls.append(service.retry(None, UUID(task)))
+        return rows
+
+    monkeypatch.setattr(service, "_read", read_and_retry)
+    return task
+
+
+@pytest.mark.parametrize("kind", [NDJSON, CSV])
+def test_a_download_breaks_off_where_the_task_is_retried(fetch, retried_while_read, kind, monkeypatch):
+    monkeypatch.setattr(render, "PIECE_ROWS", 1)
+    answer = fetch(f"/{retried_while_read}/results", Accept=kind)
+    assert answer.status_code == 200
+    with pytest.raises(ConnectionResetError):
+        answer.get_data()
+
+
+@pytest.mark.parametrize("kind", ["application/json", NDJSON, CSV])
+def test_results_are_refused_where_the_task_is_retried_before_anything_was_sent(fetch, retried_while_read, kind):
+    answer = fetch(f"/{retried_while_read}/results", Accept=kind)
+    assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:results-changed")
+    assert fetch(f"/{retried_while_read}/results").json["next_cursor"] == 2  # and now the task is unfinished
+
+
+def test_a_task_retried_while_its_results_are_read_comes_without_them(fetch, retried_while_read):
+    told = fetch(f"/{retried_while_read}").json
+    assert told["status"] == "queued"
+    assert "result" not in told
+
+
+def test_a_download_that_begins_after_a_retry_ends_before_the_chunk_that_is_not_done(
+    client, as_ada, fetch, upload, lines, work, troubled, small_chunks
+):
+    task = upload(lines("a", "b", "c", "trouble", "e", "f")).json["task_id"]
+    work()
+    client.post(f"{TASKS}/{task}/retry", headers=as_ada)
+    rows = [json.loads(line) for line in fetch(f"/{task}/results", Accept=NDJSON).text.splitlines()]
+    assert [row["index"] for row in rows] == [0, 1, 2]
+
+
+def test_rates_of_a_retried_task_count_the_rows_of_this_run(
+    client, as_ada, fetch, upload, lines, work, troubled, small_chunks, chunk_jobs
+):
+    task = upload(lines(*["fine"] * 9, "trouble", "trouble", "trouble", "trouble")).json["task_id"]
+    work()
+    client.post(f"{TASKS}/{task}/retry", headers=as_ada)
+    troubled.undo()
+    waiting = fetch(f"/{task}").json
+    assert (waiting["rows_per_second"], waiting["seconds_left"]) == (None, None)
+    executor.score_chunk(UUID(chunk_jobs()[0]))
+    db.session.execute(update(Task).values(started_at=func.now() - timedelta(seconds=10)))
+    running = fetch(f"/{task}").json
+    assert running["status"] == "running"
+    assert 0 < running["rows_per_second"] <= 3 / 10
+    work()
+    db.session.execute(update(Task).values(started_at=Task.finished_at - timedelta(seconds=1)))
+    assert fetch(f"/{task}").json["rows_per_second"] == 4.0
+
+
+def test_percent_is_100_only_when_all_rows_are_done(fetch, upload, lines, chunk_jobs):
+    task = upload(lines("a")).json["task_id"]
+    chunks.claim(UUID(chunk_jobs()[0]), UUID(int=1))
+    values = {"state": "done", "completed": 99_999, "token": None}
+    db.session.execute(update(Chunk).values(values))
+    db.session.execute(update(Task).values(total=100_000))
+    assert fetch(f"/{task}").json["percent"] == 99.99
+
+
+def test_uploads_at_the_same_time_share_one_quota_of_rows(make_app, ada, model):
+    with make_app(max_queued_rows=1_000).app_context():
+        tasks = [submission.open_task(submission.Submission(ada.id), model[1]) for _ in range(3)]
+        items = [Row(1, None, "a")] * 450
+        for task in tasks[:2]:
+            submission._add_chunk(UUID(int=task.int + 1), ada.id, task, 0, items)
+        with pytest.raises(quotas.TooManyTasksError):
+            submission._add_chunk(UUID(int=tasks[2].int + 1), ada.id, tasks[2], 0, items)
+        with pytest.raises(quotas.TooManyTasksError):
+            submission._add_chunk(UUID(int=tasks[0].int + 2), ada.id, tasks[0], 450, items)
+        submission._add_chunk(UUID(int=tasks[0].int + 2), ada.id, tasks[0], 450, items[:100])
+
+
+def test_an_upload_over_the_quota_of_rows_leaves_nothing(make_app, as_ada, fetch, lines, small_chunks):
+    client = make_app(max_queued_rows=6).test_client()
+    send = {"content_type": NDJSON, "headers": as_ada}
+    alone = client.post(TASKS, data=lines(*"abcdefg"), **send)
+    assert (alone.status_code, alone.json["detail"]) == (413, "A task may have at most 6 rows.")
+    assert client.post(TASKS, data=lines(*"abcd"), **send).status_code == 202
+    refused = client.post(TASKS, data=lines(*"abc"), **send)
+    assert (refused.status_code, refused.json["type"]) == (429, "urn:sentiment-app:problem:too-many-tasks")
+    assert len(fetch().json["items"]) == 1
+
+
+def test_the_replay_of_an_upload_whose_task_failed_meanwhile_gets_the_task(upload, lines, monkeypatch):
+    key = {"Idempotency-Key": "unlucky"}
+    close = submission._close
+
+    def fail_first(task_id, *arguments):
+        lifecycle.fail(task_id, "The model is gone.")
+        close(task_id, *arguments)
+
+    monkeypatch.setattr(submission, "_close", fail_first)
+    first = upload(lines("a"), **key)
+    assert (first.status_code, first.json["status"]) == (202, "failed")
+    assert upload(lines("a"), **key).json == first.json
+    assert upload(lines("b"), **key).status_code == 422
+
+
+def test_a_finish_looks_again_after_it_has_the_lock(client, as_ada, task_of, troubled, monkeypatch):
+    """Between its first look and the lock, the task was finished by another worker, and retried."""
+    task = UUID(task_of(as_ada, "trouble"))
+    assert client.post(f"{TASKS}/{task}/retry", headers=as_ada).status_code == 202
+    look, looks = lifecycle._has_nothing_left, []
+
+    def stale_at_first(task_id):
+        looks.append(look(task_id))
+        return True if len(looks) == 1 else looks[-1]
+
+    monkeypatch.setattr(lifecycle, "_has_nothing_left", stale_at_first)
+    assert lifecycle.finish(task) is False
+    assert db.session.get(Task, task, populate_existing=True).status == "queued"
+
+
+def test_unknown_names_of_models_take_no_turn_from_others(app, full, model):
+    with full(serving().loading), pytest.raises(UnknownModelError):
+        serving().pinned("no-such-model")
+
+
+def test_events_of_a_task_that_is_deleted_end(client, as_ada, upload, lines):
+    task = upload(lines("a")).json["task_id"]
+    stream = iter(client.get(f"{TASKS}/{task}/events", headers=as_ada, buffered=False).response)
+    for _ in range(2):
+        next(stream)
+    client.delete(f"{TASKS}/{task}", headers=as_ada)
+    told = b"".join(stream).decode()
+    assert "event: end" in told
+    assert json.loads(told.rpartition("data: ")[2]) == {"task_id": task, "status": "deleted"}
+
+
+def test_a_model_retired_before_its_successor_loads_is_not_served(client, as_ada, model):
+    manifest = json.loads(model[0].manifest) | {"version": "20990101-second00"}
+    second = releases.release(model[0]._replace(manifest=json.dumps(manifest).encode()), by="tests")
+    serving().refresh()
+    promotion.activate(second, by="tests")
+    db.session.execute(update(ModelRelease).values(artifact=b"corrupt"))
+    promotion.retire(model[1], by="tests")
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
+    assert (answer.status_code, answer.json["type"]) == (503, "urn:sentiment-app:problem:no-model")
+
+
+def test_an_upload_cut_off_after_its_task_failed_is_given_up(app, ada, model, upload, lines, fetch):
+    task = submission.open_task(submission.Submission(ada.id, idempotency_key="k"), model[1])
+    submission._add_chunk(UUID(int=task.int + 1), ada.id, task, 0, [Row(1, None, "a"), Row(2, None, "b")])
+    lifecycle.fail(task, "The model is gone.")
+    assert upload(lines("a", "b", "c"), **{"Idempotency-Key": "k"}).status_code == 409  # it may still be running
+    assert fetch(f"/{task}").status_code == 404
+    db.session.execute(update(Task).values(touched_at=func.now() - timedelta(hours=1)))
+    assert reconciler.reconcile()["uploads"] == 1
+    assert upload(lines("a", "b", "c"), **{"Idempotency-Key": "k"}).status_code == 202
+
+
+def test_rows_that_a_retry_keeps_count_for_no_rate(client, as_ada, upload, lines, work, fetch, troubled):
+    task = upload(lines(*["fine"] * 99, "trouble")).json["task_id"]
+    work()
+    client.post(f"{TASKS}/{task}/retry", headers=as_ada)
+    troubled.undo()
+    work()
+    db.session.execute(update(Task).values(started_at=Task.finished_at - timedelta(seconds=1)))
+    assert fetch(f"/{task}").json["rows_per_second"] == 1.0
+
+
+def test_a_download_breaks_off_where_a_whole_run_went_by(
+    fetch, upload, lines, work, troubled, small_chunks, monkeypatch
+):
+    task = upload(lines("a", "b", "trouble", "trouble", "e", "f")).json["task_id"]
+    work()
+    read, calls = service._read, []
+
+    def read_and_rerun(*arguments):
+        rows = read(*arguments)
+        if not calls:
+            calls.append(service.retry(None, UUID(task)))
+            troubled.undo()
+            work()
+        return rows
+
+    monkeypatch.setattr(service, "_read", read_and_rerun)
+    assert fetch(f"/{task}/results", Accept=NDJSON).status_code == 409
+
+
+def test_a_deleted_task_is_not_finished_and_not_announced(upload, lines, chunk_jobs):
+    task = UUID(upload(lines("a")).json["task_id"])
+    db.session.execute(update(Task).values(webhook_url="https://example.org/"))
+    service._mark_deleted(task)
+    retention._delete_chunks(task)
+    assert lifecycle.finish(task) is False
+    assert outbox.find(task) == []
+
+
+def test_long_texts_after_short_texts_are_scored_in_small_slices():
+    texts = ["short"] * 256 + ["long" * 1000] * 256
+    assert executor.slice_indexes(texts, range(256, 512), 2 * 5 * 256) == range(256, 257)
+    assert executor.slice_indexes(texts, range(256), 10) == range(2)
+    assert executor.slice_indexes(texts, [], 10) == []
+
+
+def test_a_task_ends_though_no_model_is_active(client, as_ada, upload, lines, chunk_jobs, fetch, monkeypatch):
+    task = upload(lines("a")).json["task_id"]
+    db.session.execute(update(Task).values(started_at=func.now() - timedelta(hours=2)))
+    monkeypatch.setattr(Serving, "pinned", raise_no_model)
+    executor.score_chunk(UUID(chunk_jobs()[0]))
+    assert fetch(f"/{task}").json["status"] == "failed"
+
+
+def raise_no_model(*_):
+    raise NoModelError
+
+
+def test_a_named_model_needs_no_active_model(client, as_ada, model, monkeypatch):
+    db.session.execute(update(ModelRelease).values(state="candidate"))
+    body = {"text": "x", "model": model[1]}
+    assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).status_code == 200

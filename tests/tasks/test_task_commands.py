@@ -1,0 +1,133 @@
+"""`flask tasks`: what an operator does with a file, and with the tasks of all users."""
+
+import csv
+import gzip
+import io
+import json
+import re
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import func, update
+
+from sentiment_app.infrastructure.database import db
+from sentiment_app.tasks.models import Chunk
+
+ROWS = "id,review\n1,I love it\n2,\n3,It is awful\n"
+from sentiment_app.infrastructure.queue import REDIS
+
+
+@pytest.fixture
+def run(app):
+    def run(*arguments, exit_code=0):
+        done = app.test_cli_runner().invoke(args=["tasks", *map(str, arguments)])
+        assert done.exit_code == exit_code, done.output
+        assert done.exception is None or isinstance(done.exception, SystemExit)
+        return done.output
+
+    return run
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    file = tmp_path / "reviews.csv"
+    file.write_text(ROWS)
+    return file
+
+
+@pytest.fixture
+def submit(run, ada, reviews):
+    """Submits the reviews; the id of the task."""
+
+    def submit():
+        told = run("submit", reviews, "--user", "ada", "--column", "review", "--id-column", "id")
+        return re.fullmatch(r"(\S{36}): 3 rows queued\n", told)[1]
+
+    return submit
+
+
+def test_a_file_is_scored_and_its_results_are_printed(run, submit, work):
+    task = submit()
+    work()
+    assert "completed" in run("show", task, "--follow")
+    rows = list(csv.DictReader(io.StringIO(run("results", task, "--format", "csv"))))
+    assert [(row["custom_id"], row["sentiment"]) for row in rows] == [("1", "positive"), ("2", ""), ("3", "negative")]
+    lines = [json.loads(line) for line in run("results", task).splitlines()]
+    assert [line["index"] for line in lines] == [0, 1, 2]
+
+
+def test_a_task_is_shown_to_people_and_to_programs(run, submit, work):
+    task = submit()
+    work()
+    told = json.loads(run("show", task, "--json"))
+    assert (told["status"], told["request_counts"]) == ("completed", {"total": 3, "completed": 2, "failed": 1})
+    assert re.search(r"^request counts failed +1$", run("show", task), re.MULTILINE)
+
+
+def test_tasks_are_listed_by_user_and_status(run, submit, make_user):
+    make_user("grace")
+    task = submit()
+    assert task in run("list")
+    assert [one["task_id"] for one in json.loads(run("list", "--user", "ada", "--status", "queued", "--json"))] == [
+        task
+    ]
+    assert json.loads(run("list", "--status", "completed", "--json")) == []
+    assert json.loads(run("list", "--user", "grace", "--json")) == []
+
+
+def test_a_compressed_file_is_followed_to_its_end(run, ada, work, tmp_path, lines, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: work())  # what happens while it waits for the next look
+    file = tmp_path / "texts.ndjson.gz"
+    file.write_bytes(gzip.compress(lines("I love it", "It is awful").encode()))
+    told = run("submit", file, "--user", "ada", "--follow")
+    assert "2 rows queued" in told
+    (task,) = json.loads(run("list", "--json"))
+    assert (task["status"], task["request_counts"]["completed"]) == ("completed", 2)
+
+
+def test_a_task_is_cancelled_and_taken_up_again(run, submit, work):
+    task = submit()
+    assert run("cancel", task) == f"{task} is cancelled\n"
+    assert run("retry", task) == f"{task} is queued\n"
+    work()
+    assert "it is completed" in run("cancel", task, exit_code=1)
+    assert "Nothing failed" in run("retry", task, exit_code=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("reviews.xlsx", ("--user", "ada"), "must end in .csv"),
+        ("reviews.csv", ("--user", "nobody"), "nobody"),
+        ("reviews.csv", ("--user", "ada", "--column", "opinion"), "the file has: id, review"),
+        ("reviews.csv", ("--user", "ada", "--column", "review", "--model", "none"), "none"),
+        ("reviews.csv", ("--user", "ada", "--column", "review", "--encoding", "rot13"), "no such encoding"),
+    ],
+)
+def test_a_file_that_cannot_be_taken_is_told(run, ada, tmp_path, name, options, told):
+    (tmp_path / name).write_text(ROWS)
+    assert told in run("submit", tmp_path / name, *options, exit_code=1)
+    assert json.loads(run("list", "--json")) == []
+
+
+@pytest.mark.parametrize("command", ["show", "results", "cancel", "retry"])
+def test_a_task_that_there_is_not_is_told(run, command):
+    assert run(command, uuid4(), exit_code=1).startswith("Error: ")
+    assert "is not a valid UUID" in run(command, "17", exit_code=2)
+
+
+def test_a_list_of_none_is_refused(run):
+    assert "--limit" in run("list", "--limit", "0", exit_code=2)
+
+
+def test_one_look_of_the_reconciler_puts_back_what_was_lost_and_tells(app, run, submit, work):
+    task = submit()
+    REDIS.get(app).flushdb()
+    work()
+    assert "queued" in run("show", task)
+    db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(minutes=1)))
+    assert json.loads(run("reconcile", "--json"))["jobs"] == 1
+    assert "jobs: 0" in run("reconcile")
+    work()
+    assert "completed" in run("show", task)

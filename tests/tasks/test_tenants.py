@@ -1,0 +1,142 @@
+"""Every route, called by another user with the ids of what ada owns, changes nothing of it and shows nothing of it."""
+
+import re
+from datetime import timedelta
+from itertools import cycle
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import uuid_utils.compat as uuid
+from harness import PASSWORD
+from sqlalchemy import func, insert, select
+
+from sentiment_app.infrastructure.database import Base, db
+from sentiment_app.tasks import chunks, progress_stream
+from sentiment_app.tasks.models import STATUSES, Chunk, Task
+from sentiment_app.users.models import User
+from sentiment_app.web.operation import operation_of
+from sentiment_app.webhooks.models import Delivery
+
+SHARED = {"model_releases", "model_events"}
+"""Tables whose rows belong to no user."""
+CHUNK_STATES = ("waiting", "queued", "running", "done")
+ERRORS = ({}, {"0": {"detail": "not a text"}}, {"0": {"detail": "not scored", "retryable": True}})
+PRIVATE = "the text that ada alone may read"
+
+
+@pytest.fixture
+def own_everything(client, sign_in, model):
+    """Gives a user a scored text, a task in each status with chunks of every kind, and deliveries; returns the ids."""
+
+    def own(user):
+        headers = sign_in(user)
+        scored = client.post("/api/v1/sentiment/analyze", json={"text": f"{PRIVATE} {user.username}"}, headers=headers)
+        tasks, deliveries, states = [], [], cycle(("pending", "delivered", "failed"))
+        for status in STATUSES:
+            tasks.append(uuid.uuid7())
+            chunks = [(state, errors) for state in CHUNK_STATES for errors in ERRORS]
+            rest = {"finished_at": func.now(), "expires_at": func.now() + timedelta(1)}
+            values = {"id": tasks[-1], "user_id": user.id, "status": status, "model_version": model[1]}
+            values |= {"total": len(chunks), "idempotency_key": f"key-{status}", "fingerprint": "x"}
+            db.session.execute(insert(Task).values({**values, **rest}))
+            for place, (state, errors) in enumerate(chunks):
+                add_chunk(tasks[-1], place, state, errors)
+            deliveries.append(uuid.uuid7())
+            values = {"id": deliveries[-1], "task_id": tasks[-1], "event": status, "state": next(states)}
+            db.session.execute(insert(Delivery).values(values))
+        return {"user_id": [user.id], "request_id": [scored.json["id"]], "task_id": tasks, "delivery_id": deliveries}
+
+    return own
+
+
+def add_chunk(task_id, place, state, errors):
+    is_scored = state == "done" and not errors
+    scores = np.array([[0.2, 0.3, 0.5] if is_scored else [np.nan] * 3])
+    values = {"id": uuid.uuid7(), "task_id": task_id, "first": place, "size": 1, "state": state, "errors": errors}
+    values |= {"texts": chunks.pack([PRIVATE]), "keys": chunks.pack([[place + 1, None]])}
+    values |= {"results": chunks.write_scores(scores), "completed": int(is_scored), "failed": len(errors)}
+    if state == "running":
+        values |= {"token": uuid4(), "lease_until": func.now() + timedelta(1), "attempts": 1}
+    db.session.execute(insert(Chunk).values(values))
+
+
+def rows_of(user):
+    """All rows of a user's, in all tables."""
+    tasks = select(Task.id).where(Task.user_id == user.id)
+    found = {}
+    for table in Base.metadata.sorted_tables:
+        if table.name in SHARED:
+            continue
+        if table is User.__table__:
+            mine = table.c.id == user.id
+        elif "user_id" in table.c:
+            mine = table.c.user_id == user.id
+        else:  # a new table without either must say here whose its rows are
+            mine = table.c.task_id.in_(tasks)
+        found[table.name] = db.session.execute(select(table).where(mine).order_by(table.c.id)).all()
+    return found
+
+
+BODIES = {
+    "POST /api/v1/auth/login": {"json": {"username": "ada", "password": f"not {PASSWORD}"}},
+    "POST /api/v1/auth/refresh": {"json": {"refresh_token": "not.a.token"}},
+    "POST /api/v1/auth/register": {
+        "json": {"username": "ADA", "email": "other@example.org", "password": PASSWORD},
+    },
+    "PATCH /api/v1/users/me": {
+        "json": {"username": "adam", "email": "ada@example.org"},
+    },
+    "PATCH /api/v1/users/<uuid:user_id>": {"json": {"is_active": False}},
+    "POST /api/v1/sentiment/analyze": {"json": {"text": "of another user"}},
+    "POST /api/v1/sentiment/analyze/batch": {
+        "json": {"texts": ["of another user"]},
+        "headers": {"Idempotency-Key": "key-completed"},
+    },
+    "POST /api/v1/sentiment/tasks": {
+        "data": '{"text": "of another user"}\n',
+        "content_type": "application/x-ndjson",
+        "headers": {"Idempotency-Key": "key-running"},
+    },
+}
+LAST = "POST /api/v1/auth/logout"
+
+
+def operations(app, ids, version):
+    """Every route, with each of the ids; the one that ends the caller's session comes last."""
+    found = []
+    for rule in app.url_map.iter_rules():
+        for method in sorted(rule.methods - {"HEAD"}):
+            view = operation_of(app.view_functions[rule.endpoint])
+            name = f"{method} {rule.rule}"
+            assert name in BODIES or not (view.body or view.streams), f"{name} needs a body in this test"
+            paths = [rule.rule.replace("<name:version>", version).replace("<path:name>", "x")]
+            for kind in re.findall(r"<uuid:(\w+)>", rule.rule):
+                paths = [path.replace(f"<uuid:{kind}>", str(id_)) for path in paths for id_ in ids[kind]]
+            found += [(method, path, BODIES.get(name, {})) for path in paths]
+    return sorted(found, key=lambda operation: (operation[1] == LAST.split()[1], operation[0] == "DELETE"))
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("whose", ["ada's", "his own"])
+def test_no_route_changes_or_shows_what_belongs_to_another_user(
+    make_app, ada, make_user, sign_in, own_everything, model, monkeypatch, whose
+):
+    monkeypatch.setattr(progress_stream, "HOLD_SECONDS", 0)  # nobody waits for tasks that nobody scores
+    app = make_app(max_tasks=1000, max_held_requests=1000)
+    bob = make_user("bob")
+    of_ada, of_bob = own_everything(ada), own_everything(bob)
+    headers, client = sign_in(bob), app.test_client()
+    before = rows_of(ada)
+    assert {name: len(rows) > 0 for name, rows in before.items()} == dict.fromkeys(before, True)
+    statuses = set()
+    for method, path, options in operations(app, of_ada if whose == "ada's" else of_bob, model[1]):
+        own = {**headers, **options.get("headers", {})}
+        answer = client.open(path, method=method, **{**options, "headers": own})
+        statuses.add(answer.status_code)
+        assert answer.status_code < 500 or path == "/docs/model", (method, path, answer.text)
+        assert f"{PRIVATE} ada" not in answer.text, (method, path)
+        if whose == "ada's" and any(str(id_) in path for ids in of_ada.values() for id_ in ids):
+            assert answer.status_code in (403, 404), (method, path, answer.text)
+        assert rows_of(ada) == before, (method, path)
+    assert {200, 202, 204} <= statuses or whose == "ada's"

@@ -1,0 +1,160 @@
+"""Requests that wait: Prefer: wait, and Server-Sent Events."""
+
+import json
+import time
+from types import SimpleNamespace
+from uuid import UUID, uuid4
+
+import pytest
+
+from sentiment_app.errors import UnavailableError
+from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
+from sentiment_app.tasks import executor, progress_stream, schemas, service
+from sentiment_app.tasks.routes import DOWNLOADS, UPLOADS, WAITING
+
+BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
+
+
+@pytest.fixture
+def scored_meanwhile(monkeypatch, chunk_jobs):
+    """Scores what is queued while a request sleeps."""
+
+    def sleep(_seconds):
+        for job in chunk_jobs():
+            executor.score_chunk(UUID(job))
+
+    monkeypatch.setattr(time, "sleep", sleep)
+
+
+@pytest.mark.parametrize("prefer", ["wait=5", "respond-async, wait=5", 'wait="5"'])
+def test_who_prefers_to_wait_gets_the_results(client, as_ada, scored_meanwhile, prefer):
+    answer = client.post(BATCH, json={"texts": ["I love it"]}, headers={**as_ada, "Prefer": prefer})
+    assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=5")
+    assert answer.json["result"][0]["sentiment"] == "positive"
+
+
+def test_who_waited_in_vain_gets_a_task(client, as_ada, monkeypatch):
+    clock, waits = [1000.0], []
+
+    def sleep(seconds):
+        clock[0] += seconds
+        waits.append(seconds)
+
+    monkeypatch.setattr(service, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    answer = client.post(BATCH, json={"texts": ["I love it"]}, headers={**as_ada, "Prefer": "wait=7"})
+    assert (answer.status_code, answer.json["status"]) == (202, "queued")
+    assert 6 < sum(waits) <= 7
+
+
+def test_nobody_waits_longer_than_thirty_seconds(client, as_ada, scored_meanwhile):
+    answer = client.post(BATCH, json={"texts": ["a"]}, headers={**as_ada, "Prefer": "wait=9999"})
+    assert answer.headers["Preference-Applied"] == "wait=30"
+
+
+def test_where_there_is_no_room_to_wait_a_task_comes_at_once(app, client, as_ada, monkeypatch):
+    full = ConcurrencyLimit(1, UnavailableError)
+    WAITING.set(app, full)
+    with full.try_admit(uuid4()):
+        answer = client.post(BATCH, json={"texts": ["a"]}, headers={**as_ada, "Prefer": "wait=20"})
+    assert answer.status_code == 202
+    assert "Preference-Applied" not in answer.headers
+
+
+def parse(text):
+    blocks = [block for block in text.split("\n\n") if block and not block.startswith(":")]
+    return [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
+
+
+@pytest.fixture
+def task(upload, lines, small_chunks):
+    return upload(lines(*"abcde")).json["task_id"]
+
+
+def test_events_tell_of_progress_and_end_with_the_task(client, as_ada, task, chunk_jobs, monkeypatch):
+    first, second = chunk_jobs()
+    left = iter([first, second])
+    monkeypatch.setattr(time, "sleep", lambda _: executor.score_chunk(UUID(next(left))))
+    answer = client.get(f"{TASKS}/{task}/events", headers=as_ada)
+    assert (answer.mimetype, answer.headers["X-Accel-Buffering"]) == ("text/event-stream", "no")
+    retry, *told = parse(answer.text)
+    assert retry == {"retry": "3000"}
+    assert [one["event"] for one in told] == ["progress", "progress", "end"]
+    assert [json.loads(one["data"])["percent"] for one in told] == [0.0, 60.0, 100.0]
+
+
+def test_events_are_resumed_and_then_there_are_no_more(client, as_ada, task, work):
+    work()
+    whole = parse(client.get(f"{TASKS}/{task}/events", headers=as_ada).text)
+    headers = {**as_ada, "Last-Event-ID": whole[-1]["id"]}
+    assert client.get(f"{TASKS}/{task}/events", headers=headers).status_code == 204
+    headers["Last-Event-ID"] = "queued-0-0"
+    assert parse(client.get(f"{TASKS}/{task}/events", headers=headers).text)[-1]["event"] == "end"
+
+
+def test_where_there_is_no_room_events_tell_the_state_and_when_to_come_again(app, client, as_ada, task, monkeypatch):
+    full = ConcurrencyLimit(1, UnavailableError)
+    WAITING.set(app, full)
+    with full.try_admit(uuid4()):
+        told = parse(client.get(f"{TASKS}/{task}/events", headers=as_ada).text)
+    assert [one.get("event") for one in told] == [None, "progress"]
+
+
+def test_a_connection_is_held_for_a_minute_at_most(client, as_ada, task, monkeypatch):
+    monkeypatch.setattr(progress_stream, "HOLD_SECONDS", 0.2)
+    monkeypatch.setattr(progress_stream, "POLL_SECONDS", 0.1)
+    answer = client.get(f"{TASKS}/{task}/events", headers=as_ada)
+    assert "keep-alive" in answer.text
+
+
+def test_room_is_given_back_when_a_client_goes(app, client, as_ada, task, monkeypatch):
+    holding = ConcurrencyLimit(1, UnavailableError)
+    WAITING.set(app, holding)
+    answer = client.get(f"{TASKS}/{task}/events", headers=as_ada, buffered=False)
+    next(iter(answer.response))
+    answer.close()
+    with holding.try_admit(uuid4()) as has_room:
+        assert has_room
+
+
+def test_where_as_many_uploads_are_read_as_may_be_the_next_is_told_to_come_again(app, upload, lines, monkeypatch):
+    full = ConcurrencyLimit(1, UnavailableError)
+    UPLOADS.set(app, full)
+    with full.try_admit(uuid4()):
+        answer = upload(lines("a"))
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert upload(lines("a")).status_code == 202
+
+
+def test_where_as_many_downloads_are_sent_as_may_be_the_next_is_told_to_come_again(app, fetch, task, work, monkeypatch):
+    work()
+    room = ConcurrencyLimit(1, UnavailableError)
+    DOWNLOADS.set(app, room)
+    for kind in ("application/x-ndjson", "text/csv"):
+        with room.try_admit(uuid4()):
+            answer = fetch(f"/{task}/results", Accept=kind)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        first = fetch(f"/{task}/results", Accept=kind)
+        assert first.status_code == 200
+        first.close()
+    assert fetch(f"/{task}/results").status_code == 200  # pages of JSON are short
+
+
+def test_nobody_takes_the_room_of_all():
+    room, ada, bob = ConcurrencyLimit(3, UnavailableError, limit_per_user=2), uuid4(), uuid4()
+    with room.try_admit(ada), room.try_admit(ada), room.try_admit(ada) as third, room.try_admit(bob) as other, room.try_admit(bob) as beyond:
+        assert (third, other, beyond) == (False, True, False)
+    with room.try_admit(ada) as again:
+        assert again
+
+
+def test_who_waited_for_many_results_gets_them_all(client, as_ada, scored_meanwhile):
+    body = {"texts": ["I love it"] * 1500}
+    answer = client.post(BATCH, json=body, headers={**as_ada, "Prefer": "wait=30"})
+    assert (answer.status_code, len(answer.json["result"])) == (200, 1500)
+
+
+def test_who_waited_for_a_long_file_is_led_to_its_results(upload, lines, scored_meanwhile, monkeypatch):
+    monkeypatch.setattr(schemas, "MAX_ITEMS", 2)
+    answer = upload(lines(*"abc"), Prefer="wait=5")
+    assert (answer.status_code, answer.json["status"]) == (202, "completed")
+    assert answer.headers["Location"]

@@ -1,0 +1,209 @@
+"""The flask commands: what they print, and how a mistake ends."""
+
+import json
+import re
+
+import harness
+import pytest
+from sqlalchemy import text, update
+
+from sentiment_app.infrastructure.database import db
+from sentiment_app.ml.artifact import Artifact
+from sentiment_app.registry import releases
+from sentiment_app.registry.models import ModelRelease
+from sentiment_app.users import service as users
+
+TYPED = harness.PASSWORD + "\n"
+
+
+@pytest.fixture
+def flask(app):
+    runner = app.test_cli_runner()
+    return lambda *arguments, **options: runner.invoke(args=list(arguments), **options)
+
+
+def test_make_a_user(flask):
+    done = flask("user", "create", "eve", "eve@example.org", "--admin", "--password-stdin", input=TYPED)
+    assert (done.exit_code, done.output) == (0, "Made eve (eve@example.org).\n")
+    assert users.get_by_username("eve").is_superuser
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "said"),
+    [
+        (["create", "ada", "new@example.org"], TYPED, "username: This username is taken."),
+        (["create", "x", "new@example.org"], TYPED, "username: 3 to 32 of"),
+        (["create", "eve", "eve@example.org"], "password\n", "password: This is among"),
+        (["reset-password", "nobody"], TYPED, "There is no user 'nobody'."),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(flask, ada, arguments, typed, said):
+    done = flask("user", *arguments, "--password-stdin", input=typed)
+    assert done.exit_code == 1
+    assert said in done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["user", "deactivate", "\udcff"], "not UTF-8"),
+        (["model", "log", "\udcff"], "not UTF-8"),
+        (["model", "log", "nope"], "No model 'nope'"),
+        (["model", "score", ""], "text: "),
+        (["model", "score", "\udcff"], "text: "),
+    ],
+)
+def test_an_argument_that_cannot_be_is_told(flask, arguments, said):
+    done = flask(*arguments)
+    assert done.exit_code == 1
+    assert said in done.output
+
+
+def test_a_database_without_tables_is_told(flask):
+    db.session.execute(text("ALTER TABLE users RENAME TO others"))
+    done = flask("user", "list")
+    assert (done.exit_code, "run: flask db upgrade" in done.output) == (1, True)
+
+
+def test_a_password_may_be_typed(flask):
+    done = flask("user", "create", "eve", "eve@example.org", "--json", input=TYPED * 2)
+    assert done.exit_code == 0
+    assert users.authenticate("eve", harness.PASSWORD)
+
+
+def test_list_users(flask, ada, admin):
+    listed = json.loads(flask("user", "list", "--json").output)
+    assert [one["username"] for one in listed] == ["ada", "root"]
+    assert "ada@example.org" in flask("user", "list").output
+
+
+def test_promote_and_deactivate_and_undo(flask, ada):
+    assert flask("user", "promote", "ada").output == "Promoted ada (ada@example.org).\n"
+    assert users.get_by_username("ada").is_superuser
+    assert flask("user", "promote", "ada", "--undo").exit_code == 0
+    assert not users.get_by_username("ada").is_superuser
+    assert flask("user", "deactivate", "ada").output == "Deactivated ada (ada@example.org).\n"
+    assert not users.get_by_username("ada").is_active
+    assert flask("user", "deactivate", "ada", "--undo").exit_code == 0
+    assert users.get_by_username("ada").is_active
+
+
+def test_reset_a_password(flask, ada, client, as_ada):
+    assert flask("user", "reset-password", "ada", "--password-stdin", input="a brand new one\n").exit_code == 0
+    assert users.authenticate("ada", "a brand new one")
+    assert client.get("/api/v1/users/me", headers=as_ada).status_code == 401
+
+
+def test_check_the_settings(flask):
+    shown = json.loads(flask("config", "check", "--json").output)
+    assert shown["JWT_SECRET_KEY"] == "(set)"
+    assert "usable" in flask("config", "check").output
+
+
+def test_the_active_model_is_shown(flask, model):
+    assert json.loads(flask("model", "info", "--json").output)["version"] == model[1]
+    assert model[1] in flask("model", "info").output
+    states = {one["version"]: one["state"] for one in json.loads(flask("model", "list", "--json").output)}
+    assert states[model[1]] == "active"
+    assert model[1] in flask("model", "list").output
+    assert json.loads(flask("model", "show", model[1], "--json").output)["recipe"] == "templates"
+    assert flask("model", "show", "nope").exit_code == 1
+
+
+def test_score_a_text(flask, model):
+    told = json.loads(flask("model", "score", "I love it", "--json", "--explain").output)
+    assert told["sentiment"] == "positive"
+    assert [one["surface"] for one in told["explanation"]["contributions"]] == ["I", "love", "it"]
+    assert flask("model", "score", "I love it", "--explain").output.startswith("positive (")
+    assert flask("model", "score", "I love it", "--model", model[1]).exit_code == 0
+
+
+def test_evaluate_on_a_file(flask, tmp_path):
+    file = tmp_path / "texts.csv"
+    file.write_text("text,label\nI love this film,1\nThe food is not good,0\n")
+    done = flask("model", "evaluate", "--data", str(file), "--labels", "0=negative,1=positive", "--json")
+    measured = json.loads(done.stdout)
+    assert (measured["texts"], measured["accuracy"]) == (2, 1.0)
+    wrong = flask("model", "evaluate", "--data", str(file))
+    assert (wrong.exit_code, "line 2" in wrong.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--recipe", "nope"],
+        ["release", "nope"],
+        ["activate", "nope"],
+        ["evaluate", "nope", "--data", "wsgi.py"],
+    ],
+)
+def test_a_model_that_is_not_there(flask, arguments):
+    done = flask("model", *arguments)
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: ")
+
+
+def test_every_command_has_help_with_an_example(flask, app):
+    for group in ("user", "model", "tasks", "config"):
+        commands = app.cli.get_command(None, group)
+        for name in commands.list_commands(None):
+            assert "Example: flask" in flask(group, name, "--help").output
+
+
+@pytest.fixture
+def second(app, model):
+    manifest = json.loads(model[0].manifest) | {"version": "20990101-second00"}
+    return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
+
+
+def test_activate_roll_back_and_retire(flask, model, second):
+    assert flask("model", "activate", second).output == f"{second} is active\n"
+    assert flask("model", "retire", second).exit_code == 1
+    assert flask("model", "rollback").output == f"{model[1]} is active again\n"
+    assert flask("model", "retire", second).output == f"{second} is retired\n"
+    assert flask("model", "retire", second, "--undo").output == f"{second} is a candidate again\n"
+    told = json.loads(flask("model", "log", second, "--json").output)
+    assert [one["action"] for one in told] == ["reinstated", "retired", "activated", "released"]
+    assert "reinstated" in flask("model", "log").output
+
+
+def test_verify_exits_with_1_if_a_model_is_not_sound(flask, model, second):
+    assert flask("model", "verify").exit_code == 0
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
+    done = flask("model", "verify")
+    assert done.exit_code == 1
+    assert f"{model[1]}: sound" in done.output
+    assert f"{second}: serving.npz does not have the digest" in done.output
+
+
+def test_print_a_card(flask, model):
+    assert flask("model", "card", model[1]).output.startswith(f"# Model card: {model[1]}")
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    file = tmp_path / "texts.ndjson"
+    texts = [("I love this film", 2), ("The food is not good", 0), ("The room is in London", 1), ("I hate this", 0)]
+    file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in texts * 5))
+    return ["--data", str(file), "--labels", "0=negative,1=neutral,2=positive"]
+
+
+def test_compare_two_models(flask, model, second, labelled):
+    told = json.loads(flask("model", "evaluate", model[1], "--compare", second, *labelled, "--json").stdout)
+    assert told["versions"] == [model[1], second]
+    assert told["mcnemar"]["p_value"] == 1.0
+    assert {"label negative", "with a negation", "up to 10 terms"} <= {one["name"] for one in told["slices"]}
+    assert "McNemar" in flask("model", "evaluate", model[1], "--compare", second, *labelled).output
+
+
+def test_a_report_needs_nothing_from_elsewhere(flask, model, second, labelled, tmp_path):
+    file = tmp_path / "report.html"
+    assert flask("model", "evaluate", model[1], "--compare", second, *labelled, "--report", str(file)).exit_code == 0
+    page = file.read_text()
+    assert page.count("<svg") == 3
+    assert "McNemar" in page
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+    again = tmp_path / "again.html"
+    flask("model", "evaluate", model[1], "--compare", second, *labelled, "--report", str(again))
+    assert again.read_text() == page

@@ -1,0 +1,101 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from sentiment_app.ml.runtime import ModelError
+from sentiment_app.ml.training import evaluation
+from sentiment_app.ml.training.labelled import parse_names, read_file
+
+
+def test_two_classes_are_evaluated_on_renormalised_scores():
+    scores = np.array([[0.1, 0.8, 0.1 + 1e-9], [0.2, 0.7, 0.1]])
+    measured = evaluation.evaluate(scores, np.array([2, 0]))
+    assert measured["evaluated_on"] == "negative and positive, renormalised"
+    assert (measured["accuracy"], measured["auc"]) == (1.0, 1.0)
+
+
+def test_a_text_that_is_surely_neutral_is_neither_of_two_classes():
+    scores = np.array([[0.0, 1.0, 0.0], [0.2, 0.7, 0.1], [0.1, 0.5, 0.4]])
+    assert evaluation.judged(scores, np.array([2, 0, 2]))[0][0].tolist() == [0.5, 0.5]
+    assert evaluation.evaluate(scores, np.array([2, 0, 2]))["auc"] is not None
+
+
+def test_a_source_that_training_has_rules_for_is_ones_own(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,label,source\ngood,positive,reviews\nbad,negative,shop\n")
+    assert [row.source for row in read_file(path)] == ["own reviews", "shop"]
+
+
+def test_three_classes():
+    scores = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.5, 0.1, 0.4]])
+    measured = evaluation.evaluate(scores, np.array([0, 1, 2]))
+    assert measured["evaluated_on"] == "three classes"
+    assert measured["accuracy"] == pytest.approx(2 / 3)
+    assert measured["macro_recall"] == pytest.approx(2 / 3)
+    assert measured["confusion"] == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert measured["counts"] == {"negative": 1, "neutral": 1, "positive": 1}
+
+
+def test_calibration_error_is_the_gap_between_sure_and_right():
+    assert evaluation.calibration_error(np.array([0.9] * 10), np.array([True] * 6 + [False] * 4)) == pytest.approx(0.3)
+
+
+def test_mcnemar_counts_only_where_the_two_differ():
+    first = np.array([True] * 9 + [False])
+    result = evaluation.mcnemar(first, ~first)
+    assert result == {"only_first_right": 9, "only_second_right": 1, "p_value": pytest.approx(0.021484375)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'text,label\n"good, \nindeed",positive\nbad,negative\n'),
+        ("a.ndjson", '{"text":"good, \\nindeed","label":"positive"}\n\n{"text":"bad","label":"negative"}\n'),
+    ],
+)
+def test_csv_and_ndjson_are_read_alike(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    assert [(row.text, row.label) for row in read_file(path)] == [("good, \nindeed", 2), ("bad", 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "text,label\nx,happy\n", "line 2"),
+        ("a.csv", "words,label\nx,positive\n", "line 2"),
+        ("a.csv", "text,label\n", "no texts"),
+        ("a.ndjson", "{", "cannot be read"),
+        ("a.ndjson", "[]", "line 1: is no object"),
+        ("a.parquet", "no parquet", "cannot be read"),
+        ("a.txt", "x", "no known kind"),
+        ("a.csv", b"text,label\n\xff,positive\n", "not UTF-8"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_line(tmp_path, name, content, said):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ModelError, match=said):
+        read_file(path)
+
+
+def test_parquet_is_read_too(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": ["good", "bad"], "label": [2, 0], "source": ["shop", "forum"]}), path)
+    rows = read_file(path, parse_names("0=negative,2=positive"))
+    assert [tuple(row) for row in rows] == [("good", 2, "shop"), ("bad", 0, "forum")]
+
+
+def test_label_names():
+    assert parse_names("0=negative,4=positive") == {"0": 0, "4": 2}
+    assert parse_names("bad,meh,good") == {"bad": 0, "meh": 1, "good": 2}
+    with pytest.raises(ModelError):
+        parse_names("0=sad")
+
+
+def test_a_class_that_no_text_has_is_not_counted_as_missed():
+    scores = np.array([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+    measured = evaluation.evaluate(scores, np.array([1, 2]))
+    assert [measured[name] for name in ("accuracy", "macro_recall", "macro_f1")] == [1.0, 1.0, 1.0]
+    assert measured["counts"] == {"negative": 0, "neutral": 1, "positive": 1}

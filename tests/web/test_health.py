@@ -1,0 +1,129 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from sqlalchemy import text, update
+
+from sentiment_app.app import create_app
+from sentiment_app.infrastructure.database import db
+from sentiment_app.registry.models import ModelRelease
+
+
+@pytest.fixture(params=["/readyz", "/health"])
+def url(request):
+    return request.param
+
+
+def test_the_process_lives(client):
+    assert client.get("/livez").json == {"status": "ok"}
+
+
+def test_all_is_well(client, url):
+    answer = client.get(url)
+    assert answer.status_code == 200
+    assert answer.json == {
+        "status": "ok",
+        "checks": {"database": "ok", "migrations": "ok", "model": "ok", "model_switch": "ok", "redis": "ok"},
+    }
+
+
+def test_without_redis_it_is_degraded(make_app, url):
+    answer = make_app(redis_url="unix:///nowhere").test_client().get(url)
+    assert (answer.status_code, answer.json["status"]) == (200, "degraded")
+    assert answer.json["checks"]["redis"] != "ok"
+
+
+def test_a_connection_that_a_restart_left_dead_is_no_outage(settings, base_app):
+    app = create_app(settings)
+    with app.app_context():
+        pooled = db.session.scalar(text("SELECT pg_backend_pid()"))
+    with base_app.app_context():
+        db.session.execute(text(f"SELECT pg_terminate_backend({pooled}, 5000)"))
+    assert app.test_client().get("/readyz").status_code == 200
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_migrations_behind_the_code_are_named(client, url):
+    db.session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    answer = client.get(url)
+    assert (answer.status_code, answer.mimetype) == (503, "application/problem+json")
+    assert "at 0001" in answer.json["checks"]["migrations"]
+    assert answer.headers["Retry-After"]
+
+
+def test_what_a_newer_release_has_migrated_serves_this_one_too(client, url):
+    db.session.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
+    assert client.get(url).json["checks"]["migrations"] == "ok"
+
+
+def test_without_a_model_it_is_not_ready_and_scores_nothing(make_app, url, as_ada):
+    client = make_app(release="fresh").test_client()
+    db.session.execute(update(ModelRelease).values(state="retired"))
+    answer = client.get(url)
+    assert (answer.status_code, answer.json["checks"]["model"]) == (503, "none is active")
+    scored = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
+    assert (scored.status_code, scored.json["type"]) == (503, "urn:sentiment-app:problem:no-model")
+
+
+def test_without_postgresql_it_is_not_ready_and_tells_no_secret(settings, url):
+    away = "postgresql+psycopg2://someone:hunter2secret@/gone?host=/nowhere"
+    client = create_app(replace(settings, database_url=away, database_retry_seconds=0.1)).test_client()
+    answer = client.get(url)
+    assert (answer.status_code, answer.json["checks"]["database"]) == (503, "cannot be reached")
+    assert "hunter2secret" not in answer.text
+    assert client.get("/livez").status_code == 200
+
+
+def test_the_version_is_told(client, model):
+    answer = client.get("/version").json
+    assert answer["model_version"] == model[1]
+    assert answer["version"].count(".") == 2
+
+
+@pytest.mark.parametrize(
+    ("metrics_bind", "internal", "public"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464), ("127.0.0.1", 8000)),
+        ("unix:/run/sentiment/metrics.sock", "/run/sentiment/metrics.sock", "/run/sentiment/web.sock"),
+    ],
+)
+def test_metrics_are_served_on_the_internal_address_only(make_app, metrics_bind, internal, public):
+    client = make_app(metrics_bind=metrics_bind).test_client()
+    for name, status in ((internal, 200), (public, 404)):
+        arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda name=name: name)}
+        # What the Host header claims counts for nothing.
+        answer = client.get("/metrics", base_url="http://127.0.0.1:9464", environ_overrides=arrived)
+        assert answer.status_code == status
+
+
+def test_metrics_tell_of_requests_and_nothing_of_texts(client, as_ada, model):
+    client.post("/api/v1/sentiment/analyze", json={"text": "a secret text"}, headers=as_ada)
+    assert client.get("/metrics").status_code == 404
+    arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda: ("127.0.0.1", 9464))}
+    answer = client.get("/metrics", environ_overrides=arrived)
+    assert answer.status_code == 200
+    assert f'scored_rows_total{{model_version="{model[1]}"' in answer.text
+    assert 'route="/api/v1/sentiment/analyze",status="200"' in answer.text
+    for name in ("queue_jobs", "waiting_seconds", "model_age_seconds", "commit_rows_bucket", "limiter_fallbacks_total"):
+        assert name in answer.text
+    assert "a secret text" not in answer.text
+
+
+def test_alerts_name_metrics_that_there_are(client, as_ada):
+    client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
+    arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda: ("127.0.0.1", 9464))}
+    told = client.get("/metrics", environ_overrides=arrived).text
+    groups = yaml.safe_load((Path(__file__).parents[2] / "deploy/alerts.yml").read_text())["groups"]
+    (ours,) = [group["rules"] for group in groups if group["name"] == "sentiment"]
+    named = {name for rule in ours for name in re.findall(r"[a-z]+_[a-z_]+", rule["expr"])}
+    assert named == {name for name in named if re.search(rf"^{name}\b", told, re.MULTILINE)}
+    assert len(named) == 3
+
+
+def test_an_unknown_path_is_no_label(client):
+    client.get("/some/secret/path")
+    assert "/some/secret/path" not in client.get("/metrics", base_url="http://127.0.0.1:9464").text

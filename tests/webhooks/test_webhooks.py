@@ -1,0 +1,346 @@
+"""Webhooks: signed, retried, and kept away from what is inside the house."""
+
+import base64
+import hmac
+import json
+import socket
+import threading
+import time
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, update
+
+from sentiment_app.infrastructure import logs
+from sentiment_app.infrastructure.database import db
+from sentiment_app.infrastructure.queue import WEBHOOKS_QUEUE, queue
+from sentiment_app.registry import serving as serving_module
+from sentiment_app.tasks import reconciler, submission
+from sentiment_app.tasks.models import Task
+from sentiment_app.webhooks.models import Delivery
+
+BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
+from sentiment_app.webhooks import egress, outbox
+
+
+@pytest.fixture
+def receiver():
+    """A real server on this host, and what it was sent; it answers with `status`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.server.received.append((dict(self.headers), body))
+            time.sleep(self.server.delay)
+            self.send_response(self.server.status)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", "0")
+            self._headers_buffer.append(self.server.odd_line)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.received, server.status, server.delay, server.odd_line = [], 204, 0, b""
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def inside(make_app):
+    """An application whose webhooks may go to this host."""
+    return make_app(webhook_networks=["127.0.0.0/8"])
+
+
+@pytest.fixture
+def finish(inside, receiver, work):
+    """Makes a task that has ended and has a webhook."""
+
+    def finish(headers):
+        url = f"http://127.0.0.1:{receiver.server_port}/hook?x=1"
+        task = inside.test_client().post(BATCH, json={"texts": ["a"], "webhook_url": url}, headers=headers)
+        assert task.status_code == 202, task.json
+        work()
+        return task.json["task_id"]
+
+    return finish
+
+
+@pytest.fixture
+def finished(finish, as_ada):
+    """A task of ada's that has ended and has a webhook."""
+    return finish(as_ada)
+
+
+@pytest.fixture
+def deliveries(client, as_ada):
+    return lambda task: client.get(f"{TASKS}/{task}/deliveries", headers=as_ada).json["items"]
+
+
+@pytest.fixture
+def deliver(inside):
+    """Makes the attempts that are due."""
+
+    def deliver():
+        with inside.app_context():
+            reconciler.reconcile()
+            for job in queue(WEBHOOKS_QUEUE).jobs:
+                outbox.attempt(job.args[0])
+            queue(WEBHOOKS_QUEUE).empty()
+
+    return deliver
+
+
+def test_the_end_of_a_task_is_told_with_a_standard_signature(client, as_ada, finished, deliver, receiver, deliveries):
+    deliver()
+    ((headers, body),) = receiver.received
+    said = json.loads(body)
+    assert (said["type"], said["data"]["task_id"]) == ("task.completed", finished)
+    secret = client.get("/api/v1/sentiment/webhooks/secret", headers=as_ada).json["secret"]
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+    (one,) = deliveries(finished)
+    assert (one["id"], one["state"], one["answer"]) == (headers["webhook-id"], "delivered", "204")
+
+
+def test_an_answer_that_is_no_http_puts_neither_itself_nor_the_address_into_the_log(finished, deliver, receiver, capfd):
+    logs.configure("INFO")
+    receiver.odd_line = b"no header at all\r\n"
+    deliver()
+    assert receiver.received
+    logged = capfd.readouterr().err
+    assert "no header at all" not in logged
+    assert "/hook" not in logged
+
+
+def test_a_delivery_that_fails_is_tried_again_with_the_same_id(finished, deliver, receiver, deliveries):
+    receiver.status = 500
+    deliver()
+    (one,) = deliveries(finished)
+    assert (one["state"], one["attempts"], one["answer"]) == ("pending", 1, "500")
+    deliver()  # not yet due
+    assert len(receiver.received) == 1
+    receiver.status = 200
+    db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+    deliver()
+    assert deliveries(finished)[0]["state"] == "delivered"
+    assert len({headers["webhook-id"] for headers, _ in receiver.received}) == 1
+
+
+def test_a_delivery_is_given_up_after_a_day_and_can_be_sent_again(
+    client, as_ada, finished, deliver, receiver, deliveries
+):
+    receiver.status = 503
+    waited = timedelta()
+    while (one := deliveries(finished)[0])["state"] == "pending":
+        deliver()
+        if deliveries(finished)[0]["state"] == "pending":
+            waited += db.session.query(Delivery).one().next_at - func_now()
+        db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+    assert one["state"] == "failed"
+    assert timedelta(hours=23) < waited < timedelta(hours=27)
+    receiver.status = 200
+    url = f"{TASKS}/{finished}/deliveries/{one['id']}/redeliver"
+    assert client.post(url, headers=as_ada).status_code == 202
+    deliver()
+    assert deliveries(finished)[0]["state"] == "delivered"
+
+
+def test_who_has_a_slow_receiver_lets_others_go_first(
+    finish, as_ada, make_user, sign_in, deliver, receiver, deliveries, monkeypatch
+):
+    monkeypatch.setattr(outbox, "LONG_SECONDS", 0.1)
+    receiver.delay = 0.2
+    first, second, other = finish(as_ada), finish(as_ada), finish(sign_in(make_user("bob")))
+    deliver()
+    told = [json.loads(body)["data"]["task_id"] for _, body in receiver.received]
+    assert told == [first, other]
+    assert deliveries(second)[0]["attempts"] == 0
+    db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+    deliver()
+    assert deliveries(second)[0]["state"] == "delivered"
+
+
+def func_now():
+    return db.session.scalar(db.select(func.clock_timestamp()))
+
+
+def test_a_redirect_is_not_followed(finished, deliver, receiver, deliveries):
+    receiver.status = 302
+    deliver()
+    assert len(receiver.received) == 1
+    assert deliveries(finished)[0]["answer"] == "302"
+
+
+def test_a_receiver_that_is_away_is_an_answer_too(finished, deliver, receiver, deliveries):
+    receiver.shutdown()
+    receiver.server_close()
+    deliver()
+    assert deliveries(finished)[0]["answer"] == "NewConnectionError"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.org/",
+        "https://",
+        "https://user:secret@example.org/",
+        "https://example.org:99999/",
+        "http://example.org/",
+        "https://127.0.0.1/",
+        "https://localhost/",
+        "https://10.0.0.1/",
+        "https://192.168.1.1/",
+        "https://169.254.169.254/latest/meta-data/",
+        "https://0.0.0.0/",
+        "https://[::1]/",
+        "https://[fe80::1]/",
+        "https://[fd00::1]/",
+        "https://[::ffff:127.0.0.1]/",
+        "https://[64:ff9b::7f00:1]/",
+        "https://[64:ff9b:1::7f00:1]/",
+        "https://[::7f00:1]/",
+        "https://[fec0::1]/",
+        "https://[2002:7f00:1::]/",
+        "https://2130706433/",
+        "https://0x7f.1/",
+        "https://sub.localhost/",
+        "https://224.0.0.1/",
+    ],
+)
+def test_an_address_that_is_not_public_is_refused(client, as_ada, url, monkeypatch):
+    if "example.org" in url:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("93.184.215.14", 443))])
+    answer = client.post(BATCH, json={"texts": ["a"], "webhook_url": url}, headers=as_ada)
+    assert answer.status_code == 422
+    assert answer.json["errors"][0]["pointer"] == "/webhook_url"
+
+
+def test_a_name_that_changes_its_mind_is_refused_at_the_attempt(
+    make_app, as_ada, work, receiver, deliveries, monkeypatch
+):
+    """DNS rebinding: public when the task is submitted, inside the house when the webhook is sent."""
+    found = iter(["93.184.215.14", "127.0.0.1"])
+
+    def resolve(*_, **__):
+        return [(2, 1, 6, "", (next(found), receiver.server_port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    client = make_app().test_client()
+    task = client.post(BATCH, json={"texts": ["a"], "webhook_url": "https://rebind.example/"}, headers=as_ada)
+    assert task.status_code == 202
+    monkeypatch.undo()
+    work()
+    monkeypatch.setattr(egress.socket, "getaddrinfo", resolve)
+    (one,) = deliveries(task.json["task_id"])
+    outbox.attempt(one["id"])
+    assert deliveries(task.json["task_id"])[0]["answer"] == egress.PUBLIC_ONLY
+    assert receiver.received == []
+
+
+@pytest.mark.parametrize(
+    ("addresses", "told"),
+    [
+        (["93.184.215.14", "10.0.0.1"], egress.PUBLIC_ONLY),
+        (["10.0.0.1"], egress.PUBLIC_ONLY),
+        (None, "The name of the host cannot be resolved."),
+    ],
+)
+def test_a_name_is_judged_by_all_its_addresses_at_the_attempt(
+    client, as_ada, work, deliveries, monkeypatch, addresses, told
+):
+    """And not before: a web process has no network, and must not wait for a name server."""
+    asked = []
+
+    def resolve(*_, flags=0, **__):
+        asked.append(flags)
+        if flags == socket.AI_NUMERICHOST or addresses is None:
+            raise socket.gaierror
+        return [(2, 1, 6, "", (one, 443)) for one in addresses]
+
+    monkeypatch.setattr(egress.socket, "getaddrinfo", resolve)
+    answer = client.post(BATCH, json={"texts": ["a"], "webhook_url": "https://two.example/"}, headers=as_ada)
+    assert answer.status_code == 202
+    assert set(asked) == {socket.AI_NUMERICHOST}
+    work()
+    (one,) = deliveries(answer.json["task_id"])
+    outbox.attempt(one["id"])
+    assert deliveries(answer.json["task_id"])[0]["answer"] == told
+
+
+def test_a_task_that_fails_is_told_once(make_app, as_ada, work, deliveries, receiver, model, monkeypatch):
+    app = make_app(webhook_networks=["127.0.0.0/8"])
+    monkeypatch.setattr(submission, "CHUNK_ROWS", 1)
+    url = f"http://127.0.0.1:{receiver.server_port}/"
+    body = {"texts": ["a", "b", "c"], "webhook_url": url}
+    task = app.test_client().post(BATCH, json=body, headers=as_ada).json["task_id"]
+    monkeypatch.setattr(serving_module.Serving, "pinned", lambda *_: raise_unknown(model[1]))
+    work()
+    assert len(deliveries(task)) == 1
+
+
+def raise_unknown(version):
+    raise serving_module.UnknownModelError(version, "is gone")
+
+
+def test_whatever_an_attempt_raises_is_its_answer(finished, deliver, deliveries, monkeypatch):
+    monkeypatch.setattr(egress, "post", lambda *_: 1 / 0)
+    deliver()
+    assert (deliveries(finished)[0]["state"], deliveries(finished)[0]["answer"]) == ("pending", "ZeroDivisionError")
+
+
+def test_attempts_that_end_without_a_word_end_all_the_same(finished, inside, deliveries):
+    for _ in range(len(outbox.RETRY_PAUSES) + 2):
+        db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+        outbox._claim(deliveries(finished)[0]["id"], uuid4())
+    assert deliveries(finished)[0]["state"] == "failed"
+
+
+def test_a_delivery_says_how_the_task_ended_whatever_became_of_it(client, as_ada, finished, deliver, receiver):
+    db.session.execute(update(Task).values(status="queued", finished_at=None))
+    deliver()
+    said = json.loads(receiver.received[0][1])
+    assert said["type"] == "task.completed"
+    assert said["timestamp"]
+
+
+def test_redelivery_during_an_attempt_is_kept(client, as_ada, finished, inside, receiver, deliver, deliveries):
+    (delivery,) = deliveries(finished)
+    attempt = uuid4()
+    outbox._claim(UUID(delivery["id"]), attempt)
+    url = f"{TASKS}/{finished}/deliveries/{delivery['id']}/redeliver"
+    assert client.post(url, headers=as_ada).status_code == 202
+    outbox._store_outcome(UUID(delivery["id"]), attempt, is_delivered=True, answer="200")
+    assert (deliveries(finished)[0]["state"], deliveries(finished)[0]["attempts"]) == ("pending", 0)
+    deliver()
+    assert (deliveries(finished)[0]["state"], len(receiver.received)) == ("delivered", 1)
+
+
+def test_an_attempt_that_was_claimed_again_stores_no_outcome(finished, inside, deliveries):
+    delivery_id = UUID(deliveries(finished)[0]["id"])
+    first, second = uuid4(), uuid4()
+    outbox._claim(delivery_id, first)
+    db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+    outbox._claim(delivery_id, second)
+    outbox._store_outcome(delivery_id, first, is_delivered=False, answer="late")
+    assert deliveries(finished)[0]["answer"] is None
+    outbox._store_outcome(delivery_id, second, is_delivered=True, answer="200")
+    assert deliveries(finished)[0]["state"] == "delivered"
+
+
+def test_an_attempt_whose_claim_runs_twice_counts_once(finished, inside, deliveries):
+    delivery_id, attempt = UUID(deliveries(finished)[0]["id"]), uuid4()
+    for _ in range(len(outbox.RETRY_PAUSES) + 1):
+        db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
+        attempt = uuid4()
+        claims = [outbox._claim(delivery_id, attempt) for _ in range(2)]
+        assert all(claims)
+    assert deliveries(finished)[0]["attempts"] == len(outbox.RETRY_PAUSES) + 1
