@@ -23,6 +23,8 @@ from sentiment_app.registry import promotion, releases
 from sentiment_app.sentiment.writer import WRITER, GroupWriter
 from sentiment_app.users import service as users
 
+pytest_plugins = ["task_fixtures"]
+
 
 @pytest.fixture(scope="session")
 def server_urls():

@@ -24,17 +24,17 @@ def flask(app):
 
 def test_make_a_user(flask):
     done = flask("user", "create", "eve", "eve@example.org", "--admin", "--password-stdin", input=TYPED)
-    assert (done.exit_code, done.output) == (0, "Made eve (eve@example.org).\n")
+    assert (done.exit_code, done.output) == (0, "Created eve (eve@example.org).\n")
     assert users.get_by_username("eve").is_superuser
 
 
 @pytest.mark.parametrize(
     ("arguments", "typed", "said"),
     [
-        (["create", "ada", "new@example.org"], TYPED, "username: This username is taken."),
-        (["create", "x", "new@example.org"], TYPED, "username: 3 to 32 of"),
-        (["create", "eve", "eve@example.org"], "password\n", "password: This is among"),
-        (["reset-password", "nobody"], TYPED, "There is no user 'nobody'."),
+        (["create", "ada", "new@example.org"], TYPED, "username: Another account has this username."),
+        (["create", "x", "new@example.org"], TYPED, "username: A username has 3 to 32"),
+        (["create", "eve", "eve@example.org"], "password\n", "password: This is one of the most common"),
+        (["reset-password", "nobody"], TYPED, "There is no user named 'nobody'."),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(flask, ada, arguments, typed, said):
@@ -47,9 +47,9 @@ def test_a_mistake_is_told_without_a_traceback(flask, ada, arguments, typed, sai
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["user", "deactivate", "\udcff"], "not UTF-8"),
-        (["model", "log", "\udcff"], "not UTF-8"),
-        (["model", "log", "nope"], "No model 'nope'"),
+        (["user", "deactivate", "\udcff"], "not valid UTF-8"),
+        (["model", "log", "\udcff"], "not valid UTF-8"),
+        (["model", "log", "nope"], "The model 'nope' is not released"),
         (["model", "score", ""], "text: "),
         (["model", "score", "\udcff"], "text: "),
     ],
@@ -63,7 +63,7 @@ def test_an_argument_that_cannot_be_is_told(flask, arguments, said):
 def test_a_database_without_tables_is_told(flask):
     db.session.execute(text("ALTER TABLE users RENAME TO others"))
     done = flask("user", "list")
-    assert (done.exit_code, "run: flask db upgrade" in done.output) == (1, True)
+    assert (done.exit_code, "Run: flask db upgrade" in done.output) == (1, True)
 
 
 def test_a_password_may_be_typed(flask):
@@ -98,7 +98,7 @@ def test_reset_a_password(flask, ada, client, as_ada):
 def test_check_the_settings(flask):
     shown = json.loads(flask("config", "check", "--json").output)
     assert shown["JWT_SECRET_KEY"] == "(set)"
-    assert "usable" in flask("config", "check").output
+    assert "valid" in flask("config", "check").output
 
 
 def test_the_active_model_is_shown(flask, model):
@@ -173,8 +173,8 @@ def test_verify_exits_with_1_if_a_model_is_not_sound(flask, model, second):
     db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
     done = flask("model", "verify")
     assert done.exit_code == 1
-    assert f"{model[1]}: sound" in done.output
-    assert f"{second}: serving.npz does not have the digest" in done.output
+    assert f"{model[1]}: valid" in done.output
+    assert f"{second}: the digest of serving.npz differs" in done.output
 
 
 def test_print_a_card(flask, model):

@@ -25,6 +25,9 @@ def make_row(line: int, custom_id: Any, text: Any) -> Row:
         return Row(line, None, None, f"The custom_id must have at most {limit} characters, and no NUL character.")
     if not isinstance(text, str):
         return Row(line, name, None, "The row has no text.")
+    if not is_storable(text):
+        detail = "The text contains a NUL character, or bytes that are not valid in the encoding of the file."
+        return Row(line, name, None, detail)
     return Row(line, name, text)
 
 

@@ -61,7 +61,7 @@ scoring_duration = Histogram(PREFIX + "scoring_duration_seconds", "Time to score
 scored_rows = Counter(PREFIX + "scored_rows", "Texts scored and stored by /analyze", ["sentiment", "model_version"])
 commit_rows = Histogram(PREFIX + "commit_rows", "Rows that shared one commit", buckets=COMMIT_BUCKETS)
 limiter_fallbacks = Counter(
-    PREFIX + "rate_limiter_fallbacks", "Requests whose rate was counted in memory because Redis did not answer"
+    PREFIX + "rate_limiter_fallbacks", "Rates counted in memory because Redis did not answer"
 )
 
 

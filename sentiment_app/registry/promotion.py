@@ -17,8 +17,8 @@ from sentiment_app.errors import ConflictError
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.ml.artifact import Manifest
 from sentiment_app.ml.runtime import ModelError
+from sentiment_app.registry import releases
 from sentiment_app.registry.models import ModelEvent, ModelRelease
-from sentiment_app.registry.releases import get, note, record_event, states, unknown_version, verify
 
 # How much worse a model may be than the active model on the texts that both were measured on (mean macro recall).
 METRIC_TOLERANCE = 0.02
@@ -55,7 +55,7 @@ def rollback(by: str) -> str:
         ModelStateError: there is no previous model.
         PromotionError: the previous model does not load, or has no valid signature.
     """
-    version = next((version for version, state in states().items() if state == "previous"), None)
+    version = next((version for version, state in releases.states().items() if state == "previous"), None)
     if version is None:
         raise ModelStateError("There is no previous model to roll back to.")
     _promote(version, by, "rolled back", allow_worse=True, state="previous")
@@ -69,11 +69,11 @@ def _promote(version: str, by: str, action: str, *, allow_worse: bool, state: st
     under the lock, with the model that is active then: another model may have been activated meanwhile.
     """
     try:
-        _check_state(get(version))
-        verified = verify(version)
+        _check_state(releases.get(version))
+        verified = releases.verify(version)
         _activate(version, by, action, uuid.uuid7(), verified=verified, allow_worse=allow_worse, state=state)
     except ModelError as error:
-        note(version, "refused", by, str(error))
+        releases.note(version, "refused", by, str(error))
         raise PromotionError(f"The model {version} was not activated: {error}.") from None
 
 
@@ -93,7 +93,7 @@ def _activate(
         return  # a first run did it, and its answer was lost
     chosen = db.session.get(ModelRelease, version, populate_existing=True)
     if chosen is None:
-        raise unknown_version(version)
+        raise releases.unknown_version(version)
     _check_state(chosen)
     if chosen.state == "active":
         return
@@ -109,7 +109,7 @@ def _activate(
         others = update(ModelRelease).where(ModelRelease.state == old)
         db.session.execute(others.values(state=new), execution_options=UNSYNCHRONIZED)
     chosen.state, chosen.activated_at, chosen.activated_by = "active", func.now(), by
-    record_event(event, version, action, by)
+    releases.record_event(event, version, action, by)
     log.info("model_activated", model_version=version, by=by, action=action)
 
 
@@ -142,13 +142,13 @@ def _move(version: str, by: str, state: str, action: str, event: UUID) -> None:
     _lock_releases()
     chosen = db.session.get(ModelRelease, version, populate_existing=True)
     if chosen is None:
-        raise unknown_version(version)
+        raise releases.unknown_version(version)
     if chosen.state == "active":
         raise ModelStateError(f"{version} is active. Activate another model before you retire it.")
     if (chosen.state == "retired") == (state == "retired"):
         return
     chosen.state = state
-    record_event(event, version, action, by)
+    releases.record_event(event, version, action, by)
 
 
 def _check_state(release: ModelRelease) -> None:

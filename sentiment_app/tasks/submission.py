@@ -21,7 +21,7 @@ from sentiment_app.errors import (
 )
 from sentiment_app.files import reader
 from sentiment_app.files.errors import FileError, FileTooLargeError
-from sentiment_app.files.rows import Row, is_storable
+from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.ml.text import MAX_CHARACTERS, TextError, normalize
@@ -159,9 +159,6 @@ def _check_text(row: Row) -> Row:
         return row._replace(
             text=None, error=f"The text must have 1 to {MAX_CHARACTERS:,} characters, not {len(text):,}."
         )
-    if not is_storable(text):
-        detail = "The text contains a NUL character, or bytes that are not valid in the encoding of the file."
-        return row._replace(text=None, error=detail)
     return row._replace(text=text)
 
 

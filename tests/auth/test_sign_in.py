@@ -162,7 +162,7 @@ def test_a_hash_that_another_sign_in_made_anew_meanwhile_is_no_refusal(make_app,
 
     def start_late(*arguments):
         monkeypatch.undo()
-        users.renew_hash(users.get(ada.id), PASSWORD)  # what the other one does
+        users.rehash_password(users.get(ada.id), PASSWORD)  # what the other one does
         return start(*arguments)
 
     monkeypatch.setattr(sessions, "start", start_late)
@@ -198,7 +198,7 @@ def test_of_two_changes_of_one_password_the_first_wins(app, ada, monkeypatch):
 
 
 def test_a_flood_of_passwords_is_turned_away_and_does_not_take_all_threads(client, ada, full):
-    with full(passwords.hashing):
+    with full(passwords.HASHING_LIMIT.get(client.application)):
         answer = client.post(LOGIN, json={"username": "ada", "password": PASSWORD})
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200

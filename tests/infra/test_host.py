@@ -80,7 +80,7 @@ def test_metrics_can_be_scraped_from_where_the_inventory_says(host, playbook, ad
         playbook("provision", "-e", json.dumps({"app_host_metrics_from": [bridge]}))
         for instance in (1, 2):
             told = httpx.get(f"http://{address}:946{instance}/metrics", timeout=10).text
-            assert "http_requests_total" in told
+            assert "sentiment_http_requests_total" in told
         elsewhere = reach("ca1", state)
         assert elsewhere.run(f"timeout 3 bash -c '</dev/tcp/{address}/443'").rc == 0
         assert elsewhere.run(f"timeout 3 bash -c '</dev/tcp/{address}/9461'").rc != 0

@@ -53,11 +53,7 @@ def test_new_keys_of_tokens_end_all_sessions(playbook, api):
 
 
 def test_the_service_works_with_its_new_secrets(host):
-    assert (
-        host.run(
-            "/srv/sentiment/current/deploy/smoke_test.py sentiment.test $(readlink /srv/sentiment/current | xargs basename)"
-        ).rc
-        == 0
-    )
+    release = host.run("basename $(readlink /srv/sentiment/current)").stdout.strip()
+    assert host.run(f"/srv/sentiment/current/deploy/smoke_test.py sentiment.test {release}").rc == 0
     assert host.run("sentiment model verify").rc == 0
     assert host.run("sudo -u postgres pgbackrest info").rc == 0

@@ -99,7 +99,7 @@ def test_who_comes_no_more_is_not_waited_for(work):
 
 def test_who_does_not_come_in_time_is_not_waited_for(work):
     coalescer = Coalescer(work, timeout=5, max_delay=0.01)
-    start(coalescer.expect).join()
+    start(coalescer.announce).join()
     assert coalescer.submit("alone") == "ALONE"
 
 

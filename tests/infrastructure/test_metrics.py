@@ -4,7 +4,13 @@ import os
 import subprocess
 import sys
 
-COUNT = "import sys; from sentiment_app import metrics; metrics.limiter_fallbacks.inc(); print('counted', flush=True)"
+COUNT = """
+import sys
+from sentiment_app.infrastructure import metrics
+metrics.limiter_fallbacks.inc()
+print("counted", flush=True)
+sys.stdin.read()
+"""
 SHOW = """
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -17,7 +23,7 @@ print(generate_latest(registry).decode())
 def begin(folder):
     """A process that counts one, and lives until its input ends."""
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
-    command = [sys.executable, "-c", COUNT + "; sys.stdin.read()"]
+    command = [sys.executable, "-c", COUNT]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "counted\n"
     return process
@@ -26,7 +32,7 @@ def begin(folder):
 def total(folder):
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
     shown = subprocess.run([sys.executable, "-c", SHOW], env=environment, capture_output=True, text=True, check=True)
-    return next(line for line in shown.stdout.splitlines() if line.startswith("limiter_fallbacks_total"))
+    return next(line for line in shown.stdout.splitlines() if line.startswith("sentiment_rate_limiter_fallbacks_total"))
 
 
 def test_a_successor_goes_on_with_the_counts_of_a_process_that_is_gone(tmp_path):
@@ -35,5 +41,5 @@ def test_a_successor_goes_on_with_the_counts_of_a_process_that_is_gone(tmp_path)
     third = begin(tmp_path)
     for process in (second, third):
         process.communicate("")
-    assert total(tmp_path) == "limiter_fallbacks_total 3.0"
+    assert total(tmp_path) == "sentiment_rate_limiter_fallbacks_total 3.0"
     assert sorted(path.name for path in tmp_path.glob("counter_*")) == ["counter_1.db", "counter_2.db"]

@@ -57,7 +57,7 @@ class Models(RuleBasedStateMachine):
     def activate(self, version, allow_worse):
         before = releases.states()
         active = next((name for name, state in before.items() if state == "active"), None)
-        is_worse = active and RECALLS[version] < RECALLS[active] - releases.METRIC_TOLERANCE
+        is_worse = active and RECALLS[version] < RECALLS[active] - promotion.METRIC_TOLERANCE
         is_fit = before.get(version, "retired") != "retired" and version not in self.rotten
         try:
             promotion.activate(version, by="tests", allow_worse=allow_worse)
@@ -91,7 +91,7 @@ class Models(RuleBasedStateMachine):
         finally:
             releases.verify = verify
         previous = next((name for name, state in releases.states().items() if state == "previous"), version)
-        assert RECALLS[version] >= RECALLS[previous] - releases.METRIC_TOLERANCE or previous != better
+        assert RECALLS[version] >= RECALLS[previous] - promotion.METRIC_TOLERANCE or previous != better
 
     @rule()
     def roll_back(self):

@@ -8,9 +8,9 @@ import pytest
 from sentiment_app.infrastructure.database import db
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.sentiment.schemas import AnalysisSchema
+from sentiment_app.sentiment.writer import WRITER
 
 URL = "/api/v1/sentiment/analyze"
-from sentiment_app.sentiment.writer import WRITER
 
 
 def test_an_answer_has_scores_and_the_model_that_gave_them(client, as_ada, model):
@@ -121,4 +121,4 @@ def test_another_content_type_is_refused(client, as_ada):
 def test_a_body_over_a_mebibyte_is_refused(client, as_ada):
     answer = client.post(URL, data=b" " * (1024 * 1024 + 1), content_type="application/json", headers=as_ada)
     assert answer.status_code == 413
-    assert answer.json["detail"] == "This request's body may have at most 1048576 bytes."
+    assert answer.json["detail"] == "The body is too large. This route accepts at most 1048576 bytes."

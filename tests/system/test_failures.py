@@ -292,7 +292,7 @@ def test_metrics_add_up_over_processes(product):
     url = f"http://127.0.0.1:{product.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=60) as answer:
         text = answer.read().decode()
-    assert 'http_requests_total{method="POST",route="/api/v1/sentiment/analyze",status="200"}' in text
+    assert 'sentiment_http_requests_total{method="POST",route="/api/v1/sentiment/analyze",status="200"}' in text
     assert call(product.url + "/metrics")[0] == 404
 
 

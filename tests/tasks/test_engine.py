@@ -17,7 +17,7 @@ from sentiment_app.infrastructure.queue import REDIS, queue
 from sentiment_app.ml.runtime import Scorer
 from sentiment_app.registry import promotion, releases
 from sentiment_app.registry.serving import NoModelError, Serving, UnusableModelError, serving
-from sentiment_app.tasks import chunks, executor, lifecycle, reconciler, service, submission
+from sentiment_app.tasks import chunks, executor, lifecycle, metrics, reconciler, service, submission
 from sentiment_app.tasks.models import Chunk, Task
 
 
@@ -137,12 +137,12 @@ def test_a_job_that_redis_lost_is_sent_again(upload, lines, chunk_jobs, work, fe
 
 
 def test_how_long_work_has_waited_is_told(upload, lines, work):
-    assert service.longest_wait() == {("default",): 0.0, ("webhooks",): 0.0}
+    assert metrics.oldest_waits() == {("default",): 0.0, ("webhooks",): 0.0}
     upload(lines("a"))
     db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(seconds=100)))
-    assert service.longest_wait()["default",] >= 100
+    assert metrics.oldest_waits()["default",] >= 100
     work()
-    assert service.longest_wait()["default",] == 0
+    assert metrics.oldest_waits()["default",] == 0
 
 
 def test_a_database_that_did_not_answer_a_scrape_is_left_alone_for_a_while(app, monkeypatch):
@@ -152,21 +152,21 @@ def test_a_database_that_did_not_answer_a_scrape_is_left_alone_for_a_while(app, 
         asked.append(statement)
         raise OperationalError("SELECT", {}, Exception())
 
-    monkeypatch.setattr(service._Scrape, "rests_until", 0.0)
+    metrics.SCRAPE_READER.get().paused_until = 0.0
     with monkeypatch.context() as hanging:
         hanging.setattr(db.session, "execute", hang)
-        assert (service.longest_wait(), service.rows_found()) == (None, None)
+        assert (metrics.oldest_waits(), metrics.count_rows()) == (None, None)
     assert len(asked) == 1
-    assert service.longest_wait() is None
-    monkeypatch.setattr(service._Scrape, "rests_until", 0.0)
-    assert service.longest_wait() == {("default",): 0.0, ("webhooks",): 0.0}
+    assert metrics.oldest_waits() is None
+    metrics.SCRAPE_READER.get().paused_until = 0.0
+    assert metrics.oldest_waits() == {("default",): 0.0, ("webhooks",): 0.0}
 
 
 def test_chunks_of_a_cancelled_task_wait_for_nobody(client, as_ada, upload, lines):
     task = upload(lines("a")).json["task_id"]
     db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(seconds=100)))
     assert client.post(f"/api/v1/sentiment/tasks/{task}/cancel", headers=as_ada).status_code < 300
-    assert service.longest_wait()["default",] == 0
+    assert metrics.oldest_waits()["default",] == 0
 
 
 def test_a_task_whose_end_nobody_noted_is_ended(upload, lines, chunk_jobs, fetch, monkeypatch):
@@ -354,7 +354,7 @@ def test_a_text_for_which_a_model_finds_no_probabilities_fails_alone(upload, lin
     task = upload(lines("a")).json["task_id"]
     work()
     assert fetch(f"/{task}").json["request_counts"] == {"total": 1, "completed": 0, "failed": 1}
-    assert outcome(fetch, task) == [(0, None, "The model finds no probabilities for this text.")]
+    assert outcome(fetch, task) == [(0, None, "The model returned no probabilities for this text.")]
 
 
 def test_a_user_with_more_tasks_has_no_more_chunks_queued(upload, lines, small_chunks, chunk_jobs):
@@ -422,8 +422,8 @@ def test_a_slow_upload_is_alive(app, ada, model, monkeypatch):
     monkeypatch.setattr(submission, "TOUCH_SECONDS", 0)
     task = submission.open_task(submission.Submission(ada.id), model[1])
     db.session.execute(update(Task).values(touched_at=func.now() - timedelta(minutes=6)))
-    next(submission._heard(task, iter(["one", "two"])))
-    rest = submission._heard(task, iter(["one", "two"]))
+    next(submission._keep_alive(task, iter(["one", "two"])))
+    rest = submission._keep_alive(task, iter(["one", "two"]))
     assert list(rest) == ["one", "two"]
     assert reconciler.reconcile()["uploads"] == 0
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 from sentiment_app import maintenance
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import enqueue, queue
-from sentiment_app.sentiment import history
+from sentiment_app.sentiment import history, service
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.tasks import lifecycle, retention
 from sentiment_app.tasks.models import Chunk, Task
@@ -75,11 +75,11 @@ def expire(task, days):
 
 
 def test_the_history_goes_back_no_further_than_its_days(make_app, ada, monkeypatch):
-    monkeypatch.setattr(history, "BATCH", 2)
+    monkeypatch.setattr(history, "BATCH_ROWS", 2)
     now = datetime.now(UTC)
     with make_app(history_days=10).app_context():
         for days in (1, 9, 11, 12, 13):
-            history.analyze(ada.id, history._first_id_at(now - timedelta(days=days)), f"{days} days ago")
+            service.analyze(ada.id, history._first_id_at(now - timedelta(days=days)), f"{days} days ago")
         assert maintenance.purge()["history"] == 3
         left = db.session.scalars(select(SentimentRequest.text).where(SentimentRequest.user_id == ada.id))
         assert set(left) == {"1 days ago", "9 days ago"}

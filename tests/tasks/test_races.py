@@ -11,14 +11,14 @@ from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.runtime import Scorer
 from sentiment_app.registry import promotion, releases
+from sentiment_app.registry.models import ModelRelease
 from sentiment_app.registry.serving import NoModelError, Serving, UnknownModelError, serving
 from sentiment_app.tasks import chunks, executor, lifecycle, quotas, reconciler, render, retention, service, submission
 from sentiment_app.tasks.models import Chunk, Task
+from sentiment_app.webhooks import outbox
 
 BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
 NDJSON, CSV = "application/x-ndjson", "text/csv"
-from sentiment_app.registry.models import ModelRelease
-from sentiment_app.webhooks import outbox
 
 
 @pytest.fixture
@@ -169,7 +169,10 @@ def test_an_upload_over_the_quota_of_rows_leaves_nothing(make_app, as_ada, fetch
     client = make_app(max_queued_rows=6).test_client()
     send = {"content_type": NDJSON, "headers": as_ada}
     alone = client.post(TASKS, data=lines(*"abcdefg"), **send)
-    assert (alone.status_code, alone.json["detail"]) == (413, "A task may have at most 6 rows.")
+    assert (alone.status_code, alone.json["detail"]) == (
+        413,
+        "The task has too many rows. The limit is 6 rows. Split it.",
+    )
     assert client.post(TASKS, data=lines(*"abcd"), **send).status_code == 202
     refused = client.post(TASKS, data=lines(*"abc"), **send)
     assert (refused.status_code, refused.json["type"]) == (429, "urn:sentiment-app:problem:too-many-tasks")

@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import func, update
 
 from sentiment_app.infrastructure.database import db
+from sentiment_app.infrastructure.queue import REDIS
 from sentiment_app.tasks.models import Chunk
 
 ROWS = "id,review\n1,I love it\n2,\n3,It is awful\n"
-from sentiment_app.infrastructure.queue import REDIS
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def test_a_task_is_cancelled_and_taken_up_again(run, submit, work):
     assert run("cancel", task) == f"{task} is cancelled\n"
     assert run("retry", task) == f"{task} is queued\n"
     work()
-    assert "it is completed" in run("cancel", task, exit_code=1)
-    assert "Nothing failed" in run("retry", task, exit_code=1)
+    assert "This task is completed" in run("cancel", task, exit_code=1)
+    assert "no failed rows" in run("retry", task, exit_code=1)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_a_task_is_cancelled_and_taken_up_again(run, submit, work):
     [
         ("reviews.xlsx", ("--user", "ada"), "must end in .csv"),
         ("reviews.csv", ("--user", "nobody"), "nobody"),
-        ("reviews.csv", ("--user", "ada", "--column", "opinion"), "the file has: id, review"),
+        ("reviews.csv", ("--user", "ada", "--column", "opinion"), "Its columns are: id, review"),
         ("reviews.csv", ("--user", "ada", "--column", "review", "--model", "none"), "none"),
-        ("reviews.csv", ("--user", "ada", "--column", "review", "--encoding", "rot13"), "no such encoding"),
+        ("reviews.csv", ("--user", "ada", "--column", "review", "--encoding", "rot13"), "is not known"),
     ],
 )
 def test_a_file_that_cannot_be_taken_is_told(run, ada, tmp_path, name, options, told):

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import delete, func, select, update
 from stateful import PARTS, run_machine
 
+from sentiment_app import maintenance
 from sentiment_app.errors import AppError, ConflictError, NotFoundError
 from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.app_state import settings
@@ -31,7 +32,6 @@ WORKERS = st.integers(0, 1)
 WEBHOOK_URLS = st.sampled_from([None, "https://93.184.216.34/hook"])
 PICK = st.integers(0, 10_000)
 UNSYNCHRONISED = {"synchronize_session": False}
-from sentiment_app import maintenance
 
 
 class Tasks(RuleBasedStateMachine):
@@ -65,7 +65,10 @@ class Tasks(RuleBasedStateMachine):
     def submit_with_a_key(self, user, key, texts):
         to_submit = submission.Submission(self.users[user].id, idempotency_key=key)
         fingerprint = json.dumps(texts)
-        with self.others_unchanged(user), self.expected(TooManyTasksError, ConflictError, submission.IdempotencyKeyReusedError):
+        with (
+            self.others_unchanged(user),
+            self.expected(TooManyTasksError, ConflictError, submission.IdempotencyKeyReusedError),
+        ):
             replay = submission.find_replay(to_submit, fingerprint)
             task = replay or submission.submit(to_submit, items(texts), lambda: fingerprint)
             assert task.fingerprint == fingerprint or not replay
@@ -75,16 +78,16 @@ class Tasks(RuleBasedStateMachine):
         to_submit = submission.Submission(self.users[user].id, webhook_url=webhook_url)
         with self.others_unchanged(user), self.expected(TooManyTasksError):
             task_id = submission.open_task(to_submit, self.version)
-            self.submission.append((user, task_id, 0))
+            self.uploads.append((user, task_id, 0))
 
     @precondition(lambda self: self.uploads)
     @rule(pick=PICK, texts=TEXTS)
     def send_rows(self, pick, texts):
-        user, task_id, rows = self.submission.pop(pick % len(self.uploads))
+        user, task_id, rows = self.uploads.pop(pick % len(self.uploads))
         with self.others_unchanged(user):
             try:
                 submission._add_chunk(uuid4(), self.users[user].id, task_id, rows, list(items(texts)))
-                self.submission.append((user, task_id, rows + len(texts)))
+                self.uploads.append((user, task_id, rows + len(texts)))
                 lifecycle.dispatch(task_id)
             except (TooManyTasksError, submission.UploadLostError):
                 retention.erase(task_id)
@@ -92,7 +95,7 @@ class Tasks(RuleBasedStateMachine):
     @precondition(lambda self: self.uploads)
     @rule(pick=PICK)
     def end_upload(self, pick):
-        user, task_id, rows = self.submission.pop(pick % len(self.uploads))
+        user, task_id, rows = self.uploads.pop(pick % len(self.uploads))
         with self.others_unchanged(user):
             try:
                 submission._close(task_id, rows, "x")
@@ -104,7 +107,7 @@ class Tasks(RuleBasedStateMachine):
     @rule(pick=PICK)
     def cut_off_upload(self, pick):
         """The web process is killed: nobody sends more rows, and nobody tidies up."""
-        self.submission.pop(pick % len(self.uploads))
+        self.uploads.pop(pick % len(self.uploads))
 
     @rule(user=USERS, pick=PICK, of_other=st.booleans())
     def cancel(self, user, pick, of_other):
@@ -307,7 +310,7 @@ class Tasks(RuleBasedStateMachine):
     def teardown(self):
         """Whatever happened, everything that was accepted ends once the model is well and the workers are there."""
         self.mood["troubled"] = False
-        self.submission.clear()
+        self.uploads.clear()
         self.hands.clear()
         self.let_uploads_fall_silent()
         for _ in range(200):

@@ -89,7 +89,7 @@ def test_bad_rows_fail_alone_with_their_line(upload, work, fetch):
     assert result["request_counts"] == {"total": 7, "completed": 2, "failed": 5}
     errors = {one["line"]: one["error"] for one in result["result"] if "error" in one}
     assert set(errors) == {3, 4, 5, 7, 8}
-    assert errors[4] == "The line is not JSON."
+    assert errors[4] == "The line is not valid JSON."
 
 
 def test_csv_with_another_delimiter_column_and_encoding(upload, work, fetch):
@@ -111,12 +111,12 @@ def test_gzip_is_read_as_it_comes(upload, work, fetch, lines):
         ("", NDJSON, "", {}, 422, "no texts"),
         ("\n\n", NDJSON, "", {}, 422, "no texts"),
         ("text\n", CSV, "", {}, 422, "no texts"),
-        ("a,b\n1,2\n", CSV, "", {}, 422, "the file has: a, b"),
-        ("a,b\n1,2\n", CSV, "?column=c", {}, 422, "the file has: a, b"),
-        ("text,b\n1,2\n", CSV, "?id_column=c", {}, 422, "it has: text, b"),
+        ("a,b\n1,2\n", CSV, "", {}, 422, "Its columns are: a, b"),
+        ("a,b\n1,2\n", CSV, "?column=c", {}, 422, "Its columns are: a, b"),
+        ("text,b\n1,2\n", CSV, "?id_column=c", {}, 422, "Its columns are: text, b"),
         ("text\nx\n", CSV, "?delimiter=ab", {}, 422, "one character"),
-        ("x", NDJSON, "?encoding=nope", {}, 422, "no such encoding"),
-        ("not gzip", NDJSON, "", {"Content-Encoding": "gzip"}, 400, "not gzip"),
+        ("x", NDJSON, "?encoding=nope", {}, 422, "is not known"),
+        ("not valid gzip", NDJSON, "", {"Content-Encoding": "gzip"}, 400, "not valid gzip"),
         ("x", NDJSON, "", {"Content-Encoding": "br"}, 415, "gzip"),
         ("x", "text/plain", "", {}, 415, "text/csv"),
         ("x", NDJSON, "?columns=text", {}, 422, "Unknown field"),
@@ -135,7 +135,7 @@ def test_an_upload_that_cannot_be_used_is_refused_and_leaves_nothing(
 def test_an_upload_that_is_too_large_leaves_nothing(make_app, as_ada, fetch, lines):
     rows = make_app(max_upload_rows=2).test_client()
     answer = rows.post(TASKS, data=lines("a", "b", "c"), content_type=NDJSON, headers=as_ada)
-    told = "An upload may have at most 2 rows, blank lines among them."
+    told = "The file has too many rows. The limit is 2 rows, including blank lines. Split it."
     assert (answer.status_code, answer.json["detail"]) == (413, told)
     size = make_app(max_upload_bytes=1000).test_client()
     bomb = gzip.compress(lines("a" * 5000).encode())
@@ -285,15 +285,15 @@ def test_metrics_count_the_rows_of_tasks(client, upload, work, model):
     work()
     arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda: ("127.0.0.1", 9464))}
     lines = client.get("/metrics", environ_overrides=arrived).text.splitlines()
-    assert f'task_rows{{model_version="{model[1]}",sentiment="positive"}} 2.0' in lines
-    assert f'task_rows{{model_version="{model[1]}",sentiment="negative"}} 1.0' in lines
+    assert f'sentiment_task_rows{{model_version="{model[1]}",sentiment="positive"}} 2.0' in lines
+    assert f'sentiment_task_rows{{model_version="{model[1]}",sentiment="negative"}} 1.0' in lines
 
 
 @pytest.mark.parametrize("value", ["{}", "[]", '{"a":[]}'])
 def test_a_large_body_of_very_many_values_is_refused_before_it_is_parsed(client, as_ada, value):
     body = '{"texts":[' + ",".join([value] * 400_000) + "]}"
     answer = client.post(BATCH, data=body, content_type="application/json", headers=as_ada)
-    assert (answer.status_code, answer.json["detail"]) == (422, "The body has more than 60,000 values.")
+    assert (answer.status_code, answer.json["detail"]) == (422, "The body has too many values. The limit is 60,000.")
 
 
 def test_a_large_body_whose_string_never_ends_takes_no_long_time(client, as_ada):

@@ -44,6 +44,7 @@ def own_everything(client, sign_in, model):
                 add_chunk(tasks[-1], place, state, errors)
             deliveries.append(uuid.uuid7())
             values = {"id": deliveries[-1], "task_id": tasks[-1], "event": status, "state": next(states)}
+            values |= {"user_id": user.id, "url": "https://example.org/", "payload": {}}
             db.session.execute(insert(Delivery).values(values))
         return {"user_id": [user.id], "request_id": [scored.json["id"]], "task_id": tasks, "delivery_id": deliveries}
 

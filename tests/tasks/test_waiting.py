@@ -141,7 +141,13 @@ def test_where_as_many_downloads_are_sent_as_may_be_the_next_is_told_to_come_aga
 
 def test_nobody_takes_the_room_of_all():
     room, ada, bob = ConcurrencyLimit(3, UnavailableError, limit_per_user=2), uuid4(), uuid4()
-    with room.try_admit(ada), room.try_admit(ada), room.try_admit(ada) as third, room.try_admit(bob) as other, room.try_admit(bob) as beyond:
+    with (
+        room.try_admit(ada),
+        room.try_admit(ada),
+        room.try_admit(ada) as third,
+        room.try_admit(bob) as other,
+        room.try_admit(bob) as beyond,
+    ):
         assert (third, other, beyond) == (False, True, False)
     with room.try_admit(ada) as again:
         assert again

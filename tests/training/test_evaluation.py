@@ -17,7 +17,7 @@ def test_two_classes_are_evaluated_on_renormalised_scores():
 
 def test_a_text_that_is_surely_neutral_is_neither_of_two_classes():
     scores = np.array([[0.0, 1.0, 0.0], [0.2, 0.7, 0.1], [0.1, 0.5, 0.4]])
-    assert evaluation.judged(scores, np.array([2, 0, 2]))[0][0].tolist() == [0.5, 0.5]
+    assert evaluation.relevant_scores(scores, np.array([2, 0, 2]))[0][0].tolist() == [0.5, 0.5]
     assert evaluation.evaluate(scores, np.array([2, 0, 2]))["auc"] is not None
 
 
@@ -67,10 +67,10 @@ def test_csv_and_ndjson_are_read_alike(tmp_path, name, content):
         ("a.csv", "words,label\nx,positive\n", "line 2"),
         ("a.csv", "text,label\n", "no texts"),
         ("a.ndjson", "{", "cannot be read"),
-        ("a.ndjson", "[]", "line 1: is no object"),
+        ("a.ndjson", "[]", "line 1: not a JSON object"),
         ("a.parquet", "no parquet", "cannot be read"),
-        ("a.txt", "x", "no known kind"),
-        ("a.csv", b"text,label\n\xff,positive\n", "not UTF-8"),
+        ("a.txt", "x", "is not known"),
+        ("a.csv", b"text,label\n\xff,positive\n", "not valid UTF-8"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_line(tmp_path, name, content, said):

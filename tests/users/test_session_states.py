@@ -8,13 +8,13 @@ from sqlalchemy import delete
 from stateful import PARTS, run_machine
 
 from sentiment_app.infrastructure.database import db
+from sentiment_app.infrastructure.queue import REDIS
 from sentiment_app.users import service as users
 from sentiment_app.users.models import Session, User
 
 USERS = st.sampled_from(["ada", "bob"])
 PICK = st.integers(0, 10_000)
 PASSWORDS = (PASSWORD, "another fine long password")
-from sentiment_app.infrastructure.queue import REDIS
 
 
 class Signed:

@@ -9,6 +9,7 @@ import pytest
 
 from sentiment_app.infrastructure.queue import REDIS
 from sentiment_app.web.admission import LIST_KEY, Admission, Verdict
+from sentiment_app.web.rate_limits import RateLimits
 
 THREADS = 24
 
@@ -19,9 +20,15 @@ def redis(base_app):
     return REDIS.get(base_app)
 
 
+def make_admission(redis, settings, is_live):
+    rate_limits = RateLimits(None, settings)
+    rate_limits.items = {str(amount): limits.parse(f"{amount} per hour") for amount in range(1, 101)}
+    return Admission(redis, rate_limits, session_seconds=60, find_ended=list, is_live=is_live)
+
+
 @pytest.fixture
-def admission(redis):
-    return Admission(redis, session_life=60, ended_sessions=list, is_live=lambda _session: True)
+def admission(redis, settings):
+    return make_admission(redis, settings, lambda _session: True)
 
 
 def at_once(function, arguments):
@@ -38,45 +45,45 @@ def at_once(function, arguments):
 
 def test_each_caller_gets_the_answer_to_his_own_question(admission):
     def admit(amount):
-        return admission.admit(uuid4(), uuid4(), "scoring", limits.parse(f"{amount} per hour"))
+        return admission.admit(uuid4(), uuid4(), str(amount))
 
     answers = at_once(admit, range(1, THREADS + 1))
-    assert [(one.verdict, one.remaining) for one in answers] == [(Verdict.ADMITTED, n) for n in range(THREADS)]
+    assert [(answer.verdict, answer.standing.remaining) for answer in answers] == [
+        (Verdict.ADMITTED, n) for n in range(THREADS)
+    ]
 
 
 def test_of_many_at_once_as_many_are_admitted_as_the_rate_allows(admission):
-    user, session, rate = uuid4(), uuid4(), limits.parse("10 per hour")
-    answers = at_once(lambda _: admission.admit(user, session, "scoring", rate), range(THREADS))
-    assert sorted(one.verdict for one in answers) == [Verdict.OVER_RATE] * (THREADS - 10) + [Verdict.ADMITTED] * 10
+    user, session = uuid4(), uuid4()
+    answers = at_once(lambda _: admission.admit(user, session, "10"), range(THREADS))
+    assert sorted(one.verdict for one in answers) == [Verdict.RATE_EXCEEDED] * (THREADS - 10) + [Verdict.ADMITTED] * 10
 
 
 def test_an_ended_session_is_shut_out_among_others_that_live(admission):
-    ended, rate = uuid4(), limits.parse("100 per hour")
+    ended = uuid4()
     admission.end([ended])
     sessions = [uuid4(), uuid4(), ended, uuid4()]
-    answers = at_once(lambda session: admission.admit(uuid4(), session, "user", rate), sessions)
+    answers = at_once(lambda session: admission.admit(uuid4(), session, "100"), sessions)
     assert [one.verdict is Verdict.SESSION_ENDED for one in answers] == [False, False, True, False]
 
 
 def test_a_server_that_forgot_the_script_is_told_it_again(admission, redis):
-    rate = limits.parse("100 per hour")
-    admission.admit(uuid4(), uuid4(), "user", rate)
+    admission.admit(uuid4(), uuid4(), "100")
     redis.script_flush()
-    answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "user", rate), range(4))
+    answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "100"), range(4))
     assert {one.verdict for one in answers} == {Verdict.ADMITTED}
 
 
 def test_a_broken_connection_costs_no_answer(admission, redis):
-    rate = limits.parse("100 per hour")
-    admission.admit(uuid4(), uuid4(), "user", rate)
+    admission.admit(uuid4(), uuid4(), "100")
     redis.client_kill_filter(_type="normal", skipme=True)
-    answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "user", rate), range(4))
+    answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "100"), range(4))
     assert {one.verdict for one in answers} == {Verdict.ADMITTED}
 
 
 @pytest.mark.parametrize("is_live", [True, False])
-def test_a_list_that_another_process_deletes_again_lets_no_ended_session_in(redis, is_live):
-    admission = Admission(redis, session_life=60, ended_sessions=list, is_live=lambda _session: is_live)
+def test_a_list_that_another_process_deletes_again_lets_no_ended_session_in(redis, settings, is_live):
+    admission = make_admission(redis, settings, lambda _session: is_live)
     publish = admission._publish
 
     def publish_and_lose(*arguments, **options):
@@ -84,5 +91,5 @@ def test_a_list_that_another_process_deletes_again_lets_no_ended_session_in(redi
         redis.delete(LIST_KEY)
 
     admission._publish = publish_and_lose
-    answer = admission.admit(uuid4(), uuid4(), "user", limits.parse("100 per hour"))
+    answer = admission.admit(uuid4(), uuid4(), "100")
     assert answer.verdict is (Verdict.ADMITTED if is_live else Verdict.SESSION_ENDED)

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sentiment_app import app as app_module
 from sentiment_app.app import create_app
 from sentiment_app.infrastructure.database import autocommit, db
-from sentiment_app.sentiment import service
+from sentiment_app.sentiment import history, service
 from sentiment_app.web.operation import BODY_LIMIT
 
 ANALYZE = "/api/v1/sentiment/analyze"
@@ -91,7 +91,7 @@ def test_a_small_body_that_comes_in_chunks_needs_no_turn_of_the_large(client, as
 
 
 def test_a_database_that_takes_too_long_is_a_503(app, client, as_ada, monkeypatch):
-    monkeypatch.setattr(service, "get", lambda *_: db.session.execute(text("SELECT pg_sleep(60)")))
+    monkeypatch.setattr(history, "get", lambda *_: db.session.execute(text("SELECT pg_sleep(60)")))
     db.session.execute(text("SET LOCAL statement_timeout = '50ms'"))
     answer = client.get(f"/api/v1/sentiment/history/{uuid4()}", headers=as_ada)
     assert (answer.status_code, answer.json["type"]) == (503, "urn:sentiment-app:problem:unavailable")

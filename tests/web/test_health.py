@@ -51,7 +51,7 @@ def test_migrations_behind_the_code_are_named(client, url):
     db.session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     answer = client.get(url)
     assert (answer.status_code, answer.mimetype) == (503, "application/problem+json")
-    assert "at 0001" in answer.json["checks"]["migrations"]
+    assert "at revision 0001" in answer.json["checks"]["migrations"]
     assert answer.headers["Retry-After"]
 
 
@@ -64,7 +64,7 @@ def test_without_a_model_it_is_not_ready_and_scores_nothing(make_app, url, as_ad
     client = make_app(release="fresh").test_client()
     db.session.execute(update(ModelRelease).values(state="retired"))
     answer = client.get(url)
-    assert (answer.status_code, answer.json["checks"]["model"]) == (503, "none is active")
+    assert (answer.status_code, answer.json["checks"]["model"]) == (503, "no model is active")
     scored = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
     assert (scored.status_code, scored.json["type"]) == (503, "urn:sentiment-app:problem:no-model")
 
@@ -73,7 +73,7 @@ def test_without_postgresql_it_is_not_ready_and_tells_no_secret(settings, url):
     away = "postgresql+psycopg2://someone:hunter2secret@/gone?host=/nowhere"
     client = create_app(replace(settings, database_url=away, database_retry_seconds=0.1)).test_client()
     answer = client.get(url)
-    assert (answer.status_code, answer.json["checks"]["database"]) == (503, "cannot be reached")
+    assert (answer.status_code, answer.json["checks"]["database"]) == (503, "does not answer")
     assert "hunter2secret" not in answer.text
     assert client.get("/livez").status_code == 200
 
@@ -106,10 +106,11 @@ def test_metrics_tell_of_requests_and_nothing_of_texts(client, as_ada, model):
     arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda: ("127.0.0.1", 9464))}
     answer = client.get("/metrics", environ_overrides=arrived)
     assert answer.status_code == 200
-    assert f'scored_rows_total{{model_version="{model[1]}"' in answer.text
+    assert f'sentiment_scored_rows_total{{model_version="{model[1]}"' in answer.text
     assert 'route="/api/v1/sentiment/analyze",status="200"' in answer.text
-    for name in ("queue_jobs", "waiting_seconds", "model_age_seconds", "commit_rows_bucket", "limiter_fallbacks_total"):
-        assert name in answer.text
+    names = "build_info", "queue_jobs", "queue_oldest_wait_seconds", "model_age_seconds", "commit_rows_bucket"
+    for name in (*names, "rate_limiter_fallbacks_total"):
+        assert f"\nsentiment_{name}" in answer.text
     assert "a secret text" not in answer.text
 
 

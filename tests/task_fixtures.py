@@ -1,13 +1,14 @@
+"""Fixtures of tests that submit tasks and have them scored."""
+
 import json
 
 import pytest
 
-from sentiment_app.infrastructure.queue import queue
+from sentiment_app.infrastructure.queue import REDIS, queue
 from sentiment_app.tasks import lifecycle, submission
 from sentiment_app.worker import Worker
 
 TASKS = "/api/v1/sentiment/tasks"
-from sentiment_app.infrastructure.queue import REDIS
 
 
 @pytest.fixture
