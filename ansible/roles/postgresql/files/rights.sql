@@ -1,5 +1,7 @@
--- The service reads and writes rows; only the owner changes tables. Slow statements are counted without their values.
--- Prints a digest of rights and extensions before and after.
+-- The service reads and writes rows, and only the owner changes tables. Slow statements are counted without their values.
+-- Prints a digest of rights and extensions before and after the changes.
+-- This runs as superuser: without this line, a function that the owner creates in public could run with those rights.
+SET search_path = pg_catalog;
 PREPARE rights AS
   SELECT md5(concat(
     (SELECT datacl FROM pg_database WHERE datname = current_database()),
@@ -9,7 +11,7 @@ PREPARE rights AS
   ));
 EXECUTE rights;
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
+CREATE EXTENSION IF NOT EXISTS pg_stat_statements SCHEMA public;
 REVOKE CONNECT, TEMPORARY ON DATABASE sentiment FROM PUBLIC;
 GRANT CONNECT ON DATABASE sentiment TO sentiment;
 GRANT USAGE ON SCHEMA public TO sentiment;
