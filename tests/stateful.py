@@ -1,10 +1,12 @@
-"""How tests of state machines run: some hundred steps every day, and as many as STATEFUL_STEPS says in a long run.
+"""How stateful tests run: some hundred steps every day, and STATEFUL_STEPS steps in a long run.
 
-A long run is cut into parts, each with a transaction of its own: what one transaction has deleted slows it down.
+A long run is divided into parts, each with its own transaction: the rows that a transaction deletes slow it down.
 """
 
 import os
+from uuid import UUID
 
+import uuid_utils.compat as uuid
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -12,6 +14,24 @@ STEPS = 40
 DAILY, PART = 240, 2_000
 asked = int(os.environ.get("STATEFUL_STEPS") or 0)
 PARTS = range(max(1, asked // PART))
+
+
+class CountingIds:
+    """Makes ids in the order of their creation, so that a run can be repeated: Hypothesis replays what failed."""
+
+    def __init__(self, monkeypatch):
+        self.restart()
+        for name in ("uuid4", "uuid7"):
+            monkeypatch.setattr(uuid, name, self.next)
+
+    def restart(self):
+        """Begin another example."""
+        self._count = 0
+
+    def next(self):
+        """The next id."""
+        self._count += 1
+        return UUID(int=self._count)
 
 
 def run_machine(machine):

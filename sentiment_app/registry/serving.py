@@ -28,7 +28,7 @@ class NoModelError(UnavailableError):
     """No model is active."""
 
     kind = "no-model"
-    detail = "No model is active on this server yet. Release one with: flask model activate"
+    detail = "No model is active on this server yet. An operator activates a model with: flask model activate VERSION"
 
 
 class UnknownModelError(NotFoundError):

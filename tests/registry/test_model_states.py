@@ -142,6 +142,8 @@ class Models(RuleBasedStateMachine):
     def ask_for(self, process, version):
         """A request that names a model."""
         states = releases.states()
+        if self.processes[process].version() is None:  # it asks the registry for the active model first
+            self.refreshed[process] = states
         try:
             served = self.processes[process].pinned(version)
         except UnknownModelError:

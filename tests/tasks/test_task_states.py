@@ -6,14 +6,14 @@ another seed each time; --hypothesis-seed repeats a run.
 
 import json
 from datetime import timedelta
-from uuid import uuid4
 
 import numpy as np
 import pytest
+import uuid_utils.compat as uuid
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import delete, func, select, update
-from stateful import PARTS, run_machine
+from stateful import PARTS, CountingIds, run_machine
 
 from sentiment_app import maintenance
 from sentiment_app.errors import AppError, ConflictError, NotFoundError
@@ -37,10 +37,11 @@ UNSYNCHRONISED = {"synchronize_session": False}
 class Tasks(RuleBasedStateMachine):
     """The rules are what users, workers and time do; after each of them all invariants are checked."""
 
-    users = ()
+    users, ids = (), None
 
     def __init__(self):
         super().__init__()
+        self.ids.restart()
         db.session.execute(delete(Task))
         db.session.commit()
         self.hands = {}  # what each worker has claimed
@@ -86,7 +87,7 @@ class Tasks(RuleBasedStateMachine):
         user, task_id, rows = self.uploads.pop(pick % len(self.uploads))
         with self.others_unchanged(user):
             try:
-                submission._add_chunk(uuid4(), self.users[user].id, task_id, rows, list(items(texts)))
+                submission._add_chunk(uuid.uuid4(), self.users[user].id, task_id, rows, list(items(texts)))
                 self.uploads.append((user, task_id, rows + len(texts)))
                 lifecycle.dispatch(task_id)
             except (TooManyTasksError, submission.UploadLostError):
@@ -159,9 +160,9 @@ class Tasks(RuleBasedStateMachine):
     @rule(worker=WORKERS, pick=PICK)
     def claim(self, worker, pick):
         """Any chunk: of a job that is late or comes twice, too."""
-        chunks = db.session.scalars(select(Chunk.id).order_by(Chunk.id)).all()
-        if chunks and worker not in self.hands:
-            claim = chunks.claim(chunks[pick % len(chunks)], uuid4())
+        ids = db.session.scalars(select(Chunk.id).order_by(Chunk.id)).all()
+        if ids and worker not in self.hands:
+            claim = chunks.claim(ids[pick % len(ids)], uuid.uuid4())
             if claim:
                 self.hands[worker] = claim
 
@@ -413,5 +414,5 @@ def test_tasks_hold_under_everything_in_any_order(part, make_app, make_user, mod
     monkeypatch.setattr(lifecycle, "QUEUED_CHUNKS", 2)
     users = [make_user("ada"), make_user("bob")]
     with make_app(max_tasks=4, max_queued_rows=20).app_context():
-        values = {"users": users, "version": model[1], "mood": mood}
+        values = {"users": users, "version": model[1], "mood": mood, "ids": CountingIds(monkeypatch)}
         run_machine(type("TasksOfTwo", (Tasks,), values))
