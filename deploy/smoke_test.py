@@ -40,7 +40,7 @@ def main(name: str, release: str, address: str = "127.0.0.1") -> None:
     host, _, port = address.partition(":")
     api = http.client.HTTPConnection(host, int(port), timeout=10) if port else Connection(name, address)
 
-    def call(method: str, path: str, body: object = None, token: str | None = None) -> dict:
+    def call(method: str, path: str, body: object = None, token: str | None = None) -> dict[str, str]:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
         for attempt in range(3):
             try:
@@ -57,7 +57,7 @@ def main(name: str, release: str, address: str = "127.0.0.1") -> None:
             time.sleep(min(60, int(answer.headers["Retry-After"] or 1)))
         if answer.status != 200:
             sys.exit(f"smoke test: {method} {path} was answered with {answer.status}: {content[:500]}")
-        return json.loads(content)
+        return dict(json.loads(content))
 
     running = call("GET", "/version")
     if running["release"] != release:

@@ -60,9 +60,7 @@ request_duration = Histogram(PREFIX + "http_request_duration_seconds", "Time to 
 scoring_duration = Histogram(PREFIX + "scoring_duration_seconds", "Time to score one text", buckets=SCORING_BUCKETS)
 scored_rows = Counter(PREFIX + "scored_rows", "Texts scored and stored by /analyze", ["sentiment", "model_version"])
 commit_rows = Histogram(PREFIX + "commit_rows", "Rows that shared one commit", buckets=COMMIT_BUCKETS)
-limiter_fallbacks = Counter(
-    PREFIX + "rate_limiter_fallbacks", "Rates counted in memory because Redis did not answer"
-)
+limiter_fallbacks = Counter(PREFIX + "rate_limiter_fallbacks", "Rates counted in memory because Redis did not answer")
 
 
 class Gauge(NamedTuple):
