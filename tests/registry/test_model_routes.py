@@ -66,7 +66,7 @@ def test_a_card_comes_as_markdown_or_html(client, as_ada, model, accept, mimetyp
     answer = client.get(f"{MODELS}/{model[1]}/card", headers=headers)
     assert (answer.status_code, answer.mimetype) == (200, mimetype)
     assert model[1] in answer.text
-    assert "Where it fails" in answer.text
+    assert "Known limits" in answer.text
 
 
 def test_what_stands_in_a_manifest_is_no_html(client, as_ada, second):
