@@ -1,6 +1,6 @@
-"""Benchmarks: each compares side by side in one run, and prints ratios with their spread.
+"""Benchmarks: each compares with a baseline in the same run, and prints ratios with their spread.
 
-Absolute figures say more of the machine than of the product; the ratios are what to look at.
+The ratios matter: absolute values say more about the machine than about the product.
 """
 
 import contextlib
@@ -45,11 +45,11 @@ CORES = 2
 
 @click.group(help=__doc__)
 def main() -> None:
-    """Dispatch."""
+    """The group of all benchmarks."""
 
 
 def spread(name: str, values: list[float], unit: str = "") -> None:
-    """Print the median of repeated measurements, and how far they lie apart."""
+    """Print the median and the spread of repeated measurements."""
     low, middle, high = min(values), statistics.median(values), max(values)
     click.echo(f"{name:58} {middle:12,.3f} {unit:6} ({low:,.3f} to {high:,.3f}, {len(values)} runs)")
 
@@ -61,8 +61,8 @@ def tweets() -> list[str]:
 
 
 def a_model() -> tuple[artifact.Artifact, str]:
-    """The newest model of scripts/dev, or a fast one."""
-    trained = [one for one in artifact.find_manifests(MODELS) if artifact.SERVING in one["files"]]
+    """The newest model of scripts/dev, or else a new fast model."""
+    trained = [manifest for manifest in artifact.find_manifests(MODELS) if artifact.SERVING in manifest["files"]]
     if not trained:
         trained = [experiment.run(experiment.find_recipe("fast"), data_dir=DATA, model_dir=MODELS, progress=click.echo)]
     version = trained[0]["version"]
@@ -71,7 +71,7 @@ def a_model() -> tuple[artifact.Artifact, str]:
 
 @contextmanager
 def product(**settings: str) -> Iterator[Product]:
-    """The product on servers of its own."""
+    """The product, with its own servers."""
     with tempfile.TemporaryDirectory(prefix="sentiment-bench-") as directory:
         Path(directory).chmod(0o755)
         made = Product(Path(directory), *a_model())
@@ -87,7 +87,7 @@ def product(**settings: str) -> Iterator[Product]:
 
 
 def hello() -> Flask:
-    """What the request is measured against: a bare Flask application."""
+    """The baseline of a request: a bare Flask application."""
     app = Flask("hello")
     app.get("/")(lambda: "hello")
     return app
@@ -102,7 +102,7 @@ def post_worker_init(worker): pass
 
 @contextmanager
 def gunicorn(config: str, environment: dict[str, str]) -> Iterator[None]:
-    """Gunicorn with the product's own configuration, but for some lines."""
+    """Gunicorn with the configuration of the product, and some changed lines."""
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
         file.write(config)
         file.flush()
@@ -119,7 +119,7 @@ def gunicorn(config: str, environment: dict[str, str]) -> Iterator[None]:
 
 
 class Answered(NamedTuple):
-    """When a request was sent, how long its answer took in seconds, and whether it was a 200."""
+    """When a request was sent, how long its answer took in seconds, and whether its status was 200."""
 
     sent: float
     took: float
@@ -127,7 +127,7 @@ class Answered(NamedTuple):
 
 
 def drive(port: int, request: bytes, connections: int, seconds: float) -> list[Answered]:
-    """Send a request over keep-alive connections, on each again as soon as it is answered."""
+    """Send a request over keep-alive connections, again as soon as it is answered."""
     selector = selectors.DefaultSelector()
     for _ in range(connections):
         connection = socket.create_connection(("127.0.0.1", port))
@@ -172,7 +172,7 @@ def http(path: str, body: bytes = b"", headers: str = "") -> bytes:
 @click.option("--seconds", default=4.0, show_default=True)
 @click.option("--connections", default=16, show_default=True)
 def bench_request(rounds: int, seconds: float, connections: int) -> None:
-    """A whole analyze request (authenticated, limited, scored, committed) against a bare Flask hello."""
+    """Compare an analyze request (authenticated, limited, scored, committed) with a bare Flask view."""
     port = free_port()
     with product() as ours, gunicorn(HELLO.format(port=port), ours.environment | {"PYTHONPATH": str(ROOT)}):
         request = analyze(ours.token())
@@ -195,10 +195,12 @@ def bench_request(rounds: int, seconds: float, connections: int) -> None:
 @click.option("--rounds", default=6, show_default=True)
 @click.option("--connections", default=4, show_default=True)
 def bench_switch(rounds: int, connections: int) -> None:
-    """How long requests take at most while models are switched, against seconds in which none is."""
+    """Compare the longest request while models are switched with the longest request without a switch."""
     stored = [one["version"] for one in artifact.find_manifests(MODELS) if artifact.SERVING in one["files"]][:2]
     if len(stored) < 2:
-        raise click.ClickException("It needs two models: while scripts/dev runs, .venv/bin/flask model train")
+        raise click.ClickException(
+            "This needs two trained models. While scripts/dev runs, run: .venv/bin/flask model train"
+        )
     seconds = 6.0  # within which every process has switched
     with product(SCORING_RATE_LIMIT="1000000 per minute") as ours, ThreadPoolExecutor() as pool:
         for version in stored:
@@ -226,7 +228,7 @@ def bench_switch(rounds: int, connections: int) -> None:
 
 
 def seconds_each(function: Callable[[], Any], number: int) -> float:
-    """Seconds that one call takes, of the best of five rounds."""
+    """Seconds of a call, in the best of five rounds."""
     best = float("inf")
     for _ in range(5):
         started = time.perf_counter()
@@ -239,7 +241,7 @@ def seconds_each(function: Callable[[], Any], number: int) -> float:
 @main.command("model")
 @click.option("--rounds", default=5, show_default=True)
 def bench_model(rounds: int) -> None:
-    """The serving form against scikit-learn's predict_proba, on the same texts."""
+    """Compare the serving form with scikit-learn's predict_proba on the same texts."""
     import joblib  # noqa: PLC0415  # here only
 
     stored, version = a_model()
@@ -248,7 +250,7 @@ def bench_model(rounds: int) -> None:
     texts = tweets()
     long = " ".join(" ".join(texts[:60]).split()[:420])
     apart = np.abs(np.array(scorer.score_many(texts[:5000])) - pipeline.predict_proba(texts[:5000])).max()
-    click.echo(f"model {version}: the greatest difference on 5,000 tweets is {apart:.1e}")
+    click.echo(f"model {version}: the largest difference on 5,000 tweets is {apart:.1e}")
     for name, text in ((f"a text of {len(TEXT.split())} words", TEXT), ("a text of 420 words", long)):
         ours = [seconds_each(partial(scorer.score, text), 200) for _ in range(rounds)]
         theirs = [seconds_each(partial(pipeline.predict_proba, [text]), 20) for _ in range(rounds)]
@@ -269,12 +271,12 @@ def bench_model(rounds: int) -> None:
 
 
 def score_part(serving: bytes, texts: list[str]) -> int:
-    """What a process of the first baseline does."""
+    """The work of a process of the first baseline."""
     return len(Scorer.load(io.BytesIO(serving)).score_many(texts))
 
 
 def in_process(serving: bytes, texts: list[str]) -> float:
-    """Rows a second of bare scoring, a process for each core, the model loaded before the clock starts."""
+    """Rows per second of bare scoring, with a process for each core, after the model was loaded."""
     half = len(texts) // CORES
     parts = [texts[place * half : (place + 1) * half] for place in range(CORES)]
     with ProcessPoolExecutor(CORES) as pool:
@@ -285,7 +287,7 @@ def in_process(serving: bytes, texts: list[str]) -> float:
 
 
 def naive_job(user_id: str, texts: list[str]) -> None:
-    """What a job of the second baseline does: score, and insert with the ORM."""
+    """A job of the second baseline: score, and insert with the ORM."""
     from sentiment_app.app import create_app  # noqa: PLC0415  # as a tutorial has it: the job's fork imports all
     from sentiment_app.infrastructure.database import db  # noqa: PLC0415  # the same
     from sentiment_app.registry.serving import serving  # noqa: PLC0415  # the same
@@ -313,7 +315,7 @@ def naive_job(user_id: str, texts: list[str]) -> None:
 
 
 def forking_workers(ours: Product, texts: list[str]) -> float:
-    """Rows a second of RQ's default worker, one for each core, with ORM inserts in chunks of 1 000."""
+    """Rows per second of RQ's default worker for each core, with ORM inserts in chunks of 1,000."""
     user = call(ours.url + "/api/v1/users/me", token=ours.token())[1]["id"]
     redis = Redis.from_url(ours.environment["REDIS_URL"])
     queue = Queue("naive", connection=redis)
@@ -332,7 +334,7 @@ def forking_workers(ours: Product, texts: list[str]) -> float:
 
 
 def naive_rate(queue: Queue, user: str, texts: list[str]) -> float:
-    """Rows a second, once the workers are there."""
+    """Rows per second, after the workers have started."""
     while len(Worker.all(connection=queue.connection)) < CORES:
         time.sleep(0.1)
     started = time.perf_counter()
@@ -347,7 +349,7 @@ def naive_rate(queue: Queue, user: str, texts: list[str]) -> float:
 
 
 def task(url: str, token: str, body: bytes) -> float:
-    """Upload a file and wait for its last result; returns the seconds that it took."""
+    """Upload a file and wait for its last result; returns the seconds."""
     started = time.perf_counter()
     headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {token}"}
     request = urllib.request.Request(url + "/api/v1/sentiment/tasks", body, headers)  # noqa: S310  # our own
@@ -374,12 +376,12 @@ def workers(ours: Product) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def as_ndjson(some: list[str], rows: int) -> bytes:
-    """A file of so many rows."""
+    """A file with this number of rows."""
     return "".join(json.dumps({"text": some[place % len(some)]}) + "\n" for place in range(rows)).encode()
 
 
 def largest(processes: list[psutil.Process], seen: dict[str, int]) -> None:
-    """Note how much memory each kind of process takes at most."""
+    """Remember the most memory that each kind of process has used."""
     for process in processes:
         with_children = [process, *process.children(recursive=True)]
         for one in with_children:
@@ -389,10 +391,10 @@ def largest(processes: list[psutil.Process], seen: dict[str, int]) -> None:
 
 @main.command("batch")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--rows", default=200_000, show_default=True, help="Of a task in each round.")
-@click.option("--most", default=1_000_000, show_default=True, help="Rows of the largest task.")
-def bench_batch(rounds: int, rows: int, most: int) -> None:
-    """Rows a second, from submission to the last result, against bare scoring and against RQ's default worker."""
+@click.option("--rows", default=200_000, show_default=True, help="Rows of a task in each round.")
+@click.option("--max-rows", default=1_000_000, show_default=True, help="Rows of the largest task.")
+def bench_batch(rounds: int, rows: int, max_rows: int) -> None:
+    """Compare a task, from submission to the last result, with bare scoring and with RQ's default worker."""
     some = tweets()
     texts = (some * (rows // len(some) + 1))[:rows]
     serving = a_model()[0].serving
@@ -402,18 +404,18 @@ def bench_batch(rounds: int, rows: int, most: int) -> None:
         with workers(ours) as ours_too:
             body = as_ndjson(some, rows)
             pairs = [(in_process(serving, texts), rows / task(ours.url, token, body)) for _ in range(rounds)]
-            spread("bare scoring in two processes, rows a second", [one for one, _ in pairs])
-            spread("RQ's default worker with ORM inserts, rows a second", naive)
-            spread("a task, from submission to the last result, rows a second", [two for _, two in pairs])
+            spread("bare scoring in two processes, rows per second", [one for one, _ in pairs])
+            spread("RQ's default worker with ORM inserts, rows per second", naive)
+            spread("a task, from submission to the last result, rows per second", [two for _, two in pairs])
             spread("task / bare scoring", [two / one for one, two in pairs])
             spread("task / default worker", [two / one for (_, two), one in zip(pairs, naive, strict=True)])
             seen: dict[str, int] = {}
             size = 10_000
-            while size <= most:
-                taken = task(ours.url, token, as_ndjson(some, size))
+            while size <= max_rows:
+                seconds = task(ours.url, token, as_ndjson(some, size))
                 largest([psutil.Process(one.pid) for one in (ours.web, *ours_too)], seen)
                 sizes = ", ".join(f"{name} {size_ / 1e6:.0f} MB" for name, size_ in sorted(seen.items()))
-                click.echo(f"{size:>9,} rows: {taken:7.2f} s, {size / taken:10,.0f} rows a second; {sizes}")
+                click.echo(f"{size:>9,} rows: {seconds:7.2f} s, {size / seconds:10,.0f} rows per second; {sizes}")
                 size *= 10
 
 
@@ -427,10 +429,10 @@ bind, workers = "127.0.0.1:{port}", 1
 
 @main.command("chunks")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--rows", default=200_000, show_default=True, help="Of a task in each round.")
+@click.option("--rows", default=200_000, show_default=True, help="Rows of a task in each round.")
 @click.argument("sizes", nargs=-1, type=int)
 def bench_chunks(rounds: int, rows: int, sizes: tuple[int, ...]) -> None:
-    """How the number of rows in a chunk tells on a task's rate: SIZES, by default 1000 2500 5000 10000."""
+    """Compare tasks with different numbers of rows in a chunk: SIZES, by default 1000 2500 5000 10000."""
     body = as_ndjson(tweets(), rows)
     ports = {size: free_port() for size in sizes or (1_000, 2_500, 5_000, 10_000)}
     with product(WEB_CONCURRENCY="1") as ours, contextlib.ExitStack() as stack:
@@ -443,7 +445,7 @@ def bench_chunks(rounds: int, rows: int, sizes: tuple[int, ...]) -> None:
             for size, port in ports.items():
                 rates[size].append(rows / task(f"http://127.0.0.1:{port}", token, body))
         for size, found in rates.items():
-            spread(f"chunks of {size:,} rows: rows a second", found)
+            spread(f"chunks of {size:,} rows: rows per second", found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The whole product as processes of its own, for system tests and benchmarks: known by URL, commands and signals."""
+"""Runs the whole product as real processes, for system tests and benchmarks."""
 
 import http.client
 import json
@@ -18,18 +18,18 @@ from servers import Servers
 from sentiment_app.ml.artifact import Artifact
 
 ROOT = Path(__file__).parent.parent
-PASSWORD = "correct horse battery staple"  # noqa: S105  # of an account that lives as long as a test
+PASSWORD = "correct horse battery staple"  # noqa: S105  # of an account that exists only during a test
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """A TCP port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def call(url: str, body: Any = None, token: str | None = None, timeout: float = 30) -> tuple[int, Any]:
-    """Status and JSON of a request; the status is 0 when the connection broke."""
+    """Status and JSON of a request. The status is 0 if the connection failed."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     data = json.dumps(body).encode() if body is not None else None
     try:
@@ -78,14 +78,14 @@ class Product:
             self.must(*command)
 
     def keep_model(self, artifact: Artifact, version: str) -> None:
-        """Put a model where `flask model train` would."""
+        """Store a model as `flask model train` does."""
         folder = self.models / version
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_bytes(artifact.manifest)
         (folder / "serving.npz").write_bytes(artifact.serving)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a module to its end in the product's environment."""
+        """Run a module in the environment of the product until it ends."""
         return subprocess.run(  # noqa: S603  # our own commands
             [sys.executable, "-m", *command],
             env=self.environment,
@@ -97,13 +97,13 @@ class Product:
         )
 
     def must(self, *command: str) -> str:
-        """The same, where it must succeed; returns what it printed."""
+        """The same for a command that must succeed; returns what it printed."""
         done = self.run(*command)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def process(self, *command: str, **settings: str) -> subprocess.Popen[bytes]:
-        """Start a module that stays, perhaps with settings of its own; its output goes to the log."""
+        """Start a module in the background, optionally with other settings. Its output goes to the log."""
         environment = {**self.environment, **settings}
         with self.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603  # our own commands
@@ -111,7 +111,7 @@ class Product:
             )
 
     def start(self) -> None:
-        """Start gunicorn, wait until it can serve, and make the account."""
+        """Start gunicorn, wait until it is ready, and create the account."""
         self.web = self.process("gunicorn", "-c", "deploy/gunicorn.conf.py")
         self.wait_until_ready()
         account = {"username": "ada", "email": "ada@example.org", "password": PASSWORD}
@@ -119,11 +119,11 @@ class Product:
         assert status == 201, told
 
     def wait_until_ready(self) -> None:
-        """Wait until requests are served."""
+        """Wait until the product is ready."""
         self.wait_for(self.url)
 
     def wait_for(self, url: str) -> None:
-        """Wait until a web server of the product's serves requests."""
+        """Wait until a web server of the product is ready."""
         deadline = time.monotonic() + 120
         while call(url + "/readyz", timeout=2)[0] != 200:
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]

