@@ -22,7 +22,7 @@ def flask(app):
     return lambda *arguments, **options: runner.invoke(args=list(arguments), **options)
 
 
-def test_make_a_user(flask):
+def test_user_is_created(flask):
     done = flask("user", "create", "eve", "eve@example.org", "--admin", "--password-stdin", input=TYPED)
     assert (done.exit_code, done.output) == (0, "Created eve (eve@example.org).\n")
     assert users.get_by_username("eve").is_superuser
@@ -37,7 +37,7 @@ def test_make_a_user(flask):
         (["reset-password", "nobody"], TYPED, "There is no user named 'nobody'."),
     ],
 )
-def test_a_mistake_is_told_without_a_traceback(flask, ada, arguments, typed, said):
+def test_errors_have_no_traceback(flask, ada, arguments, typed, said):
     done = flask("user", *arguments, "--password-stdin", input=typed)
     assert done.exit_code == 1
     assert said in done.output
@@ -54,31 +54,31 @@ def test_a_mistake_is_told_without_a_traceback(flask, ada, arguments, typed, sai
         (["model", "score", "\udcff"], "text: "),
     ],
 )
-def test_an_argument_that_cannot_be_is_told(flask, arguments, said):
+def test_invalid_argument_is_reported(flask, arguments, said):
     done = flask(*arguments)
     assert done.exit_code == 1
     assert said in done.output
 
 
-def test_a_database_without_tables_is_told(flask):
+def test_database_without_tables_is_reported(flask):
     db.session.execute(text("ALTER TABLE users RENAME TO others"))
     done = flask("user", "list")
     assert (done.exit_code, "Run: flask db upgrade" in done.output) == (1, True)
 
 
-def test_a_password_may_be_typed(flask):
+def test_password_can_be_typed(flask):
     done = flask("user", "create", "eve", "eve@example.org", "--json", input=TYPED * 2)
     assert done.exit_code == 0
     assert users.authenticate("eve", harness.PASSWORD)
 
 
-def test_list_users(flask, ada, admin):
+def test_users_are_listed(flask, ada, admin):
     listed = json.loads(flask("user", "list", "--json").output)
     assert [one["username"] for one in listed] == ["ada", "root"]
     assert "ada@example.org" in flask("user", "list").output
 
 
-def test_promote_and_deactivate_and_undo(flask, ada):
+def test_promotion_and_deactivation_can_be_undone(flask, ada):
     assert flask("user", "promote", "ada").output == "Promoted ada (ada@example.org).\n"
     assert users.get_by_username("ada").is_superuser
     assert flask("user", "promote", "ada", "--undo").exit_code == 0
@@ -89,19 +89,19 @@ def test_promote_and_deactivate_and_undo(flask, ada):
     assert users.get_by_username("ada").is_active
 
 
-def test_reset_a_password(flask, ada, client, as_ada):
+def test_password_is_reset(flask, ada, client, as_ada):
     assert flask("user", "reset-password", "ada", "--password-stdin", input="a brand new one\n").exit_code == 0
     assert users.authenticate("ada", "a brand new one")
     assert client.get("/api/v1/users/me", headers=as_ada).status_code == 401
 
 
-def test_check_the_settings(flask):
+def test_settings_are_checked(flask):
     shown = json.loads(flask("config", "check", "--json").output)
     assert shown["JWT_SECRET_KEY"] == "(set)"
     assert "valid" in flask("config", "check").output
 
 
-def test_the_active_model_is_shown(flask, model):
+def test_active_model_is_shown(flask, model):
     assert json.loads(flask("model", "info", "--json").output)["version"] == model[1]
     assert model[1] in flask("model", "info").output
     states = {one["version"]: one["state"] for one in json.loads(flask("model", "list", "--json").output)}
@@ -111,7 +111,7 @@ def test_the_active_model_is_shown(flask, model):
     assert flask("model", "show", "nope").exit_code == 1
 
 
-def test_score_a_text(flask, model):
+def test_text_is_scored(flask, model):
     told = json.loads(flask("model", "score", "I love it", "--json", "--explain").output)
     assert told["sentiment"] == "positive"
     assert [one["surface"] for one in told["explanation"]["contributions"]] == ["I", "love", "it"]
@@ -119,7 +119,7 @@ def test_score_a_text(flask, model):
     assert flask("model", "score", "I love it", "--model", model[1]).exit_code == 0
 
 
-def test_evaluate_on_a_file(flask, tmp_path):
+def test_model_is_evaluated_on_a_file(flask, tmp_path):
     file = tmp_path / "texts.csv"
     file.write_text("text,label\nI love this film,1\nThe food is not good,0\n")
     done = flask("model", "evaluate", "--data", str(file), "--labels", "0=negative,1=positive", "--json")
@@ -138,7 +138,7 @@ def test_evaluate_on_a_file(flask, tmp_path):
         ["evaluate", "nope", "--data", "wsgi.py"],
     ],
 )
-def test_a_model_that_is_not_there(flask, arguments):
+def test_unknown_model_is_reported(flask, arguments):
     done = flask("model", *arguments)
     assert done.exit_code == 1
     assert done.output.startswith("Error: ")
@@ -157,7 +157,7 @@ def second(app, model):
     return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
 
 
-def test_activate_roll_back_and_retire(flask, model, second):
+def test_model_is_activated_rolled_back_and_retired(flask, model, second):
     assert flask("model", "activate", second).output == f"{second} is active\n"
     assert flask("model", "retire", second).exit_code == 1
     assert flask("model", "rollback").output == f"{model[1]} is active again\n"
@@ -168,7 +168,7 @@ def test_activate_roll_back_and_retire(flask, model, second):
     assert "reinstated" in flask("model", "log").output
 
 
-def test_verify_exits_with_1_if_a_model_is_not_sound(flask, model, second):
+def test_verify_exits_with_1_for_invalid_model(flask, model, second):
     assert flask("model", "verify").exit_code == 0
     db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
     done = flask("model", "verify")
@@ -177,7 +177,7 @@ def test_verify_exits_with_1_if_a_model_is_not_sound(flask, model, second):
     assert f"{second}: the digest of serving.npz differs" in done.output
 
 
-def test_print_a_card(flask, model):
+def test_card_is_printed(flask, model):
     assert flask("model", "card", model[1]).output.startswith(f"# Model card: {model[1]}")
 
 
@@ -189,7 +189,7 @@ def labelled(tmp_path):
     return ["--data", str(file), "--labels", "0=negative,1=neutral,2=positive"]
 
 
-def test_compare_two_models(flask, model, second, labelled):
+def test_two_models_are_compared(flask, model, second, labelled):
     told = json.loads(flask("model", "evaluate", model[1], "--compare", second, *labelled, "--json").stdout)
     assert told["versions"] == [model[1], second]
     assert told["mcnemar"]["p_value"] == 1.0
@@ -197,7 +197,7 @@ def test_compare_two_models(flask, model, second, labelled):
     assert "McNemar" in flask("model", "evaluate", model[1], "--compare", second, *labelled).output
 
 
-def test_a_report_needs_nothing_from_elsewhere(flask, model, second, labelled, tmp_path):
+def test_report_is_self_contained(flask, model, second, labelled, tmp_path):
     file = tmp_path / "report.html"
     assert flask("model", "evaluate", model[1], "--compare", second, *labelled, "--report", str(file)).exit_code == 0
     page = file.read_text()

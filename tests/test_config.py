@@ -31,14 +31,14 @@ def problems():
     return {line.partition(":")[0] for line in caught.value.problems}
 
 
-def test_defaults_are_those_of_production(environment):
+def test_defaults_are_for_production(environment):
     environment(**GOOD)
     settings = Settings.from_env()
     assert settings.debug is False
     assert settings.database_url == "postgresql+psycopg2://u:p@db/sentiment"
 
 
-def test_every_problem_is_named_at_once(environment):
+def test_all_problems_are_reported_at_once(environment):
     environment(ENVIRONMENT="staging", JWT_SECRET_KEY="short", REDIS_URL="http://x", METRICS_BIND="0")
     assert problems() == {
         "ENVIRONMENT",
@@ -75,13 +75,13 @@ def test_every_problem_is_named_at_once(environment):
         ("DEBUG", "perhaps"),
     ],
 )
-def test_a_weak_or_malformed_value_is_refused(environment, name, value):
+def test_weak_or_malformed_value_is_refused(environment, name, value):
     environment(**(GOOD | {name: value}))
     assert problems() == {name}
 
 
 @pytest.mark.parametrize("url", ["redis://:s3cr/et@host:6379/0", "redis://:%2Fs3cr@host:s3cr"])
-def test_a_problem_quotes_no_secret(environment, url):
+def test_problems_quote_no_secret(environment, url):
     environment(**(GOOD | {"REDIS_URL": url, "DATABASE_URL": "postgresql://u:s3cr/et@db:1/x"}))
     with pytest.raises(ConfigError) as caught:
         Settings.from_env()
@@ -94,21 +94,21 @@ def test_production_refuses_debug(environment, name):
     assert problems() == {"DEBUG"}
 
 
-def test_a_secret_may_come_in_a_file(environment, tmp_path):
+def test_secret_can_be_given_as_file(environment, tmp_path):
     (tmp_path / "secret").write_text("a secret from a file, long enough\n")
     without = {name: value for name, value in GOOD.items() if name != "JWT_SECRET_KEY"}
     environment(**without, JWT_SECRET_KEY_FILE=str(tmp_path / "secret"))
     assert Settings.from_env().jwt_secret_key == "a secret from a file, long enough"
 
 
-def test_a_secret_file_that_is_not_there_is_named(environment):
+def test_missing_secret_file_is_reported(environment):
     environment(**GOOD, JWT_SECRET_KEY_FILE="/nowhere")
     with pytest.raises(ConfigError, match="JWT_SECRET_KEY_FILE"):
         Settings.from_env()
 
 
 @pytest.mark.parametrize(("name", "read"), [("development", True), ("production", False)])
-def test_a_dotenv_file_is_read_in_development_only(environment, tmp_path, name, read):
+def test_dotenv_file_is_read_only_in_development(environment, tmp_path, name, read):
     (tmp_path / ".env").write_text("RELEASE=from-the-file\n")
     environment(**(GOOD | {"ENVIRONMENT": name}))
     assert (Settings.from_env().release == "from-the-file") is read

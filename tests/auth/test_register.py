@@ -8,7 +8,7 @@ URL = "/api/v1/auth/register"
 GOOD = {"username": "ada", "email": "ada@example.org", "password": "correct horse battery staple"}
 
 
-def test_an_account_is_made_and_shown_without_its_password(client):
+def test_register_returns_account_without_password(client):
     answer = client.post(URL, json=GOOD)
     assert answer.status_code == 201
     assert set(answer.json) == {
@@ -27,7 +27,7 @@ def test_an_account_is_made_and_shown_without_its_password(client):
     )
 
 
-def test_a_password_is_kept_as_argon2id(client):
+def test_password_is_stored_as_argon2id(client):
     client.post(URL, json=GOOD)
     assert db.session.scalar(select(User.password_hash)).startswith("$argon2id$v=19$")
 
@@ -39,7 +39,7 @@ def test_a_password_is_kept_as_argon2id(client):
         ({"username": "other", "email": "Ada@Example.org"}, "email"),
     ],
 )
-def test_a_name_or_address_is_taken_in_any_case(client, changes, field):
+def test_username_and_email_are_unique_regardless_of_case(client, changes, field):
     client.post(URL, json=GOOD)
     answer = client.post(URL, json=GOOD | changes)
     assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:taken")
@@ -65,20 +65,20 @@ def test_a_name_or_address_is_taken_in_any_case(client, changes, field):
         ({"is_superuser": True}, "is_superuser"),
     ],
 )
-def test_a_bad_field_is_pointed_at(client, changes, field):
+def test_error_points_to_invalid_field(client, changes, field):
     answer = client.post(URL, json=GOOD | changes)
     assert answer.status_code == 422
     assert [one["pointer"] for one in answer.json["errors"]] == [f"/{field}"]
     assert db.session.scalar(select(func.count(User.id))) == 0
 
 
-def test_every_bad_field_is_named_at_once(client):
+def test_error_lists_all_invalid_fields(client):
     answer = client.post(URL, json={"username": "?", "email": "?", "password": "?"})
     assert {one["pointer"] for one in answer.json["errors"]} == {"/username", "/email", "/password"}
 
 
 @pytest.mark.parametrize("password", ["a" * 7 + "é", "no digits or capitals here", "密码密码密码密码密码"])
-def test_any_character_makes_a_password(client, password):
+def test_password_accepts_any_character(client, password):
     assert client.post(URL, json=GOOD | {"password": password}).status_code == 201
     login = {"username": "ada", "password": password}
     assert client.post("/api/v1/auth/login", json=login).status_code == 200

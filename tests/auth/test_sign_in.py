@@ -29,24 +29,24 @@ def bearer(token):
     return {"Authorization": f"Bearer {token}"}
 
 
-def test_the_answer_is_that_of_an_oauth2_token_endpoint(tokens):
+def test_login_answers_like_an_oauth2_token_endpoint(tokens):
     assert set(tokens) == {"access_token", "refresh_token", "token_type", "expires_in"}
     assert (tokens["token_type"], tokens["expires_in"]) == ("bearer", 900)
 
 
-def test_a_form_as_oauth2_clients_send_it_signs_in(client, ada):
+def test_login_accepts_oauth2_form(client, ada):
     form = {"grant_type": "password", "username": "Ada", "password": PASSWORD, "scope": "", "client_id": ""}
     assert client.post(LOGIN, data=form).status_code == 200
 
 
-def test_the_token_says_whose_it_is(client, ada, tokens):
+def test_token_identifies_its_user(client, ada, tokens):
     answer = client.get(WHO, headers=bearer(tokens["access_token"]))
     assert answer.status_code == 200
     assert (answer.json["user_id"], answer.json["username"]) == (str(ada.id), "ada")
 
 
 @pytest.mark.parametrize(("name", "password"), [("ada", "wrong password"), ("nobody", PASSWORD)])
-def test_unknown_user_and_wrong_password_get_one_answer(client, ada, name, password):
+def test_unknown_user_and_wrong_password_get_the_same_answer(client, ada, name, password):
     answer = client.post(LOGIN, json={"username": name, "password": password})
     assert answer.status_code == 401
     assert answer.json["detail"] == "The username or the password is wrong."
@@ -72,13 +72,13 @@ def test_unknown_user_and_wrong_password_take_the_same_work(client, ada, make_us
     assert work["nobody"] == work["closed"] == work["ada"]
 
 
-def test_a_deactivated_user_cannot_sign_in(client, ada):
+def test_deactivated_user_cannot_sign_in(client, ada):
     users.set_active(ada.id, False)
     assert client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 401
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Token x"])
-def test_without_a_token_a_challenge_comes(client, header):
+def test_missing_token_is_answered_with_challenge(client, header):
     answer = client.get(WHO, headers={"Authorization": header} if header is not None else {})
     assert (answer.status_code, answer.mimetype) == (401, "application/problem+json")
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="sentiment"'
@@ -97,20 +97,20 @@ def forgeries(app, user, tokens):
     yield create_access_token(str(user.id))
 
 
-def test_a_token_that_is_not_valid_is_refused(app, client, ada, tokens):
+def test_invalid_token_is_refused(app, client, ada, tokens):
     for token in forgeries(app, ada, tokens):
         answer = client.get(WHO, headers=bearer(token))
         assert answer.status_code == 401, token
         assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
 
 
-def test_a_refresh_token_gives_new_tokens_once(client, tokens):
+def test_refresh_token_can_be_used_once(client, tokens):
     renewed = client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]})
     assert renewed.status_code == 200
     assert client.get(WHO, headers=bearer(renewed.json["access_token"])).status_code == 200
 
 
-def test_a_refresh_token_used_twice_ends_the_whole_session(client, tokens):
+def test_reused_refresh_token_ends_the_session(client, tokens):
     renewed = client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).json
     assert client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).status_code == 401
     assert client.post(REFRESH, json={"refresh_token": renewed["refresh_token"]}).status_code == 401
@@ -119,11 +119,11 @@ def test_a_refresh_token_used_twice_ends_the_whole_session(client, tokens):
 
 
 @pytest.mark.parametrize("token", ["rubbish", "a.b.c"])
-def test_a_false_refresh_token_is_refused(client, token):
+def test_forged_refresh_token_is_refused(client, token):
     assert client.post(REFRESH, json={"refresh_token": token}).status_code == 401
 
 
-def test_an_access_token_does_not_refresh(client, tokens):
+def test_access_token_cannot_refresh(client, tokens):
     assert client.post(REFRESH, json={"refresh_token": tokens["access_token"]}).status_code == 401
 
 
@@ -133,20 +133,20 @@ def test_logout_ends_access_and_refresh(client, tokens):
     assert client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).status_code == 401
 
 
-def test_logout_leaves_other_sessions(client, tokens):
+def test_logout_keeps_other_sessions(client, tokens):
     other = client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).json
     client.post(LOGOUT, headers=bearer(tokens["access_token"]))
     assert client.get(WHO, headers=bearer(other["access_token"])).status_code == 200
 
 
-def test_a_password_hashed_with_old_parameters_is_hashed_anew(make_app, ada):
+def test_outdated_hash_is_replaced_at_sign_in(make_app, ada):
     app = make_app(password_iterations=2)
     with app.app_context():
         assert app.test_client().post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200
         assert "t=2" in users.get(ada.id).password_hash
 
 
-def test_a_hash_that_nobody_has_time_to_make_anew_is_no_refusal(make_app, ada, monkeypatch):
+def test_sign_in_succeeds_if_rehashing_is_refused(make_app, ada, monkeypatch):
     app = make_app(password_iterations=2)
 
     def hash_never(_):
@@ -156,7 +156,7 @@ def test_a_hash_that_nobody_has_time_to_make_anew_is_no_refusal(make_app, ada, m
     assert app.test_client().post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200
 
 
-def test_a_hash_that_another_sign_in_made_anew_meanwhile_is_no_refusal(make_app, ada, monkeypatch):
+def test_sign_in_succeeds_if_another_sign_in_rehashed(make_app, ada, monkeypatch):
     app = make_app(password_iterations=2)
     start = sessions.start
 
@@ -169,14 +169,14 @@ def test_a_hash_that_another_sign_in_made_anew_meanwhile_is_no_refusal(make_app,
     assert app.test_client().post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200
 
 
-def test_a_password_may_be_typed_in_any_form_of_unicode(client):
+def test_password_matches_in_any_unicode_form(client):
     composed, decomposed = "p\u00e4sswort-lang", "pa\u0308sswort-lang"
     account = {"username": "eve", "email": "eve@example.org", "password": composed}
     assert client.post("/api/v1/auth/register", json=account).status_code == 201
     assert client.post(LOGIN, json={"username": "eve", "password": decomposed}).status_code == 200
 
 
-def test_a_password_reset_during_a_sign_in_wins(app, ada):
+def test_password_reset_wins_over_concurrent_sign_in(app, ada):
     verified = users.authenticate("ada", PASSWORD).password_hash
     users.reset_password("ada", "another long passphrase")
     with pytest.raises(sessions.AccountChangedError):
@@ -185,7 +185,7 @@ def test_a_password_reset_during_a_sign_in_wins(app, ada):
     assert users.authenticate("ada", "another long passphrase")
 
 
-def test_of_two_changes_of_one_password_the_first_wins(app, ada, monkeypatch):
+def test_first_of_two_password_changes_wins(app, ada, monkeypatch):
     def meanwhile(*_, **__):
         monkeypatch.undo()
         users.reset_password("ada", "first come")
@@ -197,7 +197,7 @@ def test_of_two_changes_of_one_password_the_first_wins(app, ada, monkeypatch):
     assert users.authenticate("ada", "first come")
 
 
-def test_a_flood_of_passwords_is_turned_away_and_does_not_take_all_threads(client, ada, full):
+def test_flood_of_sign_ins_is_refused_with_503(client, ada, full):
     with full(passwords.HASHING_LIMIT.get(client.application)):
         answer = client.post(LOGIN, json={"username": "ada", "password": PASSWORD})
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")

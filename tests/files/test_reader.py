@@ -36,7 +36,7 @@ class Drip(io.BytesIO):
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)))
-def test_every_text_comes_back_from_ndjson(texts):
+def test_ndjson_round_trip_keeps_every_text(texts):
     content = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
     expected = [make_row(line, None, text) for line, text in enumerate(texts, 1)]
     assert read(content) == expected
@@ -44,7 +44,7 @@ def test_every_text_comes_back_from_ndjson(texts):
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30), min_size=1))
-def test_every_text_comes_back_from_csv(texts):
+def test_csv_round_trip_keeps_every_text(texts):
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerows([["text", "other"], *([text, "x"] for text in texts)])
@@ -53,7 +53,7 @@ def test_every_text_comes_back_from_csv(texts):
 
 
 @given(st.binary(max_size=500), st.sampled_from([NDJSON, CSV]))
-def test_no_bytes_are_an_unexpected_error(content, kind):
+def test_any_bytes_give_rows_or_a_file_error(content, kind):
     try:
         items = read(content, kind)
     except FileError:
@@ -61,13 +61,13 @@ def test_no_bytes_are_an_unexpected_error(content, kind):
     assert all((item.text is None) != (item.error is None) for item in items)
 
 
-def test_a_text_of_several_lines_is_one_row_of_csv():
+def test_csv_text_with_line_breaks_is_one_row():
     found = read(b'text,custom_id\n"one\ntwo",a\nthree,b\n', CSV)
     assert found == [Row(2, "a", "one\ntwo"), Row(4, "b", "three")]
 
 
 @pytest.mark.parametrize("kind", [NDJSON, CSV])
-def test_a_line_without_an_end_is_one_bad_row(kind):
+def test_endless_line_is_one_invalid_row(kind):
     good = b'{"text":"fine"}\n' if kind == NDJSON else b"fine\n"
     head = b"" if kind == NDJSON else b"text\n"
     found = read(head + good + b"x" * (MAX_LINE_CHARACTERS * 3) + b"\n" + good, kind)
@@ -75,7 +75,7 @@ def test_a_line_without_an_end_is_one_bad_row(kind):
 
 
 @pytest.mark.no_cover
-def test_a_quote_that_is_never_closed_costs_the_rows_behind_it_and_no_more_memory():
+def test_unclosed_quote_uses_bounded_memory():
     rows = itertools.chain([b'text\nfine\n"open\n'], (b"row\n" * 1000 for _ in range(100)))
     found = read(b"".join(rows), CSV)
     assert found[0].text == "fine"
@@ -83,12 +83,12 @@ def test_a_quote_that_is_never_closed_costs_the_rows_behind_it_and_no_more_memor
     assert found[-1].text == "row"
 
 
-def test_bytes_that_are_not_in_the_encoding_spoil_their_row_only():
+def test_invalid_bytes_fail_only_their_row():
     found = read(b'{"text":"fine"}\n{"text":"\xff"}\n{"text":"fine"}\n', encoding="utf-8")
     assert [item.error is None for item in found] == [True, False, True]
 
 
-def test_an_encoding_is_found_out():
+def test_encoding_is_detected():
     text = "Das Frühstück war großartig, die Küche grün und schön. " * 20
     for encoding in ("cp1252", "utf-16", "utf-8"):
         assert read(f'text\n"{text}"\n'.encode(encoding), CSV)[0].text.startswith("Das Frühstück")
@@ -110,23 +110,23 @@ def test_an_encoding_is_found_out():
         ("gb18030", "房间很小，但是服务员很好。"),
     ],
 )
-def test_a_guess_is_of_what_files_come_in(encoding, text):
+def test_detection_prefers_common_encodings(encoding, text):
     rows = f"text\n{text}\n".encode(encoding) * 5
     assert read(rows, CSV, delimiter=";")[0].text == text
 
 
-def test_a_broken_byte_makes_no_other_encoding_of_utf_8():
+def test_invalid_byte_does_not_change_detected_utf_8():
     rows = "text\nLe garçon était très déçu\nfine\n".encode() + b"bro\xffken\n"
     assert [item.error is None for item in read(rows, CSV, delimiter=",")] == [True, True, False]
 
 
 @pytest.mark.parametrize("kind", [NDJSON, CSV])
-def test_a_mark_at_the_beginning_is_no_text_though_the_encoding_is_named(kind):
+def test_byte_order_mark_is_removed_if_encoding_is_given(kind):
     content = b'\xef\xbb\xbf{"text":"fine"}\n' if kind == NDJSON else b"\xef\xbb\xbftext\nfine\n"
     assert [item.text for item in read(content, kind, encoding="utf-8")] == ["fine"]
 
 
-def test_what_is_no_encoding_is_not_remembered():
+def test_unknown_encodings_are_not_cached():
     known = len(encodings._cache)
     for number in range(10):
         with pytest.raises(FileError):
@@ -150,38 +150,38 @@ def test_what_is_no_encoding_is_not_remembered():
         ("null", None),
     ],
 )
-def test_a_number_may_name_a_row(given, custom_id):
+def test_custom_id_may_be_a_number(given, custom_id):
     assert read(f'{{"text":"fine","custom_id":{given}}}\n'.encode()) == [Row(1, custom_id, "fine")]
 
 
 @pytest.mark.parametrize("given", ["[" * 1010 + "]" * 1010, "{}", "true", "1e400", "1" * 5000])
-def test_what_is_no_name_of_a_row_fails_that_row_alone(given):
+def test_invalid_custom_id_fails_only_its_row(given):
     found = read(f'{{"text":"fine","custom_id":{given}}}\n{{"text":"fine"}}\n'.encode())
     assert [item.error is None for item in found] == [False, True]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_a_delimiter_is_found_out(delimiter):
+def test_delimiter_is_detected(delimiter):
     rows = "".join(f'{number}{delimiter}"A text, with; signs"\n' for number in range(5))
     found = read(f"id{delimiter}text\n{rows}".encode(), CSV, id_column="id")
     assert found[3] == Row(5, "3", "A text, with; signs")
 
 
-def test_a_bomb_of_gzip_is_stopped():
+def test_gzip_bomb_is_refused():
     bomb = gzip.compress(b'{"text":"' + b"a" * 50_000_000 + b'"}')
     with pytest.raises(FileTooLargeError):
         read(bomb, limits=Limits(10, 1_000_000), is_gzip=True)
 
 
 @pytest.mark.parametrize("cut", [1, 20, -1])
-def test_gzip_that_is_cut_is_refused(cut):
+def test_truncated_gzip_is_refused(cut):
     content = gzip.compress(b'{"text":"fine"}\n' * 100)
     with pytest.raises(FileError):
         read(content[:cut], is_gzip=True)
 
 
 @pytest.mark.no_cover
-def test_a_large_file_is_read_in_constant_memory():
+def test_large_file_is_read_in_constant_memory():
     class Endless(io.RawIOBase):
         left = 4_000_000
 
@@ -199,7 +199,7 @@ def test_a_large_file_is_read_in_constant_memory():
 
 
 @pytest.mark.parametrize("content", [b",'x" * 50_000, b',"x' * 50_000, b";" * 200_000])
-def test_a_hostile_header_takes_linear_time(content):
+def test_hostile_header_takes_linear_time(content):
     started = time.process_time()
     with contextlib.suppress(FileError):
         read(content, CSV)
@@ -207,24 +207,24 @@ def test_a_hostile_header_takes_linear_time(content):
 
 
 @pytest.mark.no_cover
-def test_a_record_of_many_fields_over_many_lines_is_stopped():
+def test_csv_record_over_too_many_lines_is_invalid():
     found = read(b'text\n"a\n' + b'","a\n' * 200_000 + b'"\nfine\n', CSV)
     assert found[-1].text.strip() == "fine"
     assert max(len(item.text or "") for item in found) < MAX_LINE_CHARACTERS
 
 
-def test_more_fields_than_the_header_has_are_no_text_that_is_cut():
+def test_csv_row_with_too_many_fields_is_invalid():
     assert read(b"text\nGood, cheap, and fast\n", CSV)[0].error == "The line has 3 fields, but the header has 1."
 
 
 @pytest.mark.parametrize("encoding", ["zlib", "hex", "rot13", "idna", "utf-7", "undefined", "unicode_escape", "x\0"])
-def test_what_is_no_encoding_of_text_is_refused(encoding):
+def test_codecs_that_are_not_text_encodings_are_refused(encoding):
     with pytest.raises(FileError):
         read(b"x", encoding=encoding)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfea", "ok".encode("utf-16") + b"\x00\xd8\x00"])
-def test_what_is_not_in_its_encoding_is_refused(content):
+def test_file_in_another_encoding_is_refused(content):
     with pytest.raises(FileError):
         read(content)
 

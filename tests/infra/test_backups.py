@@ -12,7 +12,7 @@ def rows(host) -> str:
     return host.run(f'sudo -u postgres psql -d sentiment -Atc "{sql}"').stdout.strip()
 
 
-def test_a_dropped_database_is_restored_to_the_last_row(host, playbook, load):
+def test_dropped_database_is_restored_to_the_last_row(host, playbook, load):
     with load() as during:
         time.sleep(3)
     assert during.failed == {}
@@ -33,13 +33,13 @@ def test_a_dropped_database_is_restored_to_the_last_row(host, playbook, load):
 
 
 @pytest.mark.parametrize("time", ["2026-11-23", "'2026-11-23 12:00:00'", "'2226-11-23 12:00:00+00'"])
-def test_a_moment_that_is_none_stops_nothing(host, playbook, time):
+def test_invalid_restore_time_stops_nothing(host, playbook, time):
     assert "is not a time in the past" in playbook("restore", "-e", f"time={time}", check=False)
     assert host.service("sentiment-web@1").is_running
     assert not host.file("/run/deploying").exists
 
 
-def test_a_stream_that_is_dead_shows(host):
+def test_dead_log_stream_is_reported(host):
     host.run("systemctl stop postgresql-wal.service")
     try:
         assert host.run("systemctl start postgresql-backup-check.service").rc != 0
@@ -49,7 +49,7 @@ def test_a_stream_that_is_dead_shows(host):
     assert host.run("systemctl start postgresql-backup-check.service").rc == 0
 
 
-def test_a_lost_cluster_is_restored_to_the_last_row(host, playbook, load):
+def test_lost_cluster_is_restored_to_the_last_row(host, playbook, load):
     playbook("backup")
     with load() as during:
         time.sleep(3)
@@ -60,5 +60,5 @@ def test_a_lost_cluster_is_restored_to_the_last_row(host, playbook, load):
     assert lost(host, during.ids) == 0
 
 
-def test_the_age_of_the_last_backup_is_visible(host):
+def test_age_of_last_backup_is_visible(host):
     assert time.time() - host.file("/var/lib/pgbackrest/last-good").mtime.timestamp() < 3600

@@ -5,7 +5,7 @@ import json
 from conftest import Api, main_process
 
 
-def test_a_file_is_scored_whole_though_its_worker_is_killed(host, api):
+def test_file_is_scored_completely_after_worker_is_killed(host, api):
     rows = 300_000
     task = api.upload(rows)
     begun = api.wait(task, lambda told: told["request_counts"]["completed"] > 0)
@@ -19,14 +19,14 @@ def test_a_file_is_scored_whole_though_its_worker_is_killed(host, api):
     assert {one["sentiment"] for one in found} == {"positive"}
 
 
-def test_a_key_makes_one_task_of_two_requests(api):
+def test_idempotency_key_creates_one_task(api):
     body = {"texts": ["A lovely day."]}
     answers = [api.client.post("/api/v1/sentiment/analyze/batch", json=body, headers=api.key) for _ in range(2)]
     assert {one.status_code for one in answers} == {202}
     assert len({one.json()["task_id"] for one in answers}) == 1
 
 
-def test_rates_hold_without_valkey(host, api):
+def test_rate_limits_hold_without_valkey(host, api):
     limit = 300  # USER_RATE_LIMIT, a minute; without Valkey each process counts for itself
     processes = int(host.run("pgrep -c -f 'gunicorn.*--preload'").stdout)
     host.run("systemctl stop valkey-server.service")

@@ -15,7 +15,7 @@ def serial(address, root, name=NAME):
         return tls.getpeercert()["serialNumber"]
 
 
-def test_renewal_changes_what_is_served_and_fails_no_request(host, state, address, load):
+def test_renewed_certificate_is_served_without_failed_requests(host, state, address, load):
     before = serial(address, state / "root.pem")
     # The service as the timer starts it; only told that it is time.
     host.check_output("sed -i '/^renew_before_expiry/s/6 hours/3650 days/' /etc/letsencrypt/renewal/sentiment.conf")
@@ -29,7 +29,7 @@ def test_renewal_changes_what_is_served_and_fails_no_request(host, state, addres
     assert during.failed == {}
 
 
-def test_another_name_gets_its_certificate(state, address, playbook):
+def test_new_domain_name_gets_a_certificate(state, address, playbook):
     names = json.dumps({"tls_names": [NAME, f"www.{NAME}"]})
     try:
         playbook("provision", "-e", names)
@@ -40,7 +40,7 @@ def test_another_name_gets_its_certificate(state, address, playbook):
         serial(address, state / "root.pem", f"www.{NAME}")
 
 
-def test_a_certificate_with_life_left_is_kept(host, state, address):
+def test_valid_certificate_is_not_renewed(host, state, address):
     before = serial(address, state / "root.pem")
     assert host.run("systemctl start certbot.service").rc == 0
     assert serial(address, state / "root.pem") == before
@@ -50,6 +50,6 @@ def test_renewal_is_scheduled(host):
     assert re.search(r"certbot\.timer", host.run("systemctl list-timers --no-pager").stdout)
 
 
-def test_an_end_that_comes_near_is_told(host):
+def test_expiring_certificate_is_reported(host):
     assert host.run("systemctl start certificate-check.service").rc == 0
     assert "notAfter=" in host.run("journalctl -o cat -n 5 --no-pager -u certificate-check").stdout

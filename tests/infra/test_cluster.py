@@ -19,7 +19,7 @@ def addresses():
     return {line.split()[0]: line.split()[1] for line in on_testbed("status").splitlines()}
 
 
-def test_a_second_run_changes_nothing(playbook):
+def test_second_run_changes_nothing(playbook):
     out = playbook("site", "-e", f"version={playbook.deployed}")
     for name in HOSTS:
         assert re.search(rf"^{name} .*changed=0 .*failed=0", out, re.MULTILINE), out
@@ -43,12 +43,12 @@ def test_a_second_run_changes_nothing(playbook):
         ("ca1", "lb", 443, True),
     ],
 )
-def test_the_firewall_admits_who_must_come_in(on, addresses, source, target, port, is_open):
+def test_firewall_admits_only_required_hosts(on, addresses, source, target, port, is_open):
     done = on(source).run(f"timeout 2 bash -c 'exec 3<>/dev/tcp/{addresses[target]}/{port}'")
     assert (done.rc == 0) is is_open
 
 
-def test_hosts_talk_in_tls(on):
+def test_hosts_connect_with_tls(on):
     sql = "SELECT count(*) FILTER (WHERE NOT ssl), count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)"
     plain, all_of_them = (
         on("db").run(f'sudo -u postgres psql -Atc "{sql} WHERE client_addr IS NOT NULL"').stdout.split("|")
@@ -58,7 +58,7 @@ def test_hosts_talk_in_tls(on):
 
 
 @pytest.mark.parametrize("unit", ["sentiment-web@1", "sentiment-worker@1", "sentiment-reconcile"])
-def test_a_service_is_sandboxed(on, unit):
+def test_services_are_sandboxed(on, unit):
     host = on("web1" if "web" in unit else "worker1")
     line = host.run(f"systemd-analyze security --no-pager {unit}.service | tail -n 1").stdout
     print(line)
@@ -71,7 +71,7 @@ def busy(host) -> float:
     return int(ticks) / 100
 
 
-def test_a_file_is_scored_by_both_workers(on, api):
+def test_file_is_scored_by_both_workers(on, api):
     workers = [on("worker1"), on("worker2")]
     before = [busy(one) for one in workers]
     ended = api.wait(api.upload(ROWS))
@@ -81,7 +81,7 @@ def test_a_file_is_scored_by_both_workers(on, api):
     assert min(took) > sum(took) / 4
 
 
-def test_a_deploy_and_a_rollback_under_load_fail_no_request(playbook, repository, load):
+def test_deploy_and_rollback_under_load_fail_no_request(playbook, repository, load):
     with load() as during:
         playbook("deploy", "-e", f"version={repository.release('Another release')}")
         playbook("rollback")
@@ -96,7 +96,7 @@ def test_a_deploy_and_a_rollback_under_load_fail_no_request(playbook, repository
         ("postgresql_password", {"503"}),
     ],
 )
-def test_a_password_of_postgresql_is_replaced_under_load(playbook, load, state, on, secret, told):
+def test_postgresql_password_is_rotated_under_load(playbook, load, state, on, secret, told):
     before = (state / "secrets-cluster" / secret).read_text()
     with load(10) as during:
         playbook("rotate-secrets", "-e", f"secret={secret}")
@@ -106,7 +106,7 @@ def test_a_password_of_postgresql_is_replaced_under_load(playbook, load, state, 
     assert on("web1").run("SENTIMENT_OWNER=1 sentiment db current").rc == 0
 
 
-def test_a_release_that_fails_on_the_last_host_leaves_none(on, playbook, repository):
+def test_release_that_fails_on_last_host_is_removed_everywhere(on, playbook, repository):
     before = on("web1").run("readlink /srv/sentiment/current").stdout
     repository.git("checkout", "-q", "--detach", repository.base)
     repository.edit("deploy/nginx/sentiment.conf", "http2 on;", "http2 sideways;")
@@ -115,7 +115,7 @@ def test_a_release_that_fails_on_the_last_host_leaves_none(on, playbook, reposit
     assert {on(name).run("readlink /srv/sentiment/current").stdout for name in HOSTS[:5]} == {before}
 
 
-def test_a_web_host_and_a_worker_lost_fail_no_batch(api, address, state):
+def test_batches_complete_after_loss_of_web_host_and_worker(api, address, state):
     task = api.upload(ROWS)
     begun = api.wait(task, lambda told: told["request_counts"]["completed"] > 0)
     on_testbed("kill", "web2", "worker2")

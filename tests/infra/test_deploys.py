@@ -13,7 +13,7 @@ def current(host) -> str:
 
 
 @pytest.mark.everyday
-def test_a_deploy_and_a_rollback_under_load_fail_no_request(host, playbook, repository, load):
+def test_deploy_and_rollback_under_load_fail_no_request(host, playbook, repository, load):
     before = current(host)
     repository.git("tag", "--force", "good", before)
     release = repository.release("Another release")
@@ -25,7 +25,7 @@ def test_a_deploy_and_a_rollback_under_load_fail_no_request(host, playbook, repo
     assert during.failed == {}
 
 
-def test_two_do_not_deploy_at_once(host, playbook, repository):
+def test_concurrent_deploy_is_refused(host, playbook, repository):
     host.run("mkdir /run/deploying && echo ada deploys > /run/deploying/who")
     try:
         out = playbook("deploy", "-e", f"version={repository.release('Too soon')}", check=False)
@@ -35,7 +35,7 @@ def test_two_do_not_deploy_at_once(host, playbook, repository):
     assert "ada deploys" in out
 
 
-def test_nobody_deploys_onto_a_restore_that_failed_long_ago(host, playbook):
+def test_deploy_after_failed_restore_is_refused(host, playbook):
     host.run("mkdir /run/deploying && echo ada restores > /run/deploying/who && touch /run/deploying/stays")
     host.run("touch -d '1 hour ago' /run/deploying")
     try:
@@ -45,7 +45,7 @@ def test_nobody_deploys_onto_a_restore_that_failed_long_ago(host, playbook):
     assert "ada restores" in out
 
 
-def test_a_version_that_is_empty_or_unknown_takes_nothing_away(host, playbook):
+def test_empty_or_unknown_version_deletes_nothing(host, playbook):
     before, there = current(host), host.run("ls /srv/sentiment/releases").stdout
     assert "failed=1" in playbook("deploy", "-e", "version=no-such-thing", check=False)
     playbook("deploy", "-e", "version=", "-e", f"app_release_repository={ROOT}", check=False)
@@ -54,14 +54,14 @@ def test_a_version_that_is_empty_or_unknown_takes_nothing_away(host, playbook):
     assert current(host) == before
 
 
-def test_settings_that_do_not_hold_are_not_written(host, playbook):
+def test_invalid_settings_are_not_written(host, playbook):
     before = host.file("/etc/sentiment/sentiment.env").content_string
     wrong = '{"app_host_settings": {"HISTORY_DAYS": "abc"}}'
     assert "HISTORY_DAYS" in playbook("provision", "-e", wrong, check=False)
     assert host.file("/etc/sentiment/sentiment.env").content_string == before
 
 
-def test_a_deploy_goes_through_under_the_maintenance_page(host, playbook, repository, api):
+def test_deploy_works_during_maintenance(host, playbook, repository, api):
     before = current(host)
     host.run("touch /etc/nginx/sentiment/maintenance")
     try:
@@ -115,7 +115,7 @@ EVERYDAY = "a site that Nginx refuses"
 @pytest.mark.parametrize(
     "fault", [pytest.param(fault, marks=[pytest.mark.everyday] if fault == EVERYDAY else []) for fault in BROKEN]
 )
-def test_a_broken_release_leaves_the_one_before_it_serving(host, playbook, repository, load, fault):
+def test_broken_release_leaves_previous_release_serving(host, playbook, repository, load, fault):
     path, old, new, told = BROKEN[fault]
     before = current(host)
     repository.git("checkout", "-q", "--detach", repository.base)
@@ -144,7 +144,7 @@ def downgrade():
 
 
 # The last of these: the database is ahead of every release that is made up from here on.
-def test_a_release_with_a_new_migration_is_gone_back_from(host, playbook, repository, load):
+def test_release_with_migration_can_be_rolled_back(host, playbook, repository, load):
     before = current(host)
     repository.git("tag", "--force", "good", before)
     repository.git("checkout", "-q", "--detach", repository.base)

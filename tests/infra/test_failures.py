@@ -22,7 +22,7 @@ def stored(host) -> int:
 
 
 @pytest.mark.everyday
-def test_killed_processes_fail_nothing_and_nothing_is_stored_twice(host, load):
+def test_killed_processes_fail_no_request_and_store_no_row_twice(host, load):
     before = stored(host)
     with load() as during:
         for _ in range(3):
@@ -34,20 +34,20 @@ def test_killed_processes_fail_nothing_and_nothing_is_stored_twice(host, load):
     assert stored(host) - before == during.result["ok"]
 
 
-def test_a_restart_of_postgresql_fails_nothing(host, load):
+def test_postgresql_restart_fails_no_request(host, load):
     with load() as during:
         host.run("systemctl restart postgresql@17-main.service")
     assert during.failed == {}
 
 
-def test_a_crash_of_postgresql_fails_nothing(host, load):
+def test_postgresql_crash_fails_no_request(host, load):
     with load() as during:
         host.run("kill -9 $(head -n 1 /var/lib/postgresql/17/main/postmaster.pid)")
         time.sleep(8)
     assert during.failed == {}
 
 
-def test_a_minute_without_valkey_fails_nothing(host, load):
+def test_minute_without_valkey_fails_no_request(host, load):
     with load(10) as during:
         host.run("systemctl stop valkey-server.service")
         time.sleep(60)
@@ -56,7 +56,7 @@ def test_a_minute_without_valkey_fails_nothing(host, load):
 
 
 @pytest.mark.everyday
-def test_after_a_power_cut_everything_is_back_and_nothing_is_lost(host, load, address):
+def test_everything_is_back_after_power_cut(host, load, address):
     with load() as during:
         time.sleep(3)
         on_testbed("kill", LANE.name)

@@ -13,12 +13,12 @@ from conftest import NAME, reach
 
 
 @pytest.mark.everyday
-def test_a_second_run_changes_nothing(playbook):
+def test_second_run_changes_nothing(playbook):
     out = playbook("site", "-e", f"version={playbook.deployed}")
     assert re.search(r"app1 .*changed=0 .*failed=0", out), out
 
 
-def test_what_a_run_that_was_cut_off_had_written_is_heeded_after_the_next(host, playbook):
+def test_files_of_interrupted_run_take_effect_in_next_run(host, playbook):
     def started():
         return host.run("systemctl show -P ExecMainStartTimestampMonotonic sentiment-web@1 sentiment-worker@1").stdout
 
@@ -31,12 +31,12 @@ def test_what_a_run_that_was_cut_off_had_written_is_heeded_after_the_next(host, 
     assert started() == before
 
 
-def test_a_setting_that_there_is_not_is_refused(playbook):
+def test_unknown_setting_is_refused(playbook):
     out = playbook("provision", "-e", '{"app_host_settings": {"HISTORY_DAY": 30}}', check=False)
     assert "HISTORY_DAY in app_host_settings" in out
 
 
-def test_check_mode_foresees_no_change_but_the_release(playbook):
+def test_check_mode_predicts_only_the_release(playbook):
     assert re.search(r"app1 .*failed=0", playbook("site", "--check", "--diff"))
 
 
@@ -54,13 +54,13 @@ def test_check_mode_foresees_no_change_but_the_release(playbook):
         ("postgresql@17-main", 2.0),
     ],
 )
-def test_a_service_is_sandboxed(host, unit, most):
+def test_services_are_sandboxed(host, unit, most):
     line = host.run(f"systemd-analyze security --no-pager {unit}.service | tail -n 1").stdout
     print(line)
     assert float(re.search(r": ([0-9.]+)", line).group(1)) <= most, line
 
 
-def test_instances_that_are_no_longer_wanted_go(host, playbook):
+def test_surplus_instances_are_removed(host, playbook):
     try:
         playbook("provision", "-e", "app_host_web_instances=3 app_host_worker_instances=2")
         assert host.service("sentiment-web@3").is_running
@@ -74,7 +74,7 @@ def test_instances_that_are_no_longer_wanted_go(host, playbook):
     assert "web-3.sock" not in host.file("/etc/nginx/sentiment/http.conf").content_string
 
 
-def test_metrics_can_be_scraped_from_where_the_inventory_says(host, playbook, address, state):
+def test_metrics_are_reachable_from_configured_addresses(host, playbook, address, state):
     bridge = address.rpartition(".")[0] + ".1"
     try:
         playbook("provision", "-e", json.dumps({"app_host_metrics_from": [bridge]}))
@@ -94,7 +94,7 @@ def test_metrics_can_be_scraped_from_where_the_inventory_says(host, playbook, ad
 
 
 @pytest.mark.everyday
-def test_nothing_has_failed(host):
+def test_no_unit_has_failed(host):
     assert host.run("systemctl --failed --no-legend --plain").stdout == ""
 
 
@@ -105,19 +105,19 @@ def is_open(address: str, port: int) -> int:
         return port if probe.connect_ex((address, port)) == 0 else 0
 
 
-def test_only_ssh_and_the_web_are_open(address):
+def test_only_ssh_and_web_ports_are_open(address):
     with ThreadPoolExecutor(512) as pool:
         opened = [port for port in pool.map(partial(is_open, address), range(1, 65536)) if port]
     assert opened == [22, 80, 443]
 
 
-def test_no_service_listens_beyond_them(host):
+def test_no_other_service_listens_publicly(host):
     listening = host.run("ss --tcp --udp --listening --no-header --numeric").stdout.splitlines()
     ports = {line.split()[4].rpartition(":")[2] for line in listening}
     assert ports <= {"22", "80", "443"}
 
 
-def test_secrets_are_only_for_root(host, state):
+def test_only_root_can_read_secrets(host, state):
     for name in ("jwt_secret_key", "model_signing_key", "redis_url", "database_url", "smoke_test_password"):
         file = host.file(f"/etc/sentiment/credentials/{name}")
         assert (file.user, file.mode) == ("root", 0o400)
@@ -135,7 +135,7 @@ def test_secrets_are_only_for_root(host, state):
 
 
 @pytest.mark.everyday
-def test_no_value_reaches_a_log(host, api):
+def test_no_customer_value_reaches_a_log(host, api):
     canary = f"canary{api.account['username']}"
     lock = "BEGIN; LOCK TABLE sentiment_requests, users; SELECT pg_sleep(4); COMMIT"
     host.run(f'systemd-run --unit=lock --uid=postgres psql -d sentiment -c "{lock}"')
@@ -155,7 +155,7 @@ def test_no_value_reaches_a_log(host, api):
     assert int(host.run(f'sudo -u postgres psql -d sentiment -Atc "{slow}"').stdout) >= 1
 
 
-def test_the_service_cannot_change_its_tables(host):
+def test_service_cannot_change_its_tables(host):
     sql = "psql -d 'postgresql://sentiment@/sentiment?host=/run/postgresql' -c"
     assert host.run(f"sudo -u sentiment {sql} 'DROP TABLE users'").rc != 0
     assert host.run(f"sudo -u sentiment {sql} 'CREATE TABLE mine (id int)'").rc != 0
@@ -189,13 +189,13 @@ def test_http_redirects_pages_and_refuses_the_api(state, address):
     assert "application/problem+json" in api
 
 
-def test_https_says_that_it_will_stay(state, address):
+def test_https_sends_hsts(state, address):
     page = curl(state, address, f"https://{NAME}/docs")
     assert page.startswith("HTTP/2 200")
     assert "strict-transport-security: max-age=63072000" in page
 
 
-def test_a_large_body_is_refused_as_a_problem(state, address):
+def test_large_body_is_refused_with_problem(state, address):
     (state / "large").write_bytes(b"x" * 2**21)
     answer = curl(state, address, "--data-binary", f"@{state}/large", f"https://{NAME}/api/v1/sentiment/analyze")
     assert answer.startswith("HTTP/2 413")
@@ -219,7 +219,7 @@ LARGE = f"X-Long: {'x' * 10_000}"  # over HTTP/2 Nginx ends the connection inste
         (["--header", "Transfer-Encoding: words"], "https://{}/livez", 501),
     ],
 )
-def test_what_nginx_refuses_is_told_as_a_problem(state, address, options, url, status):
+def test_nginx_errors_are_problems(state, address, options, url, status):
     answer = curl(state, address, "--http1.1", *options, url.format(NAME))
     assert answer.startswith(f"HTTP/1.1 {status} ")
     assert "Content-Type: application/problem+json" in answer
@@ -228,7 +228,7 @@ def test_what_nginx_refuses_is_told_as_a_problem(state, address, options, url, s
     assert f"X-Request-ID: {problem['request_id']}" in answer
 
 
-def test_maintenance_is_told(host, state, address):
+def test_maintenance_answers_503(host, state, address):
     host.run("touch /etc/nginx/sentiment/maintenance")
     try:
         api = curl(state, address, f"https://{NAME}/api/v1/users/me")
@@ -245,14 +245,14 @@ def test_maintenance_is_told(host, state, address):
     assert "Back soon" in page
 
 
-def test_nginx_has_no_known_weakness(host):
+def test_gixy_finds_no_weakness_in_nginx(host):
     configuration = host.check_output("nginx -T 2>/dev/null")
     done = subprocess.run(["gixy", "-"], input=configuration, capture_output=True, text=True, check=False)
     assert "server_name sentiment.test" in configuration
     assert "No issues found" in done.stdout, done.stdout + done.stderr
 
 
-def test_the_access_log_holds_no_query(host, state, address):
+def test_access_log_contains_no_query(host, state, address):
     curl(state, address, f"https://{NAME}/version?token=never-log-this")
     log = host.run("tail -n 5 /var/log/nginx/sentiment.json").stdout
     assert '"path":"/version"' in log
@@ -271,7 +271,7 @@ def test_the_access_log_holds_no_query(host, state, address):
         ("-groups=X448", False),
     ],
 )
-def test_tls_is_as_mozillas_intermediate_configuration_has_it(address, offered, works):
+def test_tls_matches_mozilla_intermediate(address, offered, works):
     command = ["openssl", "s_client", "-connect", f"{address}:443", "-servername", NAME, *offered.split("=")]
     done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
     assert ("Cipher is (NONE)" not in done.stdout and done.returncode == 0) is works

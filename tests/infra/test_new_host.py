@@ -9,7 +9,7 @@ from test_failures import lost
 KEPT = ["var/lib/pgbackrest", "var/lib/postgresql-wal"]
 
 
-def test_a_new_host_gets_every_row_back(host, playbook, load, state):
+def test_new_host_restores_every_row(host, playbook, load, state):
     with load() as during:
         pass
     assert during.failed == {}

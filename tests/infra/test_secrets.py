@@ -12,7 +12,7 @@ import pytest
         ("backup_passphrase", None),
     ],
 )
-def test_a_secret_is_replaced_and_nobody_notices(host, state, playbook, load, secret, file):
+def test_secret_is_rotated_without_failed_requests(host, state, playbook, load, secret, file):
     before = (state / "secrets" / secret).read_text()
     with load(10) as during:
         playbook("rotate-secrets", "-e", f"secret={secret}")
@@ -24,7 +24,7 @@ def test_a_secret_is_replaced_and_nobody_notices(host, state, playbook, load, se
     assert not (state / "secrets" / f"{secret}.before").exists()
 
 
-def test_while_somebody_deploys_no_secret_is_replaced(host, state, playbook):
+def test_rotation_during_deploy_is_refused(host, state, playbook):
     before = (state / "secrets" / "smoke_test_password").read_text()
     host.run("mkdir /run/deploying && echo 'grace deploys 1.2 since noon' >/run/deploying/who")
     try:
@@ -35,7 +35,7 @@ def test_while_somebody_deploys_no_secret_is_replaced(host, state, playbook):
     assert (state / "secrets" / "smoke_test_password").read_text() == before
 
 
-def test_a_controller_without_the_secrets_makes_no_new_ones(host, playbook, tmp_path):
+def test_controller_without_secrets_creates_no_new_secrets(host, playbook, tmp_path):
     before = host.file("/etc/sentiment/credentials/jwt_secret_key").content_string
     out = playbook("provision", "-e", f"secrets_dir={tmp_path}/none", check=False)
     assert "has secrets, but" in out
@@ -43,7 +43,7 @@ def test_a_controller_without_the_secrets_makes_no_new_ones(host, playbook, tmp_
     assert not (tmp_path / "none").exists()
 
 
-def test_new_keys_of_tokens_end_all_sessions(playbook, api):
+def test_rotation_of_jwt_key_ends_all_sessions(playbook, api):
     me = "/api/v1/users/me"
     assert api.client.get(me).status_code == 200
     playbook("rotate-secrets", "-e", "secret=jwt_secret_key")
@@ -52,7 +52,7 @@ def test_new_keys_of_tokens_end_all_sessions(playbook, api):
     assert api.client.get(me).status_code == 200
 
 
-def test_the_service_works_with_its_new_secrets(host):
+def test_service_works_with_rotated_secrets(host):
     release = host.run("basename $(readlink /srv/sentiment/current)").stdout.strip()
     assert host.run(f"/srv/sentiment/current/deploy/smoke_test.py sentiment.test {release}").rc == 0
     assert host.run("sentiment model verify").rc == 0

@@ -41,7 +41,7 @@ def hold_up(work, coalescer):
     return first
 
 
-def test_items_that_come_while_one_is_done_are_done_together(work):
+def test_items_submitted_during_a_batch_are_processed_together(work):
     coalescer = Coalescer(work, timeout=5)
     first = hold_up(work, coalescer)
     others = [start(coalescer.submit, letter) for letter in "abcdefgh"]
@@ -53,7 +53,7 @@ def test_items_that_come_while_one_is_done_are_done_together(work):
     assert work.groups == [["first"], list("abcdefgh")]
 
 
-def test_every_item_of_many_threads_is_done_once_and_has_its_own_outcome(work):
+def test_each_item_is_processed_once_with_its_own_outcome(work):
     coalescer, outcomes = Coalescer(work, timeout=5), {}
     items = [f"item {n}" for n in range(200)]
     threads = [start(lambda item=item: outcomes.update({item: coalescer.submit(item)})) for item in items]
@@ -63,7 +63,7 @@ def test_every_item_of_many_threads_is_done_once_and_has_its_own_outcome(work):
     assert sorted(chain(*work.groups)) == sorted(items)
 
 
-def test_whoever_begins_waits_for_those_that_are_expected(work):
+def test_leader_waits_for_announced_items(work):
     coalescer, both_said_so = Coalescer(work, timeout=5, max_delay=30), threading.Barrier(2)
 
     def come(item):
@@ -77,7 +77,7 @@ def test_whoever_begins_waits_for_those_that_are_expected(work):
     assert work.groups == [["a", "b"]]
 
 
-def test_who_comes_no_more_is_not_waited_for(work):
+def test_leader_does_not_wait_for_withdrawn_items(work):
     coalescer, said_so, may_go = Coalescer(work, timeout=5, max_delay=30), threading.Event(), threading.Event()
 
     def go_again():
@@ -97,13 +97,13 @@ def test_who_comes_no_more_is_not_waited_for(work):
     assert work.groups == [["alone"]]
 
 
-def test_who_does_not_come_in_time_is_not_waited_for(work):
+def test_leader_does_not_wait_longer_than_the_delay(work):
     coalescer = Coalescer(work, timeout=5, max_delay=0.01)
     start(coalescer.announce).join()
     assert coalescer.submit("alone") == "ALONE"
 
 
-def test_an_item_that_waited_too_long_is_withdrawn_and_never_done(work):
+def test_item_that_times_out_is_never_processed(work):
     coalescer = Coalescer(work, timeout=0.2)
     first = hold_up(work, coalescer)
     with pytest.raises(TimeoutError):
@@ -114,7 +114,7 @@ def test_an_item_that_waited_too_long_is_withdrawn_and_never_done(work):
     assert work.groups == [["first"], ["next"]]
 
 
-def test_work_that_ends_without_an_outcome_is_no_success_for_anybody():
+def test_missing_outcome_is_an_error_for_every_thread():
     def break_off(_items):
         raise RuntimeError
 
@@ -135,7 +135,7 @@ def test_work_that_ends_without_an_outcome_is_no_success_for_anybody():
         coalescer.submit("c")
 
 
-def test_an_outcome_that_is_an_exception_is_raised_where_it_belongs():
+def test_exception_is_raised_in_its_own_thread():
     coalescer = Coalescer(lambda items: [ValueError(item) for item in items], timeout=5)
     with pytest.raises(ValueError, match="mine"):
         coalescer.submit("mine")

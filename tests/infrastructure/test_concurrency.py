@@ -12,7 +12,7 @@ class FullError(Exception):
     """There is no room."""
 
 
-def test_few_go_at_a_time_few_wait_and_the_rest_is_turned_away():
+def test_limit_runs_few_lets_few_wait_and_refuses_others():
     limit = ConcurrencyLimit(1, FullError, waiting=1)
     inside, may_leave, went = threading.Event(), threading.Event(), []
 
@@ -37,7 +37,7 @@ def test_few_go_at_a_time_few_wait_and_the_rest_is_turned_away():
     assert went == ["first", "second"]
 
 
-def test_whoever_fails_gives_his_turn_back():
+def test_failed_block_frees_its_place():
     limit = ConcurrencyLimit(1, FullError)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), limit.acquire():

@@ -35,7 +35,7 @@ def total(folder):
     return next(line for line in shown.stdout.splitlines() if line.startswith("sentiment_rate_limiter_fallbacks_total"))
 
 
-def test_a_successor_goes_on_with_the_counts_of_a_process_that_is_gone(tmp_path):
+def test_successor_continues_counters_of_dead_process(tmp_path):
     first, second = begin(tmp_path), begin(tmp_path)
     first.communicate("")
     third = begin(tmp_path)

@@ -41,13 +41,13 @@ def test_each_migration_goes_up_and_down(app):
         assert tables() == before
 
 
-def test_the_models_say_what_the_migrations_made(app):
+def test_models_match_migrations(app):
     flask_migrate.upgrade()
     flask_migrate.check()
     assert tables() == set(db.metadata.tables)
 
 
-def test_totals_of_ended_tasks_are_added_up_from_their_chunks(app):
+def test_migration_adds_up_totals_of_ended_tasks(app):
     flask_migrate.upgrade(revision="0005")
     with db.engine.begin() as connection:
         connection.exec_driver_sql(

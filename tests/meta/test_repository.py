@@ -18,7 +18,7 @@ def tracked():
     return [path for path in map(Path, listing.stdout.split("\0")[:-1]) if path.exists()]
 
 
-def test_there_are_no_folders_but_the_products(tracked):
+def test_repository_has_only_known_folders(tracked):
     assert {path.parts[0] for path in tracked if len(path.parts) > 1} == FOLDERS
 
 

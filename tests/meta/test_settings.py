@@ -11,7 +11,7 @@ from sentiment_app.config import Settings
 TEMPLATE = Path("deploy/sentiment.env.template")
 
 
-def test_the_template_lists_every_setting_with_its_meaning():
+def test_template_lists_every_setting():
     text = TEMPLATE.read_text()
     listed = dict(re.findall(r"^# (.+)\n#?([A-Z_]+)=", text, re.MULTILINE))
     assert {name: doc for doc, name in listed.items()} == {
@@ -19,7 +19,7 @@ def test_the_template_lists_every_setting_with_its_meaning():
     }
 
 
-def test_the_servers_of_development_log_as_little_as_those_of_production():
+def test_development_servers_log_as_little_as_production():
     production = Path("ansible/roles/postgresql/templates/settings.conf.j2").read_text()
     assert {
         name: value for name, value in re.findall(r"^(\w+) = (.+)$", production, re.MULTILINE) if name in SILENT

@@ -19,7 +19,7 @@ def calls_of_text(path):
             yield node
 
 
-def test_text_holds_whole_statements_alone():
+def test_sql_text_contains_only_whole_statements():
     found = [
         (path.name, ast.unparse(call)) for path in Path("sentiment_app").rglob("*.py") for call in calls_of_text(path)
     ]
@@ -28,7 +28,7 @@ def test_text_holds_whole_statements_alone():
     assert fragments == []
 
 
-def test_text_has_no_other_name():
+def test_sql_text_is_imported_under_its_own_name():
     aliases = [
         (path.name, name.asname)
         for path in Path("sentiment_app").rglob("*.py")

@@ -18,28 +18,28 @@ def signed(model):
     return model[0]._replace(signature=sign(model[0].manifest, KEY))
 
 
-def test_a_signed_artifact_loads_and_scores(signed, model):
+def test_signed_artifact_loads_and_scores(signed, model):
     manifest, scorer = open_artifact(signed, KEY)
     assert manifest["version"] == model[1]
     assert scorer.score("I love it").label == "positive"
 
 
-def test_another_key_is_refused(signed):
+def test_signature_of_another_key_is_refused(signed):
     with pytest.raises(ModelError, match="signature"):
         open_artifact(signed, "some other key that is long enough as well")
 
 
-def test_a_changed_manifest_is_refused(signed):
+def test_changed_manifest_is_refused(signed):
     with pytest.raises(ModelError, match="signature"):
         open_artifact(signed._replace(manifest=signed.manifest.replace(b"templates", b"tampered!")), KEY)
 
 
-def test_a_changed_file_is_refused_before_it_is_read(signed):
+def test_changed_file_is_refused_before_it_is_loaded(signed):
     with pytest.raises(ModelError, match="digest"):
         open_artifact(signed._replace(serving=b"not even numpy"), KEY)
 
 
-def test_other_golden_scores_are_refused(signed):
+def test_different_golden_scores_are_refused(signed):
     manifest = json.loads(signed.manifest)
     manifest["golden"][0]["scores"] = [1.0, 0.0, 0.0]
     raw = json.dumps(manifest).encode()
@@ -60,13 +60,13 @@ class Odd:
 
 
 @pytest.mark.parametrize("scores", [None, Scores(float("nan"), float("nan"), float("nan"))])
-def test_golden_texts_that_cannot_be_scored_refuse_a_model(signed, monkeypatch, scores):
+def test_model_that_cannot_score_golden_texts_is_refused(signed, monkeypatch, scores):
     monkeypatch.setattr(artifact, "_load", lambda *_: Odd(scores))
     with pytest.raises(ModelError, match="golden"):
         open_artifact(signed, KEY)
 
 
-def test_what_an_unsigned_manifest_names_is_no_path(tmp_path):
+def test_digest_in_unsigned_manifest_is_not_used_as_path(tmp_path):
     other = tmp_path / "other"
     other.write_text("somebody's")
     assert artifact.Cache(tmp_path / "cache").get(str(other)) is None
@@ -74,7 +74,7 @@ def test_what_an_unsigned_manifest_names_is_no_path(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "7", "{", '{"created_at": "2026"}'])
-def test_a_broken_record_hides_no_other(tmp_path, content):
+def test_broken_manifest_does_not_hide_others(tmp_path, content):
     for name, text in (("broken", content), ("whole", '{"version": "one", "recipe": "fast", "created_at": "2026"}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / artifact.MANIFEST).write_text(text)
@@ -91,7 +91,7 @@ print(scorer.score("w1 w2 w3").label, "sklearn" in sys.modules, size)
 """
 
 
-def test_a_model_as_large_as_the_default_one_is_served_without_scikit_learn_in_less_than_100_mb(tmp_path):
+def test_default_size_model_needs_less_than_100_mb_and_no_sklearn(tmp_path):
     size = 240_000  # the default recipe keeps 239 419 features
     vocabulary = [f"w{number} w{number * 7}" for number in range(size)]
     scorer = Scorer(vocabulary, np.zeros((size + 1, 4)), np.array([1.0, 1.0, -1.0]), (50.0, 150.0, 0.7))

@@ -51,13 +51,13 @@ def imported(flask, tmp_path):
     return version, fitted
 
 
-def test_a_pipeline_that_takes_no_texts_is_refused(flask, tmp_path):
+def test_pipeline_that_cannot_score_texts_is_refused(flask, tmp_path):
     joblib.dump(LogisticRegression().fit([[1.0], [2.0], [3.0]], LABELS[:3]), tmp_path / "numbers.joblib")
     done = flask("import", str(tmp_path / "numbers.joblib"))
     assert (done.exit_code, "cannot score texts" in done.output) == (1, True)
 
 
-def test_an_imported_pipeline_is_served_as_it_is(client, as_ada, imported):
+def test_imported_pipeline_is_served_as_it_is(client, as_ada, imported):
     version, fitted = imported
     answer = client.post("/api/v1/sentiment/analyze", json={"text": "good", "explain": True}, headers=as_ada).json
     assert answer["model_version"] == version
@@ -66,7 +66,7 @@ def test_an_imported_pipeline_is_served_as_it_is(client, as_ada, imported):
     assert answer["scores"] == pytest.approx(expected)
 
 
-def test_a_crafted_joblib_file_is_refused_and_never_run(imported, tmp_path, client):
+def test_unsigned_joblib_file_is_never_loaded(imported, tmp_path, client):
     version, _ = imported
     target = tmp_path / "it ran"
     bomb = pickle.dumps(Bomb(target))
@@ -85,14 +85,14 @@ def test_a_crafted_joblib_file_is_refused_and_never_run(imported, tmp_path, clie
 
 
 @pytest.mark.parametrize("labels", [["good", "bad", "meh"] * 2, [0, 2, 0, 2, 0, 2]])
-def test_other_labels_are_refused(flask, tmp_path, labels):
+def test_pipeline_with_other_labels_is_refused(flask, tmp_path, labels):
     fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, labels)
     joblib.dump(fitted, tmp_path / "own.joblib")
     done = flask("import", str(tmp_path / "own.joblib"))
     assert (done.exit_code, "needs predict_proba" in done.output) == (1, True)
 
 
-def test_a_file_that_is_no_pipeline_is_refused(flask, tmp_path):
+def test_file_that_is_not_a_pipeline_is_refused(flask, tmp_path):
     (tmp_path / "x.joblib").write_bytes(b"nonsense")
     done = flask("import", str(tmp_path / "x.joblib"))
     assert (done.exit_code, "cannot be loaded" in done.output) == (1, True)
@@ -119,9 +119,7 @@ def trouble(texts):
 
 
 @pytest.mark.parametrize("predict", [nothing_found, more_than_one, less_than_zero, too_few, trouble])
-def test_a_text_that_the_model_cannot_score_is_refused_and_not_stored(
-    app, client, as_ada, imported, monkeypatch, predict
-):
+def test_unscorable_text_is_refused_and_not_stored(app, client, as_ada, imported, monkeypatch, predict):
     with app.app_context():
         monkeypatch.setattr(serving().current().scorer._pipeline, "predict_proba", predict, raising=False)
     answer = client.post("/api/v1/sentiment/analyze", json={"text": "my secret"}, headers=as_ada)

@@ -68,7 +68,7 @@ def scorer(pipeline: SentimentPipeline) -> Scorer:
 
 @given(_TEXTS)
 @settings(max_examples=200, deadline=None)
-def test_tokens_agree_with_terms_and_lie_in_order_in_the_text(text: str) -> None:
+def test_tokens_match_terms_and_are_in_order(text: str) -> None:
     tokens = tokenize(text)
     assert [token.term for token in tokens] == terms(text)
     position = 0
@@ -80,7 +80,7 @@ def test_tokens_agree_with_terms_and_lie_in_order_in_the_text(text: str) -> None
 
 @given(_TEXTS)
 @settings(max_examples=200, deadline=None)
-def test_scorer_is_exact(pipeline: SentimentPipeline, scorer: Scorer, text: str) -> None:
+def test_scorer_matches_the_pipeline(pipeline: SentimentPipeline, scorer: Scorer, text: str) -> None:
     expected = pipeline.predict_proba([text])[0]
     assert np.allclose(scorer.score(text), expected, rtol=0, atol=1e-12)
     assert math.isclose(sum(scorer.score(text)), 1.0)
@@ -136,7 +136,7 @@ def test_hostile_input_takes_linear_time(unit: str) -> None:
     assert growth < 24  # linear is 8, quadratic 64
 
 
-def test_classes_are_told_apart(scorer: Scorer) -> None:
+def test_scorer_separates_classes(scorer: Scorer) -> None:
     texts = {
         "a bad movie": NEGATIVE,
         "the doctor works in london": NEUTRAL,
@@ -146,7 +146,7 @@ def test_classes_are_told_apart(scorer: Scorer) -> None:
         assert int(np.argmax(scorer.score(text))) == label
 
 
-def test_identity_leaves_no_trace() -> None:
+def test_identity_terms_do_not_change_scores() -> None:
     assert terms("the muslim woman was late") == terms("the gay black man was late")
 
 
@@ -164,7 +164,7 @@ def test_identity_leaves_no_trace() -> None:
         ("zero problems", "zero not_problems"),
     ],
 )
-def test_what_stresses_is_told_from_what_denies(text, expected):
+def test_emphasis_is_distinguished_from_negation(text, expected):
     assert terms(text) == expected.split()
 
 

@@ -25,19 +25,19 @@ def test_released_models_are_listed(client, as_ada, model, second):
     assert {one["version"]: one["state"] for one in items} == {second: "candidate", model[1]: "active"}
 
 
-def test_the_record_of_a_model(client, as_ada, model):
+def test_model_has_its_manifest(client, as_ada, model):
     record = client.get(f"{MODELS}/{model[1]}", headers=as_ada).json
     assert (record["recipe"], record["state"]) == ("templates", "active")
     assert set(record["files"]) == {"serving.npz"}
 
 
 @pytest.mark.parametrize("path", ["", "/card"])
-def test_an_unknown_model_is_not_found(client, as_ada, path):
+def test_unknown_model_is_not_found(client, as_ada, path):
     assert client.get(f"{MODELS}/nope{path}", headers=as_ada).status_code == 404
     assert client.get(f"{MODELS}/%00{path}", headers=as_ada).status_code == 404
 
 
-def test_an_administrator_activates_a_model(client, as_admin, as_ada, second):
+def test_administrator_activates_model(client, as_admin, as_ada, second):
     answer = client.post(f"{MODELS}/{second}/activate", headers=as_admin)
     assert (answer.status_code, answer.json["state"]) == (200, "active")
     assert client.post(ANALYZE, json={"text": "x"}, headers=as_ada).json["model_version"] == second
@@ -45,12 +45,12 @@ def test_an_administrator_activates_a_model(client, as_admin, as_ada, second):
     assert (event["action"], event["by"]) == ("activated", "root")
 
 
-def test_nobody_else_does(client, as_ada, second):
+def test_user_cannot_activate_model(client, as_ada, second):
     assert client.post(f"{MODELS}/{second}/activate", headers=as_ada).status_code == 403
     assert client.get(f"{MODELS}/{second}/events", headers=as_ada).status_code == 403
 
 
-def test_the_gate_answers_409_and_says_why(client, as_admin, second):
+def test_refused_promotion_answers_409_with_reason(client, as_admin, second):
     db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
     answer = client.post(f"{MODELS}/{second}/activate", headers=as_admin)
     assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:promotion-refused")
@@ -61,7 +61,7 @@ def test_the_gate_answers_409_and_says_why(client, as_admin, second):
     ("accept", "mimetype"),
     [(None, "text/markdown"), ("*/*", "text/markdown"), ("text/html,*/*;q=0.8", "text/html")],
 )
-def test_a_card_comes_as_markdown_or_html(client, as_ada, model, accept, mimetype):
+def test_card_is_markdown_or_html(client, as_ada, model, accept, mimetype):
     headers = {**as_ada, **({"Accept": accept} if accept else {})}
     answer = client.get(f"{MODELS}/{model[1]}/card", headers=headers)
     assert (answer.status_code, answer.mimetype) == (200, mimetype)
@@ -69,19 +69,19 @@ def test_a_card_comes_as_markdown_or_html(client, as_ada, model, accept, mimetyp
     assert "Known limits" in answer.text
 
 
-def test_what_stands_in_a_manifest_is_no_html(client, as_ada, second):
+def test_html_in_manifest_is_escaped(client, as_ada, second):
     answer = client.get(f"{MODELS}/{second}/card", headers={**as_ada, "Accept": "text/html"})
     assert "<script" not in answer.text
     assert "script-src" not in answer.headers["Content-Security-Policy"]
 
 
-def test_the_card_of_the_served_model_is_a_page_of_the_docs(client, model):
+def test_docs_show_card_of_active_model(client, model):
     answer = client.get("/docs/model")
     assert (answer.status_code, answer.mimetype) == (200, "text/html")
     assert model[1] in answer.text
 
 
-def test_a_text_of_unknown_terms_comes_with_a_warning(client, as_ada):
+def test_unknown_terms_cause_a_warning(client, as_ada):
     known = client.post(ANALYZE, json={"text": "I love this phone"}, headers=as_ada).json
     assert known["coverage"] == pytest.approx(1.0)
     assert "warnings" not in known
@@ -99,12 +99,12 @@ def test_a_text_of_unknown_terms_comes_with_a_warning(client, as_ada):
         "Le personnel était très gentil et la chambre propre",
     ],
 )
-def test_a_text_in_another_language_comes_with_a_warning(client, as_ada, text):
+def test_other_language_causes_a_warning(client, as_ada, text):
     assert client.post(ANALYZE, json={"text": text}, headers=as_ada).json["warnings"]
 
 
 @pytest.mark.parametrize("text", [" ", "\n", "、"])
-def test_a_text_without_any_term_says_so(client, as_ada, text):
+def test_text_without_terms_has_no_coverage(client, as_ada, text):
     answer = client.post(ANALYZE, json={"text": text}, headers=as_ada)
     assert (answer.status_code, answer.json["coverage"]) == (200, 0.0)
     assert answer.json["warnings"]

@@ -20,7 +20,7 @@ def second(app, model):
     return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
 
 
-def test_an_activated_model_is_served_without_a_restart(client, as_ada, second):
+def test_activated_model_is_served_without_restart(client, as_ada, second):
     promotion.activate(second, by="tests")
     answer = client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
     assert answer.json["model_version"] == second
@@ -32,14 +32,14 @@ def test_only_one_model_is_active(second, model):
     assert states == {second: "active", model[1]: "previous"}
 
 
-def test_a_corrupt_model_fails_the_gate_and_changes_nothing(second, model):
+def test_corrupt_model_is_not_activated(second, model):
     db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
     with pytest.raises(promotion.PromotionError, match="digest"):
         promotion.activate(second, by="tests")
     assert releases.active_version() == model[1]
 
 
-def test_a_model_that_cannot_be_loaded_leaves_the_old_one_serving(client, as_ada, second, model):
+def test_old_model_is_served_if_new_model_does_not_load(client, as_ada, second, model):
     serving().refresh()
     db.session.execute(update(ModelRelease).where(ModelRelease.state == "active").values(state="previous"))
     changes = {"state": "active", "artifact": b"corrupt"}
@@ -51,7 +51,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_one_serving(client, as_ada
     assert "digest" in ready.json["checks"]["model_switch"]
 
 
-def test_a_process_that_begins_with_a_model_that_does_not_load_serves_the_one_before(make_app, second, model, as_ada):
+def test_new_process_serves_previous_model_if_active_does_not_load(make_app, second, model, as_ada):
     promotion.activate(second, by="tests")
     db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
     client = make_app(model_poll_seconds=60.0).test_client()
@@ -62,18 +62,18 @@ def test_a_process_that_begins_with_a_model_that_does_not_load_serves_the_one_be
     assert "digest" in ready.json["checks"]["model_switch"]
 
 
-def test_a_retired_model_is_not_activated(second):
+def test_retired_model_cannot_be_activated(second):
     db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(state="retired"))
     with pytest.raises(promotion.PromotionError, match="retired"):
         promotion.activate(second, by="tests")
 
 
-def test_an_unsound_artifact_is_not_released(app, model):
+def test_invalid_artifact_is_not_released(app, model):
     with pytest.raises(ModelError):
         releases.release(model[0]._replace(serving=b"something else"), by="tests")
 
 
-def test_releasing_again_signs_with_the_key_of_today(make_app, model, second):
+def test_second_release_signs_with_current_key(make_app, model, second):
     app = make_app(model_signing_key="another key, after the first one was exchanged")
     with app.app_context():
         with pytest.raises(promotion.PromotionError, match="sign"):
@@ -83,7 +83,7 @@ def test_releasing_again_signs_with_the_key_of_today(make_app, model, second):
         assert releases.active_version() == second
 
 
-def test_whatever_a_model_does_at_loading_the_old_one_serves_on(client, as_ada, second, model, monkeypatch):
+def test_any_error_at_loading_keeps_old_model(client, as_ada, second, model, monkeypatch):
     serving().refresh()
     promotion.activate(second, by="tests")
 
@@ -111,7 +111,7 @@ def actions(version):
     return [one.action for one in reversed(releases.events(version))]
 
 
-def test_a_rollback_goes_back_and_forth(app, model):
+def test_second_rollback_undoes_the_first(app, model):
     for version in ("v1", "v2", "v3"):
         promotion.activate(released(model, version), by="tests")
     assert states() == {"v1": "candidate", "v2": "previous", "v3": "active"}
@@ -121,12 +121,12 @@ def test_a_rollback_goes_back_and_forth(app, model):
     assert actions("v2") == ["released", "activated", "rolled back"]
 
 
-def test_without_a_previous_model_there_is_no_rollback(app):
+def test_rollback_needs_a_previous_model(app):
     with pytest.raises(promotion.ModelStateError):
         promotion.rollback(by="tests")
 
 
-def test_a_previous_model_that_is_not_sound_is_not_rolled_back_to(app, model):
+def test_corrupt_previous_model_cannot_be_rolled_back_to(app, model):
     for version in ("v1", "v2"):
         promotion.activate(released(model, version), by="tests")
     db.session.execute(update(ModelRelease).where(ModelRelease.version == "v1").values(artifact=b"corrupt"))
@@ -136,7 +136,7 @@ def test_a_previous_model_that_is_not_sound_is_not_rolled_back_to(app, model):
     assert actions("v1")[-1] == "refused"
 
 
-def test_a_model_that_measured_worse_is_refused_unless_told_otherwise(app, model):
+def test_worse_model_needs_allow_worse(app, model):
     promotion.activate(released(model, "v1", 0.75), by="tests")
     worse = released(model, "v2", 0.70)
     with pytest.raises(promotion.PromotionError, match=r"0\.700.*0\.750"):
@@ -149,7 +149,7 @@ def test_a_model_that_measured_worse_is_refused_unless_told_otherwise(app, model
 
 
 @pytest.mark.parametrize("candidate", [{}, {"recall": 0.9, "texts": "others"}])
-def test_a_model_that_cannot_be_compared_is_refused_unless_told_otherwise(app, model, candidate):
+def test_model_that_cannot_be_compared_needs_allow_worse(app, model, candidate):
     promotion.activate(released(model, "v1", 0.75), by="tests")
     other = released(model, "v2", **candidate)
     with pytest.raises(promotion.PromotionError, match="not measured on the texts"):
@@ -158,12 +158,12 @@ def test_a_model_that_cannot_be_compared_is_refused_unless_told_otherwise(app, m
     assert releases.active_version() == "v2"
 
 
-def test_the_active_model_is_not_retired(app, model):
+def test_active_model_cannot_be_retired(app, model):
     with pytest.raises(promotion.ModelStateError, match="is active"):
         promotion.retire(model[1], by="tests")
 
 
-def test_a_retired_model_can_be_reinstated(second):
+def test_retired_model_can_be_reinstated(second):
     promotion.retire(second, by="tests")
     promotion.retire(second, by="tests")
     promotion.reinstate(second, by="tests")
@@ -171,7 +171,7 @@ def test_a_retired_model_can_be_reinstated(second):
     assert actions(second) == ["released", "retired", "reinstated"]
 
 
-def test_a_host_that_cannot_load_a_model_says_so_in_the_audit(client, as_ada, second):
+def test_failed_load_is_in_the_audit_log(client, as_ada, second):
     serving().refresh()
     promotion.activate(second, by="tests")
     db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(artifact=b"corrupt"))
@@ -179,12 +179,12 @@ def test_a_host_that_cannot_load_a_model_says_so_in_the_audit(client, as_ada, se
     assert actions(second)[-1] == "not loaded"
 
 
-def test_a_request_may_name_a_released_model(client, as_ada, second):
+def test_request_can_name_a_released_model(client, as_ada, second):
     answer = client.post("/api/v1/sentiment/analyze", json={"text": "x", "model": second}, headers=as_ada)
     assert (answer.status_code, answer.json["model_version"]) == (200, second)
 
 
-def test_of_models_named_by_requests_few_stay_loaded(client, as_ada, model):
+def test_few_named_models_stay_loaded(client, as_ada, model):
     for number in range(4):
         version = released(model, f"v{number}")
         answer = client.post("/api/v1/sentiment/analyze", json={"text": "x", "model": version}, headers=as_ada)
@@ -193,7 +193,7 @@ def test_of_models_named_by_requests_few_stay_loaded(client, as_ada, model):
 
 
 @pytest.mark.parametrize("prepare", [lambda version: promotion.retire(version, by="tests"), lambda _: None])
-def test_a_model_that_may_not_be_named_is_refused(client, as_ada, second, prepare):
+def test_unknown_or_retired_model_cannot_be_named(client, as_ada, second, prepare):
     prepare(second)
     name = second if releases.states()[second] == "retired" else "nope"
     answer = client.post("/api/v1/sentiment/analyze", json={"text": "x", "model": name}, headers=as_ada)
@@ -201,14 +201,14 @@ def test_a_model_that_may_not_be_named_is_refused(client, as_ada, second, prepar
     assert answer.json["errors"][0]["pointer"] == "/model"
 
 
-def test_a_model_retired_while_requests_name_it_is_withdrawn(client, as_ada, second):
+def test_retired_model_is_no_longer_served_by_name(client, as_ada, second):
     body = {"text": "x", "model": second}
     assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).status_code == 200
     promotion.retire(second, by="tests")
     assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).status_code == 404
 
 
-def test_the_cache_of_a_host_is_used_and_not_believed(make_app, tmp_path, second):
+def test_cache_is_used_and_verified(make_app, tmp_path, second):
     with make_app(model_cache_dir=tmp_path).app_context():
         expected = releases.fetch(second)
         assert releases.fetch_cached(second) == expected
@@ -220,7 +220,7 @@ def test_the_cache_of_a_host_is_used_and_not_believed(make_app, tmp_path, second
 
 
 @pytest.mark.parametrize("piece", [1000, 1024**2])
-def test_an_artifact_is_fetched_whole_in_whatever_pieces(second, model, monkeypatch, piece):
+def test_artifact_is_fetched_in_pieces(second, model, monkeypatch, piece):
     monkeypatch.setattr(releases, "PIECE_BYTES", piece)
     assert len(model[0].serving) % 1000 != 0  # so the last piece is a shorter one
     assert releases.fetch(second).serving == model[0].serving
@@ -229,7 +229,7 @@ def test_an_artifact_is_fetched_whole_in_whatever_pieces(second, model, monkeypa
 OLD_KEY = "the key that was before this one"
 
 
-def test_models_outlive_a_change_of_the_key(app, second, model):
+def test_models_survive_rotation_of_signing_key(app, second, model):
     signed = {one.version: sign(one.manifest, OLD_KEY) for one in releases.releases()}
     for version, signature in signed.items():
         db.session.execute(update(ModelRelease).where(ModelRelease.version == version).values(signature=signature))
@@ -240,7 +240,7 @@ def test_models_outlive_a_change_of_the_key(app, second, model):
     assert app.test_cli_runner().invoke(args=["model", "sign", "--old-key-stdin"], input=OLD_KEY).output == ""
 
 
-def test_a_model_that_was_signed_with_neither_key_is_not_signed(app, second, model):
+def test_model_signed_with_unknown_key_is_not_resigned(app, second, model):
     values = {"signature": "0" * 64}
     db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(values))
     db.session.commit()
@@ -252,7 +252,7 @@ def test_a_model_that_was_signed_with_neither_key_is_not_signed(app, second, mod
     assert releases.verify(model[1])
 
 
-def test_requests_that_have_models_loaded_do_not_take_all_threads(client, as_ada, second, full):
+def test_requests_that_load_models_are_limited(client, as_ada, second, full):
     body = {"text": "x", "model": second}
     with full(serving().loading):
         answer = client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada)
@@ -260,7 +260,7 @@ def test_requests_that_have_models_loaded_do_not_take_all_threads(client, as_ada
     assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).json["model_version"] == second
 
 
-def test_measures_are_compared_with_the_model_that_is_active_at_the_switch(app, model, monkeypatch):
+def test_metrics_are_compared_with_model_active_at_the_switch(app, model, monkeypatch):
     promotion.activate(released(model, "v1", 0.70), by="tests")
     better, candidate = released(model, "v2", 0.90), released(model, "v3", 0.71)
     verify = releases.verify
@@ -278,7 +278,7 @@ def test_measures_are_compared_with_the_model_that_is_active_at_the_switch(app, 
     assert actions("v3") == ["released", "refused"]
 
 
-def test_an_activation_that_runs_twice_undoes_no_later_activation(app, model):
+def test_repeated_activation_does_not_undo_a_later_one(app, model):
     for version in ("v1", "v2"):
         released(model, version)
     event, first, second = uuid4(), releases.manifest_of("v1"), releases.manifest_of("v2")
@@ -290,13 +290,13 @@ def test_an_activation_that_runs_twice_undoes_no_later_activation(app, model):
     assert releases.active_version() == "v2"
 
 
-def test_measures_that_are_no_numbers_are_refused(app, model):
+def test_nan_metrics_are_refused(app, model):
     promotion.activate(released(model, "v1", 0.9), by="tests")
     with pytest.raises(promotion.PromotionError, match="nan"):
         promotion.activate(released(model, "v2", float("nan")), by="tests")
 
 
-def test_a_model_that_is_released_again_while_it_is_checked_is_not_activated(app, model, monkeypatch):
+def test_model_released_again_during_check_is_not_activated(app, model, monkeypatch):
     promotion.activate(released(model, "v1", 0.90), by="tests")
     candidate, verify = released(model, "v2", 0.95), releases.verify
 

@@ -13,7 +13,7 @@ from sentiment_app.sentiment.writer import WRITER
 URL = "/api/v1/sentiment/analyze"
 
 
-def test_an_answer_has_scores_and_the_model_that_gave_them(client, as_ada, model):
+def test_answer_has_scores_and_model_version(client, as_ada, model):
     answer = client.post(URL, json={"text": "What a great film, I love it."}, headers=as_ada)
     assert answer.status_code == 200
     body = answer.json
@@ -25,7 +25,7 @@ def test_an_answer_has_scores_and_the_model_that_gave_them(client, as_ada, model
     assert 0 < body["processing_time"] < 1
 
 
-def test_an_answer_is_stored_for_its_caller(client, ada, as_ada):
+def test_answer_is_stored_for_the_caller(client, ada, as_ada):
     made = client.post(URL, json={"text": "Terrible."}, headers=as_ada).json
     row = db.session.get_one(SentimentRequest, made["id"])
     assert (row.user_id, row.text, row.sentiment) == (ada.id, "Terrible.", made["sentiment"])
@@ -38,7 +38,7 @@ def test_json_is_compact(client, as_ada):
     assert b'": ' not in answer.data
 
 
-def test_an_explanation_adds_up_to_the_score(client, as_ada):
+def test_explanation_adds_up_to_the_score(client, as_ada):
     text = "This is not good, İstanbul &amp; all… but I love it! 😀"
     body = client.post(URL, json={"text": text, "explain": True}, headers=as_ada).json
     total = body["explanation"]["bias"] + sum(one["contribution"] for one in body["explanation"]["contributions"])
@@ -50,13 +50,13 @@ def test_an_explanation_adds_up_to_the_score(client, as_ada):
 
 @pytest.mark.parametrize("text", ["This is not good, but I love it!", "qwrt zxcv plmk"])
 @pytest.mark.parametrize("explain", [True, False])
-def test_an_answer_is_what_its_schema_says(client, as_ada, text, explain):
+def test_answer_matches_its_schema(client, as_ada, text, explain):
     answer = client.post(URL, json={"text": text, "explain": explain}, headers=as_ada).json
     AnalysisSchema().load(answer)  # it raises where a field lacks, or is one too many
     assert ("explanation" in answer, "warnings" in answer) == (explain, text.startswith("qwrt"))
 
 
-def test_nobody_waits_for_the_row_of_a_body_that_has_not_come(app, client, as_ada):
+def test_row_is_announced_only_after_its_body_arrived(app, client, as_ada):
     rows = WRITER.get(app)._rows
     expected = []
 
@@ -99,7 +99,7 @@ def test_text_is_normalised_before_it_is_counted_and_stored(client, as_ada):
         ("x", ""),
     ],
 )
-def test_a_bad_body_is_refused_with_a_pointer_to_the_field(client, as_ada, body, pointer):
+def test_invalid_body_is_refused_with_pointer(client, as_ada, body, pointer):
     answer = client.post(URL, json=body, headers=as_ada)
     assert answer.status_code == 422
     assert answer.mimetype == "application/problem+json"
@@ -108,17 +108,17 @@ def test_a_bad_body_is_refused_with_a_pointer_to_the_field(client, as_ada, body,
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"text": 1' + b"0" * 5000 + b"}"])
-def test_a_body_that_is_not_json_is_malformed(client, as_ada, body):
+def test_body_that_is_not_json_is_malformed(client, as_ada, body):
     answer = client.post(URL, data=body, content_type="application/json", headers=as_ada)
     assert (answer.status_code, answer.json["type"]) == (400, "urn:sentiment-app:problem:malformed")
 
 
-def test_another_content_type_is_refused(client, as_ada):
+def test_other_content_type_is_refused(client, as_ada):
     answer = client.post(URL, data="text=x", content_type="text/plain", headers=as_ada)
     assert answer.status_code == 415
 
 
-def test_a_body_over_a_mebibyte_is_refused(client, as_ada):
+def test_body_over_one_mebibyte_is_refused(client, as_ada):
     answer = client.post(URL, data=b" " * (1024 * 1024 + 1), content_type="application/json", headers=as_ada)
     assert answer.status_code == 413
     assert answer.json["detail"] == "The body is too large. This route accepts at most 1048576 bytes."

@@ -19,13 +19,13 @@ def texts(page):
     return [one["text"] for one in page["items"]]
 
 
-def test_the_history_is_newest_first(client, as_ada, analyze):
+def test_history_is_newest_first(client, as_ada, analyze):
     analyze(as_ada, "one", "two", "three")
     page = client.get(URL, headers=as_ada).json
     assert (texts(page), page["next_cursor"]) == (["three", "two", "one"], None)
 
 
-def test_a_row_says_what_the_answer_said(client, as_ada, analyze):
+def test_history_row_equals_the_answer(client, as_ada, analyze):
     before = datetime.now(UTC) - timedelta(milliseconds=1)  # of which an id keeps no fraction
     (made,) = analyze(as_ada, "one")
     row = client.get(f"{URL}/{made['id']}", headers=as_ada).json
@@ -34,7 +34,7 @@ def test_a_row_says_what_the_answer_said(client, as_ada, analyze):
     assert before <= datetime.fromisoformat(row["created_at"]) <= datetime.now(UTC)
 
 
-def test_pages_hold_under_inserts(client, as_ada, analyze):
+def test_pages_are_stable_under_inserts(client, as_ada, analyze):
     analyze(as_ada, *"abcdef")
     first = client.get(f"{URL}?limit=2", headers=as_ada).json
     analyze(as_ada, "late")
@@ -67,7 +67,7 @@ def test_filter_by_date(client, as_ada, analyze):
     assert found == {"since before": ["now"], "since after": [], "until before": [], "until after": ["now"]}
 
 
-def test_since_and_until_are_told_to_the_microsecond(client, as_ada, analyze):
+def test_since_and_until_have_microsecond_precision(client, as_ada, analyze):
     analyze(as_ada, "x")
     (row,) = client.get(URL, headers=as_ada).json["items"]
     made, step = datetime.fromisoformat(row["created_at"]), timedelta(microseconds=1)
@@ -77,7 +77,7 @@ def test_since_and_until_are_told_to_the_microsecond(client, as_ada, analyze):
 
 
 @pytest.mark.parametrize("end", ["9999-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999999-14:00"])
-def test_the_end_of_time_is_a_bound_too(client, as_ada, analyze, end):
+def test_last_moment_of_datetime_is_a_valid_bound(client, as_ada, analyze, end):
     analyze(as_ada, "x")
     assert texts(client.get(URL, query_string={"until": end}, headers=as_ada).json) == ["x"]
     assert texts(client.get(URL, query_string={"since": end}, headers=as_ada).json) == []
@@ -95,13 +95,13 @@ def test_the_end_of_time_is_a_bound_too(client, as_ada, analyze, end):
         "until=0",
     ],
 )
-def test_a_bad_filter_is_pointed_at(client, as_ada, query):
+def test_error_points_to_invalid_filter(client, as_ada, query):
     answer = client.get(f"{URL}?{query}", headers=as_ada)
     assert answer.status_code == 422
     assert answer.json["errors"][0]["pointer"] == "/" + query.partition("=")[0]
 
 
-def test_somebody_elses_row_is_not_found(client, make_user, sign_in, as_ada, analyze):
+def test_row_of_another_user_is_not_found(client, make_user, sign_in, as_ada, analyze):
     (made,) = analyze(as_ada, "mine")
     as_bob = sign_in(make_user("bob"))
     assert texts(client.get(URL, headers=as_bob).json) == []
@@ -110,19 +110,19 @@ def test_somebody_elses_row_is_not_found(client, make_user, sign_in, as_ada, ana
     assert client.get(f"{URL}/{made['id']}", headers=as_ada).status_code == 200
 
 
-def test_a_deleted_row_is_gone(client, as_ada, analyze):
+def test_deleted_row_is_gone(client, as_ada, analyze):
     (made,) = analyze(as_ada, "mine")
     assert client.delete(f"{URL}/{made['id']}", headers=as_ada).status_code == 204
     assert client.get(f"{URL}/{made['id']}", headers=as_ada).status_code == 404
     assert client.delete(f"{URL}/{made['id']}", headers=as_ada).status_code == 404
 
 
-def test_an_unknown_row_is_not_found(client, as_ada):
+def test_unknown_row_is_not_found(client, as_ada):
     assert client.get(f"{URL}/{uuid.uuid4()}", headers=as_ada).status_code == 404
 
 
 @pytest.mark.parametrize(("proxies", "stored"), [(1, 1), (0, 2)])
-def test_what_nginx_repeats_is_stored_once_and_what_a_caller_calls_so_is_not(make_app, as_ada, proxies, stored):
+def test_request_repeated_by_nginx_is_stored_once(make_app, as_ada, proxies, stored):
     client = make_app(trusted_proxies=proxies).test_client()
     key = {"X-Request-Key": "1795534000.123-" + "0123456789abcdef" * 2}
     ids = {
@@ -152,7 +152,7 @@ def test_what_nginx_repeats_is_stored_once_and_what_a_caller_calls_so_is_not(mak
         "9999-12-31T23:59:59.999999-23:59",
     ],
 )
-def test_every_instant_with_any_offset_is_a_bound(client, as_ada, analyze, name, instant):
+def test_any_offset_is_a_valid_bound(client, as_ada, analyze, name, instant):
     analyze(as_ada, "now")
     answer = client.get(URL, query_string={name: instant}, headers=as_ada)
     assert answer.status_code == 200
@@ -161,6 +161,6 @@ def test_every_instant_with_any_offset_is_a_bound(client, as_ada, analyze, name,
 
 
 @pytest.mark.parametrize("instant", ["2026-11-27T00:00:00+24:00", "0000-01-01T00:00:00Z", "10000-01-01T00:00:00Z"])
-def test_what_is_no_instant_is_refused(client, as_ada, instant):
+def test_invalid_time_is_refused(client, as_ada, instant):
     answer = client.get(URL, query_string={"since": instant}, headers=as_ada)
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/since")

@@ -53,7 +53,7 @@ def write_all(writer, rows):
     return threads, errors
 
 
-def test_one_bad_row_fails_alone():
+def test_invalid_row_fails_alone():
     def refuse(texts):
         if "bad" in texts:
             raise IntegrityError("insert", None, Exception())
@@ -69,7 +69,7 @@ def test_one_bad_row_fails_alone():
     assert sorted(chain(*database.groups)) == ["fine", "first", "good"]
 
 
-def test_a_lost_connection_is_tried_again():
+def test_lost_connection_is_retried():
     faults = [OperationalError("insert", None, Exception("gone"))] * 3
 
     def away(_texts):
@@ -81,7 +81,7 @@ def test_a_lost_connection_is_tried_again():
     assert database.groups == [["kept"]]
 
 
-def test_a_database_that_stays_away_fails_every_waiting_row():
+def test_rows_fail_if_database_stays_away():
     def away(_texts):
         raise OperationalError("insert", None, Exception("gone"))
 
@@ -94,7 +94,7 @@ def test_a_database_that_stays_away_fails_every_waiting_row():
         writer.write(row("and it is ready for the next"))
 
 
-def test_a_row_that_waited_too_long_is_withdrawn_and_never_written(monkeypatch):
+def test_row_that_times_out_is_never_written(monkeypatch):
     monkeypatch.setattr(writer_module, "GRACE_SECONDS", 0.2)
     database = Database()
     writer = GroupWriter(database.connect, retry_seconds=0.1)

@@ -54,7 +54,7 @@ def found_in(folder: Path, wanted: bytes):
     return places
 
 
-def test_nothing_that_is_written_quotes_a_value(product, plant):
+def test_no_file_contains_a_customer_value(product, plant):
     folder = product.models.parent
     texts = {"text": f"A wonderful {CANARY} day."}
     url = f"https://example.org/hook?secret={CANARY}"

@@ -151,7 +151,7 @@ BLOWS = {
 }
 
 
-def test_whatever_is_killed_every_row_has_exactly_one_result(product, workers, token, scorer):
+def test_each_row_has_one_result_whatever_is_killed(product, workers, token, scorer):
     rows = texts()
     task = post_file(product, token, rows)
     ended = time.monotonic() + SECONDS
@@ -173,7 +173,7 @@ def test_whatever_is_killed_every_row_has_exactly_one_result(product, workers, t
 
 @at_length
 @pytest.mark.parametrize("blow", ["worker killed", "redis wiped", "redis away for long", "postgresql restarted"])
-def test_work_goes_on_within_fifteen_seconds(product, workers, token, blow):
+def test_work_continues_within_fifteen_seconds(product, workers, token, blow):
     task = post_file(product, token, texts())
     while status(product, token, task)["request_counts"]["completed"] == 0:
         time.sleep(0.05)
@@ -186,7 +186,7 @@ def test_work_goes_on_within_fifteen_seconds(product, workers, token, blow):
 
 
 @at_length
-def test_a_small_task_is_not_stuck_behind_a_large_one(product, workers, token):
+def test_small_task_does_not_wait_behind_large_task(product, workers, token):
     with workers.paused():  # or they would score it as fast as it arrives
         large = post_file(product, token, texts(300_000))
     before = status(product, token, large)["request_counts"]["completed"]
@@ -203,7 +203,7 @@ def test_a_small_task_is_not_stuck_behind_a_large_one(product, workers, token):
     assert 0 < told["request_counts"]["completed"] < 300_000
 
 
-def test_a_web_process_killed_during_an_upload_leaves_no_task(product, workers, token):
+def test_web_process_killed_during_upload_leaves_no_task(product, workers, token):
     before = len(call(product.url + "/api/v1/sentiment/tasks?limit=100", token=token)[1]["items"])
 
     def rows():

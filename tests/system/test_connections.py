@@ -9,7 +9,7 @@ import psutil
 CONNECTIONS = 16
 
 
-def test_each_process_gets_its_share_of_lasting_connections(product):
+def test_connections_are_balanced_between_processes(product):
     until_all_serve(product)
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.socket()) for _ in range(CONNECTIONS)]

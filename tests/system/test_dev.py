@@ -102,7 +102,7 @@ class Dev:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=at_length)])
-def test_it_starts_serves_and_leaves_no_process_behind(checkout, start, number):
+def test_dev_starts_serves_and_leaves_no_process(checkout, start, number):
     dev = start()
     dev.wait_until_it_serves()
     measures = dev.first_model()["metrics"]  # kept at the second start
@@ -119,7 +119,7 @@ def test_it_starts_serves_and_leaves_no_process_behind(checkout, start, number):
 
 
 @at_length
-def test_whatever_is_killed_comes_back(checkout, start):
+def test_killed_process_restarts(checkout, start):
     dev = start()
     dev.wait_until_it_serves()
     family = dev.family()
@@ -135,7 +135,7 @@ def test_whatever_is_killed_comes_back(checkout, start):
 
 
 @at_length
-def test_what_a_killed_start_leaves_behind_is_taken_over(checkout, start):
+def test_servers_of_a_killed_start_are_used_again(checkout, start):
     dev = start()
     dev.wait_until_it_serves()
     family = dev.family()
@@ -154,7 +154,7 @@ def test_what_a_killed_start_leaves_behind_is_taken_over(checkout, start):
 
 
 @at_length
-def test_a_terminal_that_is_closed_stops_everything(checkout, start):
+def test_closed_terminal_stops_everything(checkout, start):
     heard = ("env", "--default-signal=HUP")  # nohup around the tests does not reach them
     dev = start(*heard, "script", "--quiet", "--flush", "--log-out", "/dev/null", "--command")
     dev.wait_until_it_serves()
@@ -171,7 +171,7 @@ def servers_of(checkout):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_port_that_is_taken_is_told(checkout, which):
+def test_port_in_use_is_reported(checkout, which):
     port = free_port()
     with socket.create_server(("127.0.0.1", port + which)):
         done = subprocess.run(
@@ -180,7 +180,7 @@ def test_a_port_that_is_taken_is_told(checkout, which):
     assert (done.returncode, f"port {port + which} is taken" in done.stderr) == (1, True)
 
 
-def test_a_path_with_blanks_is_refused(checkout, tmp_path):
+def test_path_with_spaces_is_refused(checkout, tmp_path):
     elsewhere = tmp_path / "with blanks"
     shutil.copytree(checkout / "scripts", elsewhere / "scripts")
     done = subprocess.run(["scripts/dev"], cwd=elsewhere, capture_output=True, text=True, timeout=60)
@@ -188,7 +188,7 @@ def test_a_path_with_blanks_is_refused(checkout, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["--port", "0"], ["--port", "x"], ["--nope"]])
-def test_a_wrong_option_is_told(checkout, arguments):
+def test_unknown_option_is_reported(checkout, arguments):
     done = subprocess.run(["scripts/dev", *arguments], cwd=checkout, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("scripts/dev: ")

@@ -81,7 +81,7 @@ def stored(product):
         return [row[0] for row in cursor.fetchall()]
 
 
-def test_a_killed_process_loses_no_acknowledged_row(product):
+def test_killed_process_loses_no_acknowledged_row(product):
     with Load(product) as load:
         for _ in range(3):
             os.kill(product.workers()[0], signal.SIGKILL)
@@ -92,7 +92,7 @@ def test_a_killed_process_loses_no_acknowledged_row(product):
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_postgresql_restart_fails_no_request_and_doubles_no_row(product, mode):
+def test_postgresql_restart_fails_no_request_and_doubles_no_row(product, mode):
     before = len(stored(product))
     with Load(product) as load:
         load.go_on(50)
@@ -105,7 +105,7 @@ def test_a_postgresql_restart_fails_no_request_and_doubles_no_row(product, mode)
     assert len(stored(product)) - before == len(acknowledged)
 
 
-def test_without_redis_scoring_goes_on(product):
+def test_scoring_continues_without_redis(product):
     with Load(product) as load:
         product.servers.stop_valkey()
         load.go_on(200)  # so nobody waits long for it
@@ -128,7 +128,7 @@ def hung_redis(product):
         os.kill(server, signal.SIGCONT)
 
 
-def test_while_redis_hangs_scoring_goes_on(product):
+def test_scoring_continues_while_redis_hangs(product):
     with Load(product) as load:
         with hung_redis(product):
             load.go_on(200)  # so nobody waits long for it
@@ -136,13 +136,13 @@ def test_while_redis_hangs_scoring_goes_on(product):
     assert load.statuses() == {200}
 
 
-def test_while_redis_hangs_those_who_sign_in_at_once_are_limited_in_memory(product):
+def test_sign_in_is_limited_in_memory_while_redis_hangs(product):
     with hung_redis(product):
         answers = at_once(8, lambda _: call(product.url + "/api/v1/auth/refresh", {"refresh_token": "x"}))
     assert {status for status, _ in answers} <= {401, 429}
 
 
-def test_without_postgresql_the_answer_is_503_and_tells_when_to_return(product):
+def test_missing_postgresql_answers_503_with_retry_after(product):
     token = product.token()
     product.servers.stop_postgres()
     try:
@@ -170,7 +170,7 @@ def another_web(product, **settings):
 
 
 @pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="a quarter of a minute; CHAOS_SECONDS=60 runs it")
-def test_while_postgresql_hangs_the_answer_is_503_and_the_process_lives(product):
+def test_hanging_postgresql_answers_503(product):
     token = product.token()
     with psycopg2.connect(product.servers.database_url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
@@ -194,7 +194,7 @@ def test_while_postgresql_hangs_the_answer_is_503_and_the_process_lives(product)
         assert call(url + "/api/v1/sentiment/analyze", {"text": "x"}, token)[0] == 200
 
 
-def test_a_graceful_stop_fails_no_request_in_hand(product):
+def test_graceful_stop_finishes_running_requests(product):
     with Load(product) as load:
         load.go_on(50)
         os.kill(product.workers()[0], signal.SIGTERM)
@@ -210,7 +210,7 @@ def at_once(number, work):
         return list(threads.map(work, range(number)))
 
 
-def test_of_many_who_register_one_name_at_once_one_gets_it(product):
+def test_concurrent_registrations_of_a_name_create_one_account(product):
     def register(number):
         account = {"username": "Racer", "email": f"racer-{number}@example.org", "password": PASSWORD}
         return call(product.url + "/api/v1/auth/register", account)[0]
@@ -225,7 +225,7 @@ def read_answer(client: socket.socket) -> tuple[int, str]:
     return response.status, json.loads(response.read())["type"]
 
 
-def test_an_upload_that_is_cut_off_makes_no_task(product):
+def test_interrupted_upload_creates_no_task(product):
     token, tasks = product.token(), product.url + "/api/v1/sentiment/tasks?limit=100"
     before = call(tasks, token=token)[1]["items"]
     head = f"POST /api/v1/sentiment/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
@@ -238,7 +238,7 @@ def test_an_upload_that_is_cut_off_makes_no_task(product):
     assert [one["task_id"] for one in after] == [one["task_id"] for one in before]
 
 
-def test_an_upload_that_trickles_in_for_too_long_is_hung_up_on(product):
+def test_slow_upload_is_answered_with_408(product):
     head = f"POST /api/v1/sentiment/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {product.token()}\r\n"
     with (
         another_web(product, UPLOAD_SECONDS="1") as port,
@@ -263,7 +263,7 @@ def test_an_upload_that_trickles_in_for_too_long_is_hung_up_on(product):
         (b"GET /livez HTTP/1.1\r\n" + b"Such: private words\r\n" * 101 + b"\r\n", 431),
     ],
 )
-def test_what_is_no_http_is_answered_with_a_problem_and_quoted_nowhere(product, sent, status):
+def test_invalid_http_is_answered_with_problem_and_not_quoted(product, sent, status):
     with socket.create_connection(("127.0.0.1", product.port), timeout=60) as client:
         client.sendall(sent)
         response = HTTPResponse(client)
@@ -279,7 +279,7 @@ def test_what_is_no_http_is_answered_with_a_problem_and_quoted_nowhere(product, 
     assert "private words" not in log
 
 
-def test_the_log_is_json_and_tells_no_text_token_or_password(product):
+def test_log_is_json_without_text_token_or_password(product):
     token = product.token()
     call(product.url + "/api/v1/sentiment/analyze", {"text": "a very private text"}, token)
     log = product.log.read_text()
@@ -296,7 +296,7 @@ def test_metrics_add_up_over_processes(product):
     assert call(product.url + "/metrics")[0] == 404
 
 
-def test_a_switch_of_models_under_load_fails_no_request_and_is_seen_everywhere(product, second):
+def test_model_switch_under_load_fails_no_request(product, second):
     first = call(product.url + "/version")[1]["model_version"]
     with Load(product) as load:
         product.must("flask", "model", "activate", second)
@@ -309,6 +309,6 @@ def test_a_switch_of_models_under_load_fails_no_request_and_is_seen_everywhere(p
     assert len({(one["model_version"], one["confidence"]) for one in load.bodies}) == 2
 
 
-def test_a_web_process_serves_without_scikit_learn(product):
+def test_web_process_does_not_load_scikit_learn(product):
     for worker in product.workers():
         assert "sklearn" not in Path(f"/proc/{worker}/maps").read_text()

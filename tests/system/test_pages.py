@@ -38,7 +38,7 @@ def page(product):
     assert not wrong
 
 
-def test_try_it_out_works_with_authorize(product, page, tmp_path):
+def test_try_it_out_works_after_authorize(product, page, tmp_path):
     page.goto(product.url + "/docs")
     page.get_by_role("button", name="Authorize").first.click()
     dialog = page.locator(".modal-ux")

@@ -119,7 +119,7 @@ def make_workers_late(workers, over, random_):
         process.send_signal(signal.SIGCONT)
 
 
-def test_a_storm_of_two_users_leaves_every_task_whole(product, workers, capsys):
+def test_storm_of_two_users_keeps_every_task_complete(product, workers, capsys):
     with capsys.disabled():
         print(f"STORM_SEED={SEED}", end=" ")
     begun = len(product.log.read_text())

@@ -34,14 +34,14 @@ def outcome(fetch, task):
     return [(row["index"], row.get("sentiment"), row.get("error")) for row in rows]
 
 
-def test_a_chunk_is_claimed_once(upload, lines, chunk_jobs):
+def test_chunk_is_claimed_once(upload, lines, chunk_jobs):
     upload(lines("a"))
     (one,) = chunk_jobs()
     assert chunks.claim(UUID(one), uuid4()) is not None
     assert chunks.claim(UUID(one), uuid4()) is None
 
 
-def test_the_same_job_twice_scores_once(upload, lines, chunk_jobs, monkeypatch):
+def test_job_that_runs_twice_scores_once(upload, lines, chunk_jobs, monkeypatch):
     upload(lines("a"))
     (one,) = chunk_jobs()
     executor.score_chunk(UUID(one))
@@ -50,7 +50,7 @@ def test_the_same_job_twice_scores_once(upload, lines, chunk_jobs, monkeypatch):
     assert chunk(one).token == before
 
 
-def test_who_has_lost_the_lease_cannot_write(upload, lines, chunk_jobs):
+def test_worker_with_lost_lease_cannot_store(upload, lines, chunk_jobs):
     upload(lines("a"))
     (one,) = chunk_jobs()
     late = chunks.claim(UUID(one), uuid4())
@@ -81,7 +81,7 @@ def slow_model(monkeypatch):
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.5, 1.9])
-def test_a_slow_model_keeps_its_lease(upload, lines, chunk_jobs, slow_model, monkeypatch, seconds):
+def test_slow_model_keeps_its_lease(upload, lines, chunk_jobs, slow_model, monkeypatch, seconds):
     slow_model.seconds = seconds
     upload(lines(*["a"] * 500))
     (one,) = chunk_jobs()
@@ -97,7 +97,7 @@ def test_a_slow_model_keeps_its_lease(upload, lines, chunk_jobs, slow_model, mon
     assert max(np.diff([*renewals, slow_model.now])) < chunks.LEASE_SECONDS
 
 
-def test_who_has_lost_the_lease_scores_no_more(upload, lines, chunk_jobs, slow_model, monkeypatch):
+def test_worker_with_lost_lease_stops_scoring(upload, lines, chunk_jobs, slow_model, monkeypatch):
     upload(lines(*["a"] * 500))
     (one,) = chunk_jobs()
     monkeypatch.setattr(chunks, "renew_lease", lambda *_: False)
@@ -106,14 +106,14 @@ def test_who_has_lost_the_lease_scores_no_more(upload, lines, chunk_jobs, slow_m
     assert 0 < slow_model.texts < 500
 
 
-def test_a_unit_of_work_that_runs_again_counts_one_attempt(upload, lines, chunk_jobs):
+def test_repeated_claim_counts_one_attempt(upload, lines, chunk_jobs):
     upload(lines("a"))
     (one,) = chunk_jobs()
     token = uuid4()
     assert [chunks.claim(UUID(one), token).attempts for _ in range(2)] == [1, 1]
 
 
-def test_the_chunk_of_a_dead_worker_is_put_back(upload, lines, chunk_jobs, work, fetch):
+def test_chunk_of_dead_worker_is_released(upload, lines, chunk_jobs, work, fetch):
     task = upload(lines("a")).json["task_id"]
     (one,) = chunk_jobs()
     queue().empty()
@@ -126,7 +126,7 @@ def test_the_chunk_of_a_dead_worker_is_put_back(upload, lines, chunk_jobs, work,
     assert fetch(f"/{task}").json["status"] == "completed"
 
 
-def test_a_job_that_redis_lost_is_sent_again(upload, lines, chunk_jobs, work, fetch, small_chunks):
+def test_lost_job_is_sent_again(upload, lines, chunk_jobs, work, fetch, small_chunks):
     task = upload(lines(*"abcdefgh")).json["task_id"]
     queue().empty()
     db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(seconds=10)))
@@ -136,7 +136,7 @@ def test_a_job_that_redis_lost_is_sent_again(upload, lines, chunk_jobs, work, fe
     assert fetch(f"/{task}").json["status"] == "completed"
 
 
-def test_how_long_work_has_waited_is_told(upload, lines, work):
+def test_oldest_wait_is_measured(upload, lines, work):
     assert metrics.oldest_waits() == {("default",): 0.0, ("webhooks",): 0.0}
     upload(lines("a"))
     db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(seconds=100)))
@@ -145,7 +145,7 @@ def test_how_long_work_has_waited_is_told(upload, lines, work):
     assert metrics.oldest_waits()["default",] == 0
 
 
-def test_a_database_that_did_not_answer_a_scrape_is_left_alone_for_a_while(app, monkeypatch):
+def test_scrape_pauses_after_database_failure(app, monkeypatch):
     asked = []
 
     def hang(statement):
@@ -162,14 +162,14 @@ def test_a_database_that_did_not_answer_a_scrape_is_left_alone_for_a_while(app, 
     assert metrics.oldest_waits() == {("default",): 0.0, ("webhooks",): 0.0}
 
 
-def test_chunks_of_a_cancelled_task_wait_for_nobody(client, as_ada, upload, lines):
+def test_chunks_of_cancelled_task_do_not_count_as_waiting(client, as_ada, upload, lines):
     task = upload(lines("a")).json["task_id"]
     db.session.execute(update(Chunk).values(queued_at=func.now() - timedelta(seconds=100)))
     assert client.post(f"/api/v1/sentiment/tasks/{task}/cancel", headers=as_ada).status_code < 300
     assert metrics.oldest_waits()["default",] == 0
 
 
-def test_a_task_whose_end_nobody_noted_is_ended(upload, lines, chunk_jobs, fetch, monkeypatch):
+def test_reconciler_ends_finished_task(upload, lines, chunk_jobs, fetch, monkeypatch):
     task = upload(lines("a")).json["task_id"]
     monkeypatch.setattr(lifecycle, "finish", lambda _: False)
     executor.score_chunk(UUID(chunk_jobs()[0]))
@@ -179,7 +179,7 @@ def test_a_task_whose_end_nobody_noted_is_ended(upload, lines, chunk_jobs, fetch
     assert fetch(f"/{task}").json["status"] == "completed"
 
 
-def test_without_redis_a_task_is_accepted_and_scored_when_it_is_back(make_app, as_ada, lines, work, fetch):
+def test_task_is_accepted_without_redis_and_scored_later(make_app, as_ada, lines, work, fetch):
     client = make_app(redis_url="unix:///nowhere").test_client()
     headers = {**as_ada, "Content-Type": "application/x-ndjson"}
     task = client.post("/api/v1/sentiment/tasks", data=lines("a"), headers=headers)
@@ -190,9 +190,7 @@ def test_without_redis_a_task_is_accepted_and_scored_when_it_is_back(make_app, a
     assert fetch(f"/{task.json['task_id']}").json["status"] == "completed"
 
 
-def test_few_chunks_of_a_task_are_queued_at_a_time_and_a_small_task_takes_its_turn(
-    upload, lines, chunk_jobs, monkeypatch
-):
+def test_tasks_take_turns(upload, lines, chunk_jobs, monkeypatch):
     monkeypatch.setattr(submission, "CHUNK_ROWS", 1)
     upload(lines(*(str(number) for number in range(50))))
     upload(lines("small"))
@@ -205,9 +203,7 @@ def test_few_chunks_of_a_task_are_queued_at_a_time_and_a_small_task_takes_its_tu
     assert len(chunk_jobs()) > lifecycle.QUEUED_CHUNKS  # each that was done has queued the next
 
 
-def test_a_chunk_that_keeps_killing_workers_is_halved_until_the_guilty_row_stands_alone(
-    upload, lines, chunk_jobs, fetch
-):
+def test_chunk_that_crashes_workers_is_bisected(upload, lines, chunk_jobs, fetch):
     """A death is what the engine sees of it: a claim, and never a word again."""
     task = upload(lines("good one", "bad one", "POISON", "fine", "great")).json["task_id"]
     deaths = 0
@@ -229,9 +225,7 @@ def test_a_chunk_that_keeps_killing_workers_is_halved_until_the_guilty_row_stand
     assert deaths <= 2 * chunks.MAX_ATTEMPTS + 3  # for the whole, for each halving, and for the row alone
 
 
-def test_a_text_that_the_model_cannot_score_fails_alone_and_can_be_retried(
-    client, as_ada, upload, lines, work, fetch, monkeypatch
-):
+def test_unscorable_text_fails_alone_and_can_be_retried(client, as_ada, upload, lines, work, fetch, monkeypatch):
     score_many = Scorer.score_many
 
     def moody(self, texts):
@@ -257,9 +251,7 @@ def second_model(model):
     return releases.release(model[0]._replace(manifest=json.dumps(manifest).encode()), by="tests")
 
 
-def test_a_task_keeps_its_model_when_another_one_is_activated(
-    upload, lines, chunk_jobs, work, fetch, model, small_chunks
-):
+def test_task_keeps_its_model_version(upload, lines, chunk_jobs, work, fetch, model, small_chunks):
     task = upload(lines(*"abcdefgh")).json["task_id"]
     executor.score_chunk(UUID(chunk_jobs()[0]))
     promotion.activate(second_model(model), by="tests")
@@ -268,9 +260,7 @@ def test_a_task_keeps_its_model_when_another_one_is_activated(
     assert (told["status"], told["model_version"]) == ("completed", model[1])
 
 
-def test_a_task_whose_model_is_gone_fails_with_the_reason_and_can_be_retried(
-    client, as_ada, upload, lines, work, fetch, model
-):
+def test_task_with_retired_model_fails_and_can_be_retried(client, as_ada, upload, lines, work, fetch, model):
     version = second_model(model)
     task = upload(lines("a"), query=f"?model={version}").json["task_id"]
     promotion.retire(version, by="tests")
@@ -285,7 +275,7 @@ def test_a_task_whose_model_is_gone_fails_with_the_reason_and_can_be_retried(
     assert fetch(f"/{task}").json["status"] == "completed"
 
 
-def test_only_ids_travel(upload, lines, app):
+def test_only_ids_travel_through_redis(upload, lines, app):
     upload(lines("a very private text"))
     redis = REDIS.get(app)
     for key in redis.keys("rq:*"):
@@ -294,14 +284,14 @@ def test_only_ids_travel(upload, lines, app):
         assert b"private" not in said
 
 
-def test_an_upload_that_nobody_ends_is_forgotten(app, ada, model):
+def test_abandoned_upload_is_given_up(app, ada, model):
     submission.open_task(submission.Submission(ada.id), model[1])
     db.session.execute(update(Task).values(touched_at=func.now() - timedelta(minutes=6)))
     assert reconciler.reconcile()["uploads"] == 1
     assert db.session.scalar(select(func.count()).select_from(Task)) == 0
 
 
-def test_what_was_kept_long_enough_expires(upload, lines, work, fetch):
+def test_results_expire_after_retention_time(upload, lines, work, fetch):
     task = upload(lines("a")).json["task_id"]
     work()
     assert maintenance.purge()["expired"] == 0
@@ -321,9 +311,7 @@ def test_deleted_tasks_and_old_keys_are_purged(upload, lines, ada):
 
 
 @pytest.mark.parametrize("error", [NoModelError, UnusableModelError])
-def test_a_worker_without_a_model_gives_the_chunk_back_and_fails_no_task(
-    upload, lines, chunk_jobs, work, fetch, monkeypatch, error
-):
+def test_worker_without_model_releases_the_chunk(upload, lines, chunk_jobs, work, fetch, monkeypatch, error):
     task = upload(lines("a")).json["task_id"]
     monkeypatch.setattr(Serving, "pinned", lambda *_: raise_(error()))
     with pytest.raises(error):
@@ -340,7 +328,7 @@ def raise_(error):
     raise error
 
 
-def test_a_task_whose_model_does_not_load_for_an_hour_is_failed(upload, lines, chunk_jobs, fetch, monkeypatch):
+def test_task_fails_if_model_does_not_load_for_an_hour(upload, lines, chunk_jobs, fetch, monkeypatch):
     task = upload(lines("a")).json["task_id"]
     db.session.execute(update(Task).values(started_at=func.now() - timedelta(hours=2)))
     monkeypatch.setattr(Serving, "pinned", lambda *_: raise_(UnusableModelError("It is not what was signed.")))
@@ -349,7 +337,7 @@ def test_a_task_whose_model_does_not_load_for_an_hour_is_failed(upload, lines, c
 
 
 @pytest.mark.parametrize("found", [[(np.nan,) * 3], [(0.1, 0.2, 0.7)] * 2, []])
-def test_a_text_for_which_a_model_finds_no_probabilities_fails_alone(upload, lines, work, fetch, monkeypatch, found):
+def test_text_without_probabilities_fails_alone(upload, lines, work, fetch, monkeypatch, found):
     monkeypatch.setattr(Scorer, "score_many", lambda *_: found)
     task = upload(lines("a")).json["task_id"]
     work()
@@ -357,21 +345,21 @@ def test_a_text_for_which_a_model_finds_no_probabilities_fails_alone(upload, lin
     assert outcome(fetch, task) == [(0, None, "The model returned no probabilities for this text.")]
 
 
-def test_a_user_with_more_tasks_has_no_more_chunks_queued(upload, lines, small_chunks, chunk_jobs):
+def test_queued_chunks_are_limited_by_user(upload, lines, small_chunks, chunk_jobs):
     for _ in range(4):
         upload(lines(*"abcdefghijklmnopqrstuvwxyz" * 2))
     # Those of the first task, of the second, of the third and of the fourth: its share as it came.
     assert len(chunk_jobs()) == lifecycle.QUEUED_CHUNKS + 4 + 2 + 2
 
 
-def test_a_round_of_the_reconciler_that_fails_is_not_the_last(monkeypatch):
+def test_reconciler_continues_after_a_failed_round(monkeypatch):
     monkeypatch.setattr(reconciler, "reconcile", lambda: raise_(OperationalError("SELECT", {}, Exception())))
     with capture_logs() as told:
         reconciler.try_reconcile()
     assert [(one["event"], one["reason"]) for one in told] == [("not_reconciled", "OperationalError")]
 
 
-def test_chunks_of_a_cancelled_task_are_not_sent_again(client, as_ada, upload, lines, small_chunks):
+def test_chunks_of_cancelled_task_are_not_sent_again(client, as_ada, upload, lines, small_chunks):
     task = upload(lines(*"abcdefgh")).json["task_id"]
     client.post(f"/api/v1/sentiment/tasks/{task}/cancel", headers=as_ada)
     queue().empty()
@@ -379,7 +367,7 @@ def test_chunks_of_a_cancelled_task_are_not_sent_again(client, as_ada, upload, l
     assert reconciler.reconcile()["jobs"] == 0
 
 
-def test_a_chunk_that_changed_hands_is_not_halved(upload, lines, chunk_jobs):
+def test_chunk_of_another_worker_is_not_bisected(upload, lines, chunk_jobs):
     upload(lines(*"abcd"))
     (one,) = chunk_jobs()
     late = chunks.claim(UUID(one), uuid4())
@@ -399,14 +387,14 @@ def test_both_halves_of_a_chunk_are_queued(upload, lines, chunk_jobs):
     assert one not in chunk_jobs()
 
 
-def test_an_upload_is_closed_once(upload, lines, work, fetch):
+def test_upload_is_closed_once(upload, lines, work, fetch):
     task = upload(lines("a")).json["task_id"]
     work()
     submission._close(UUID(task), 1, "")  # as when the first answer was lost
     assert fetch(f"/{task}").json["status"] == "completed"
 
 
-def test_an_upload_that_was_given_up_meanwhile_is_told_so(client, as_ada, upload, lines, small_chunks, monkeypatch):
+def test_upload_that_was_given_up_is_answered_with_409(client, as_ada, upload, lines, small_chunks, monkeypatch):
     add = submission._add_chunk
 
     def late(*arguments):
@@ -418,7 +406,7 @@ def test_an_upload_that_was_given_up_meanwhile_is_told_so(client, as_ada, upload
     assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:upload-lost")
 
 
-def test_a_slow_upload_is_alive(app, ada, model, monkeypatch):
+def test_slow_upload_is_not_given_up(app, ada, model, monkeypatch):
     monkeypatch.setattr(submission, "TOUCH_SECONDS", 0)
     task = submission.open_task(submission.Submission(ada.id), model[1])
     db.session.execute(update(Task).values(touched_at=func.now() - timedelta(minutes=6)))
@@ -428,7 +416,7 @@ def test_a_slow_upload_is_alive(app, ada, model, monkeypatch):
     assert reconciler.reconcile()["uploads"] == 0
 
 
-def test_retries_are_limited_too(make_app, as_ada):
+def test_quota_applies_to_retries(make_app, as_ada):
     client = make_app(max_tasks=1).test_client()
     tasks = []
     for _ in range(2):
@@ -442,20 +430,20 @@ def test_retries_are_limited_too(make_app, as_ada):
     ]
 
 
-def test_who_has_enough_is_told_before_the_body_is_read(make_app, as_ada):
+def test_quota_is_checked_before_the_body_is_read(make_app, as_ada):
     client = make_app(max_tasks=1).test_client()
     client.post("/api/v1/sentiment/analyze/batch", json={"texts": ["a"]}, headers=as_ada)
     answer = client.post("/api/v1/sentiment/analyze/batch", data="{", content_type="application/json", headers=as_ada)
     assert answer.status_code == 429
 
 
-def test_a_list_that_is_too_long_is_told_in_one_error(client, as_ada):
+def test_too_long_list_gives_one_error(client, as_ada):
     answer = client.post("/api/v1/sentiment/analyze/batch", json={"texts": [0] * 10_001}, headers=as_ada)
     assert answer.status_code == 422
     assert [one["pointer"] for one in answer.json["errors"]] == ["/texts"]
 
 
-def test_an_expired_task_still_tells_its_counts(upload, lines, work, fetch):
+def test_expired_task_keeps_its_counts(upload, lines, work, fetch):
     task = upload(lines("a", "")).json["task_id"]
     work()
     db.session.execute(update(Task).values(expires_at=func.now() - timedelta(1)))
@@ -465,7 +453,7 @@ def test_an_expired_task_still_tells_its_counts(upload, lines, work, fetch):
     assert (gone.status_code, gone.json["type"]) == (410, "urn:sentiment-app:problem:expired")
 
 
-def test_pages_of_a_running_task_go_on(upload, lines, chunk_jobs, fetch, small_chunks):
+def test_pages_of_running_task_continue(upload, lines, chunk_jobs, fetch, small_chunks):
     task = upload(lines(*"abcdefgh")).json["task_id"]
     assert fetch(f"/{task}/results").json == {"items": [], "next_cursor": -1}
     executor.score_chunk(UUID(chunk_jobs()[0]))

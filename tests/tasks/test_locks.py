@@ -196,7 +196,7 @@ def test_promotion_is_checked_against_the_model_that_is_being_activated(committe
     assert releases.active_version() == better
 
 
-def test_a_model_that_is_being_activated_cannot_be_retired(committed, release, second_waits):
+def test_model_that_is_being_activated_cannot_be_retired(committed, release, second_waits):
     version = release("better00", 0.9)
     promotion._activate.__wrapped__(version, "tests", "activated", uuid4(), verified=releases.verify(version))
     with second_waits(lambda: promotion.retire(version, by="tests")) as outcome:

@@ -23,7 +23,7 @@ def add_session(user, expires):
     return session.id
 
 
-def test_sessions_that_nothing_can_revive_are_deleted(ada, as_ada):
+def test_expired_sessions_are_deleted(ada, as_ada):
     ages = timedelta(days=-1), timedelta(minutes=-5), timedelta(days=1)
     expired, with_an_access_token, alive = (add_session(ada, expires) for expires in ages)
     assert maintenance.purge()["sessions"] == 1
@@ -32,7 +32,7 @@ def test_sessions_that_nothing_can_revive_are_deleted(ada, as_ada):
     assert expired not in kept
 
 
-def test_what_is_known_of_a_task_goes_when_its_results_have_been_gone_as_long(upload, lines, work, fetch):
+def test_expired_task_is_erased_after_retention_time(upload, lines, work, fetch):
     task = upload(lines("a wonderful day", "a horrible day")).json["task_id"]
     work()
     told = fetch(f"/{task}").json
@@ -46,7 +46,7 @@ def test_what_is_known_of_a_task_goes_when_its_results_have_been_gone_as_long(up
     assert fetch(f"/{task}").status_code == 404
 
 
-def test_what_an_interrupted_purge_has_left_is_deleted_by_the_next(upload, lines, work, monkeypatch):
+def test_purge_continues_an_interrupted_purge(upload, lines, work, monkeypatch):
     task = upload(lines("a")).json["task_id"]
     work()
     expire(task, days=1)
@@ -56,7 +56,7 @@ def test_what_an_interrupted_purge_has_left_is_deleted_by_the_next(upload, lines
     assert db.session.scalar(select(func.count()).select_from(Chunk)) == 0
 
 
-def test_a_step_that_fails_stops_no_other_and_does_not_go_unseen(app, ada, as_ada, monkeypatch):
+def test_failed_purge_step_is_reported_and_others_run(app, ada, as_ada, monkeypatch):
     def fail():
         raise OperationalError("SELECT", {}, Exception())
 
@@ -74,7 +74,7 @@ def expire(task, days):
     db.session.commit()
 
 
-def test_the_history_goes_back_no_further_than_its_days(make_app, ada, monkeypatch):
+def test_old_history_is_deleted(make_app, ada, monkeypatch):
     monkeypatch.setattr(history, "BATCH_ROWS", 2)
     now = datetime.now(UTC)
     with make_app(history_days=10).app_context():
@@ -85,7 +85,7 @@ def test_the_history_goes_back_no_further_than_its_days(make_app, ada, monkeypat
         assert set(left) == {"1 days ago", "9 days ago"}
 
 
-def test_only_ids_travel(upload, lines):
+def test_only_ids_travel_through_redis(upload, lines):
     upload(lines("a secret text"))
     (job,) = queue().jobs
     assert [UUID(one) for one in job.args] == [UUID(job.id)]
@@ -95,6 +95,6 @@ def test_only_ids_travel(upload, lines):
     assert b"pickle" not in stored
 
 
-def test_without_redis_a_job_is_not_enqueued_and_nothing_fails(make_app):
+def test_enqueue_without_redis_returns_false(make_app):
     with make_app(redis_url="unix:///nowhere").app_context():
         assert enqueue(lifecycle.JOB, "x") is False

@@ -56,7 +56,7 @@ def rows_of(task_id):
     return found
 
 
-def test_a_retry_reopens_no_chunk_of_another_task(client, as_ada, make_user, sign_in, task_of, troubled, work):
+def test_retry_reopens_only_its_own_task(client, as_ada, make_user, sign_in, task_of, troubled, work):
     bob = sign_in(make_user("bob"))
     others = [task_of(headers, "good", "trouble") for headers in (as_ada, bob)]
     own = task_of(bob, "trouble", "bad")
@@ -68,7 +68,7 @@ def test_a_retry_reopens_no_chunk_of_another_task(client, as_ada, make_user, sig
     assert client.get(f"{TASKS}/{own}", headers=bob).json["request_counts"]["completed"] == 2
 
 
-def test_a_retry_of_a_task_in_which_nothing_failed_is_refused(client, as_ada, task_of, troubled):
+def test_retry_of_successful_task_is_refused(client, as_ada, task_of, troubled):
     task_of(as_ada, "trouble")
     sound = task_of(as_ada, "good")
     answer = client.post(f"{TASKS}/{sound}/retry", headers=as_ada)
@@ -93,7 +93,7 @@ def retried_while_read(client, as_ada, upload, lines, work, troubled, small_chun
 
 
 @pytest.mark.parametrize("kind", [NDJSON, CSV])
-def test_a_download_breaks_off_where_the_task_is_retried(fetch, retried_while_read, kind, monkeypatch):
+def test_download_breaks_off_when_task_is_retried(fetch, retried_while_read, kind, monkeypatch):
     monkeypatch.setattr(render, "PIECE_ROWS", 1)
     answer = fetch(f"/{retried_while_read}/results", Accept=kind)
     assert answer.status_code == 200
@@ -102,19 +102,19 @@ def test_a_download_breaks_off_where_the_task_is_retried(fetch, retried_while_re
 
 
 @pytest.mark.parametrize("kind", ["application/json", NDJSON, CSV])
-def test_results_are_refused_where_the_task_is_retried_before_anything_was_sent(fetch, retried_while_read, kind):
+def test_results_answer_409_if_task_is_retried_before_first_byte(fetch, retried_while_read, kind):
     answer = fetch(f"/{retried_while_read}/results", Accept=kind)
     assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:results-changed")
     assert fetch(f"/{retried_while_read}/results").json["next_cursor"] == 2  # and now the task is unfinished
 
 
-def test_a_task_retried_while_its_results_are_read_comes_without_them(fetch, retried_while_read):
+def test_task_retried_while_read_has_no_results(fetch, retried_while_read):
     told = fetch(f"/{retried_while_read}").json
     assert told["status"] == "queued"
     assert "result" not in told
 
 
-def test_a_download_that_begins_after_a_retry_ends_before_the_chunk_that_is_not_done(
+def test_download_after_retry_ends_before_unfinished_chunk(
     client, as_ada, fetch, upload, lines, work, troubled, small_chunks
 ):
     task = upload(lines("a", "b", "c", "trouble", "e", "f")).json["task_id"]
@@ -124,7 +124,7 @@ def test_a_download_that_begins_after_a_retry_ends_before_the_chunk_that_is_not_
     assert [row["index"] for row in rows] == [0, 1, 2]
 
 
-def test_rates_of_a_retried_task_count_the_rows_of_this_run(
+def test_rate_of_retried_task_counts_rows_of_current_run(
     client, as_ada, fetch, upload, lines, work, troubled, small_chunks, chunk_jobs
 ):
     task = upload(lines(*["fine"] * 9, "trouble", "trouble", "trouble", "trouble")).json["task_id"]
@@ -152,7 +152,7 @@ def test_percent_is_100_only_when_all_rows_are_done(fetch, upload, lines, chunk_
     assert fetch(f"/{task}").json["percent"] == 99.99
 
 
-def test_uploads_at_the_same_time_share_one_quota_of_rows(make_app, ada, model):
+def test_concurrent_uploads_share_the_quota_of_rows(make_app, ada, model):
     with make_app(max_queued_rows=1_000).app_context():
         tasks = [submission.open_task(submission.Submission(ada.id), model[1]) for _ in range(3)]
         items = [Row(1, None, "a")] * 450
@@ -165,7 +165,7 @@ def test_uploads_at_the_same_time_share_one_quota_of_rows(make_app, ada, model):
         submission._add_chunk(UUID(int=tasks[0].int + 2), ada.id, tasks[0], 450, items[:100])
 
 
-def test_an_upload_over_the_quota_of_rows_leaves_nothing(make_app, as_ada, fetch, lines, small_chunks):
+def test_upload_over_quota_leaves_nothing(make_app, as_ada, fetch, lines, small_chunks):
     client = make_app(max_queued_rows=6).test_client()
     send = {"content_type": NDJSON, "headers": as_ada}
     alone = client.post(TASKS, data=lines(*"abcdefg"), **send)
@@ -179,7 +179,7 @@ def test_an_upload_over_the_quota_of_rows_leaves_nothing(make_app, as_ada, fetch
     assert len(fetch().json["items"]) == 1
 
 
-def test_the_replay_of_an_upload_whose_task_failed_meanwhile_gets_the_task(upload, lines, monkeypatch):
+def test_replay_finds_task_that_failed_during_upload(upload, lines, monkeypatch):
     key = {"Idempotency-Key": "unlucky"}
     close = submission._close
 
@@ -194,7 +194,7 @@ def test_the_replay_of_an_upload_whose_task_failed_meanwhile_gets_the_task(uploa
     assert upload(lines("b"), **key).status_code == 422
 
 
-def test_a_finish_looks_again_after_it_has_the_lock(client, as_ada, task_of, troubled, monkeypatch):
+def test_finish_checks_again_under_the_lock(client, as_ada, task_of, troubled, monkeypatch):
     """Between its first look and the lock, the task was finished by another worker, and retried."""
     task = UUID(task_of(as_ada, "trouble"))
     assert client.post(f"{TASKS}/{task}/retry", headers=as_ada).status_code == 202
@@ -209,12 +209,12 @@ def test_a_finish_looks_again_after_it_has_the_lock(client, as_ada, task_of, tro
     assert db.session.get(Task, task, populate_existing=True).status == "queued"
 
 
-def test_unknown_names_of_models_take_no_turn_from_others(app, full, model):
+def test_unknown_model_names_do_not_use_the_loading_limit(app, full, model):
     with full(serving().loading), pytest.raises(UnknownModelError):
         serving().pinned("no-such-model")
 
 
-def test_events_of_a_task_that_is_deleted_end(client, as_ada, upload, lines):
+def test_events_of_deleted_task_end(client, as_ada, upload, lines):
     task = upload(lines("a")).json["task_id"]
     stream = iter(client.get(f"{TASKS}/{task}/events", headers=as_ada, buffered=False).response)
     for _ in range(2):
@@ -225,7 +225,7 @@ def test_events_of_a_task_that_is_deleted_end(client, as_ada, upload, lines):
     assert json.loads(told.rpartition("data: ")[2]) == {"task_id": task, "status": "deleted"}
 
 
-def test_a_model_retired_before_its_successor_loads_is_not_served(client, as_ada, model):
+def test_retired_model_is_not_served_if_successor_does_not_load(client, as_ada, model):
     manifest = json.loads(model[0].manifest) | {"version": "20990101-second00"}
     second = releases.release(model[0]._replace(manifest=json.dumps(manifest).encode()), by="tests")
     serving().refresh()
@@ -236,7 +236,7 @@ def test_a_model_retired_before_its_successor_loads_is_not_served(client, as_ada
     assert (answer.status_code, answer.json["type"]) == (503, "urn:sentiment-app:problem:no-model")
 
 
-def test_an_upload_cut_off_after_its_task_failed_is_given_up(app, ada, model, upload, lines, fetch):
+def test_interrupted_upload_of_failed_task_is_given_up(app, ada, model, upload, lines, fetch):
     task = submission.open_task(submission.Submission(ada.id, idempotency_key="k"), model[1])
     submission._add_chunk(UUID(int=task.int + 1), ada.id, task, 0, [Row(1, None, "a"), Row(2, None, "b")])
     lifecycle.fail(task, "The model is gone.")
@@ -247,7 +247,7 @@ def test_an_upload_cut_off_after_its_task_failed_is_given_up(app, ada, model, up
     assert upload(lines("a", "b", "c"), **{"Idempotency-Key": "k"}).status_code == 202
 
 
-def test_rows_that_a_retry_keeps_count_for_no_rate(client, as_ada, upload, lines, work, fetch, troubled):
+def test_kept_rows_do_not_count_for_the_rate(client, as_ada, upload, lines, work, fetch, troubled):
     task = upload(lines(*["fine"] * 99, "trouble")).json["task_id"]
     work()
     client.post(f"{TASKS}/{task}/retry", headers=as_ada)
@@ -257,9 +257,7 @@ def test_rows_that_a_retry_keeps_count_for_no_rate(client, as_ada, upload, lines
     assert fetch(f"/{task}").json["rows_per_second"] == 1.0
 
 
-def test_a_download_breaks_off_where_a_whole_run_went_by(
-    fetch, upload, lines, work, troubled, small_chunks, monkeypatch
-):
+def test_download_breaks_off_after_a_whole_run(fetch, upload, lines, work, troubled, small_chunks, monkeypatch):
     task = upload(lines("a", "b", "trouble", "trouble", "e", "f")).json["task_id"]
     work()
     read, calls = service._read, []
@@ -276,7 +274,7 @@ def test_a_download_breaks_off_where_a_whole_run_went_by(
     assert fetch(f"/{task}/results", Accept=NDJSON).status_code == 409
 
 
-def test_a_deleted_task_is_not_finished_and_not_announced(upload, lines, chunk_jobs):
+def test_deleted_task_is_not_finished_or_announced(upload, lines, chunk_jobs):
     task = UUID(upload(lines("a")).json["task_id"])
     db.session.execute(update(Task).values(webhook_url="https://example.org/"))
     service._mark_deleted(task)
@@ -292,7 +290,7 @@ def test_long_texts_after_short_texts_are_scored_in_small_slices():
     assert executor.slice_indexes(texts, [], 10) == []
 
 
-def test_a_task_ends_though_no_model_is_active(client, as_ada, upload, lines, chunk_jobs, fetch, monkeypatch):
+def test_task_ends_without_active_model(client, as_ada, upload, lines, chunk_jobs, fetch, monkeypatch):
     task = upload(lines("a")).json["task_id"]
     db.session.execute(update(Task).values(started_at=func.now() - timedelta(hours=2)))
     monkeypatch.setattr(Serving, "pinned", raise_no_model)
@@ -304,7 +302,7 @@ def raise_no_model(*_):
     raise NoModelError
 
 
-def test_a_named_model_needs_no_active_model(client, as_ada, model, monkeypatch):
+def test_named_model_needs_no_active_model(client, as_ada, model, monkeypatch):
     db.session.execute(update(ModelRelease).values(state="candidate"))
     body = {"text": "x", "model": model[1]}
     assert client.post("/api/v1/sentiment/analyze", json=body, headers=as_ada).status_code == 200

@@ -47,7 +47,7 @@ def submit(run, ada, reviews):
     return submit
 
 
-def test_a_file_is_scored_and_its_results_are_printed(run, submit, work):
+def test_file_is_scored_and_results_are_printed(run, submit, work):
     task = submit()
     work()
     assert "completed" in run("show", task, "--follow")
@@ -57,7 +57,7 @@ def test_a_file_is_scored_and_its_results_are_printed(run, submit, work):
     assert [line["index"] for line in lines] == [0, 1, 2]
 
 
-def test_a_task_is_shown_to_people_and_to_programs(run, submit, work):
+def test_task_is_shown_as_text_and_json(run, submit, work):
     task = submit()
     work()
     told = json.loads(run("show", task, "--json"))
@@ -76,7 +76,7 @@ def test_tasks_are_listed_by_user_and_status(run, submit, make_user):
     assert json.loads(run("list", "--user", "grace", "--json")) == []
 
 
-def test_a_compressed_file_is_followed_to_its_end(run, ada, work, tmp_path, lines, monkeypatch):
+def test_compressed_file_is_followed_to_the_end(run, ada, work, tmp_path, lines, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: work())  # what happens while it waits for the next look
     file = tmp_path / "texts.ndjson.gz"
     file.write_bytes(gzip.compress(lines("I love it", "It is awful").encode()))
@@ -86,7 +86,7 @@ def test_a_compressed_file_is_followed_to_its_end(run, ada, work, tmp_path, line
     assert (task["status"], task["request_counts"]["completed"]) == ("completed", 2)
 
 
-def test_a_task_is_cancelled_and_taken_up_again(run, submit, work):
+def test_task_is_cancelled_and_retried(run, submit, work):
     task = submit()
     assert run("cancel", task) == f"{task} is cancelled\n"
     assert run("retry", task) == f"{task} is queued\n"
@@ -105,23 +105,23 @@ def test_a_task_is_cancelled_and_taken_up_again(run, submit, work):
         ("reviews.csv", ("--user", "ada", "--column", "review", "--encoding", "rot13"), "is not known"),
     ],
 )
-def test_a_file_that_cannot_be_taken_is_told(run, ada, tmp_path, name, options, told):
+def test_unusable_file_is_reported(run, ada, tmp_path, name, options, told):
     (tmp_path / name).write_text(ROWS)
     assert told in run("submit", tmp_path / name, *options, exit_code=1)
     assert json.loads(run("list", "--json")) == []
 
 
 @pytest.mark.parametrize("command", ["show", "results", "cancel", "retry"])
-def test_a_task_that_there_is_not_is_told(run, command):
+def test_unknown_task_is_reported(run, command):
     assert run(command, uuid4(), exit_code=1).startswith("Error: ")
     assert "is not a valid UUID" in run(command, "17", exit_code=2)
 
 
-def test_a_list_of_none_is_refused(run):
+def test_empty_list_of_tasks_is_refused(run):
     assert "--limit" in run("list", "--limit", "0", exit_code=2)
 
 
-def test_one_look_of_the_reconciler_puts_back_what_was_lost_and_tells(app, run, submit, work):
+def test_reconcile_command_puts_back_lost_work(app, run, submit, work):
     task = submit()
     REDIS.get(app).flushdb()
     work()

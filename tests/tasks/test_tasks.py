@@ -25,7 +25,7 @@ def age(task_id, **time):
     db.session.execute(update(Task).where(Task.id == task_id).values(created_at=made, touched_at=made))
 
 
-def test_a_batch_is_accepted_then_scored(client, as_ada, work, fetch, model):
+def test_batch_is_accepted_then_scored(client, as_ada, work, fetch, model):
     answer = client.post(BATCH, json={"texts": ["I love it", "I hate it"]}, headers=as_ada)
     assert answer.status_code == 202
     assert answer.headers["Retry-After"]
@@ -41,7 +41,7 @@ def test_a_batch_is_accepted_then_scored(client, as_ada, work, fetch, model):
     assert again == task
 
 
-def test_items_keep_their_names(client, as_ada, work):
+def test_items_keep_their_custom_ids(client, as_ada, work):
     items = [{"custom_id": "a", "text": "I love it"}, {"text": "no name"}]
     location = client.post(BATCH, json={"items": items}, headers=as_ada).headers["Location"]
     work()
@@ -60,13 +60,13 @@ def test_items_keep_their_names(client, as_ada, work):
         ({"texts": ["a"], "webhook_url": "https://127.0.0.1/"}, "/webhook_url"),
     ],
 )
-def test_a_wrong_batch_is_refused_with_pointers(client, as_ada, body, pointer):
+def test_invalid_batch_is_refused_with_pointers(client, as_ada, body, pointer):
     answer = client.post(BATCH, json=body, headers=as_ada)
     assert answer.status_code == (404 if pointer == "/model" else 422)
     assert [one["pointer"] for one in answer.json["errors"]] == [pointer]
 
 
-def test_every_row_of_a_file_has_the_scorers_own_result_in_order(upload, work, fetch, small_chunks, lines):
+def test_results_equal_the_scorer_in_order(upload, work, fetch, small_chunks, lines):
     texts = [f"The {word} is not {other}" for word in ("food", "room", "staff") for other in ("good", "bad", "red")]
     task = upload(lines(*texts)).json
     work()
@@ -80,7 +80,7 @@ def test_every_row_of_a_file_has_the_scorers_own_result_in_order(upload, work, f
         assert row["scores"] == scorer.score(text)._asdict()
 
 
-def test_bad_rows_fail_alone_with_their_line(upload, work, fetch):
+def test_invalid_rows_fail_alone_with_their_line(upload, work, fetch):
     content = '{"text":"fine"}\n\n{"text":7}\nnot json\n[]\n"just a string"\n{"text":""}\n{"text":"a\\u0000b"}\n'
     task = upload(content).json
     assert task["request_counts"]["total"] == 7
@@ -99,7 +99,7 @@ def test_csv_with_another_delimiter_column_and_encoding(upload, work, fetch):
     assert [one["custom_id"] for one in fetch(f"/{task['task_id']}").json["result"]] == ["1", "2"]
 
 
-def test_gzip_is_read_as_it_comes(upload, work, fetch, lines):
+def test_gzip_is_read_as_a_stream(upload, work, fetch, lines):
     task = upload(gzip.compress(lines("I love it", "bad").encode()), **{"Content-Encoding": "gzip"}).json
     work()
     assert fetch(f"/{task['task_id']}").json["request_counts"]["completed"] == 2
@@ -123,16 +123,14 @@ def test_gzip_is_read_as_it_comes(upload, work, fetch, lines):
         ("x", NDJSON, "", {"Idempotency-Key": "a b"}, 422, "visible ASCII"),
     ],
 )
-def test_an_upload_that_cannot_be_used_is_refused_and_leaves_nothing(
-    upload, fetch, content, kind, query, headers, status, said
-):
+def test_unusable_upload_leaves_nothing(upload, fetch, content, kind, query, headers, status, said):
     answer = upload(content, kind, query, **headers)
     assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
     assert said in answer.text
     assert fetch().json["items"] == []
 
 
-def test_an_upload_that_is_too_large_leaves_nothing(make_app, as_ada, fetch, lines):
+def test_too_large_upload_leaves_nothing(make_app, as_ada, fetch, lines):
     rows = make_app(max_upload_rows=2).test_client()
     answer = rows.post(TASKS, data=lines("a", "b", "c"), content_type=NDJSON, headers=as_ada)
     told = "The file has too many rows. The limit is 2 rows, including blank lines. Split it."
@@ -145,7 +143,7 @@ def test_an_upload_that_is_too_large_leaves_nothing(make_app, as_ada, fetch, lin
     assert fetch().json["items"] == []
 
 
-def test_results_come_as_pages_of_json(upload, work, fetch, small_chunks, lines):
+def test_results_are_pages_of_json(upload, work, fetch, small_chunks, lines):
     task = upload(lines(*"abcdefg")).json
     work()
     first = fetch(f"/{task['task_id']}/results?limit=4").json
@@ -155,7 +153,7 @@ def test_results_come_as_pages_of_json(upload, work, fetch, small_chunks, lines)
     assert second["next_cursor"] is None
 
 
-def test_csv_results_hold_no_formula_and_can_be_resumed(client, as_ada, work, fetch):
+def test_csv_results_escape_formulas_and_can_be_resumed(client, as_ada, work, fetch):
     items = [{"custom_id": name, "text": "good"} for name in ("=1+1", "@x", "plain")]
     task = client.post(BATCH, json={"items": items}, headers=as_ada).json
     work()
@@ -166,9 +164,7 @@ def test_csv_results_hold_no_formula_and_can_be_resumed(client, as_ada, work, fe
     assert rest[:1] == whole[3:4]
 
 
-def test_while_it_runs_results_end_before_the_first_chunk_that_is_not_done(
-    upload, fetch, small_chunks, lines, chunk_jobs
-):
+def test_results_of_running_task_end_before_unfinished_chunk(upload, fetch, small_chunks, lines, chunk_jobs):
     task = upload(lines(*"abcdefgh")).json
     first, second, third = chunk_jobs()
     executor.score_chunk(third)
@@ -182,7 +178,7 @@ def test_while_it_runs_results_end_before_the_first_chunk_that_is_not_done(
     assert fetch(f"/{task['task_id']}").json["status"] == "completed"
 
 
-def test_a_cancelled_task_keeps_what_is_scored(client, as_ada, upload, work, fetch, small_chunks, lines, chunk_jobs):
+def test_cancelled_task_keeps_finished_results(client, as_ada, upload, work, fetch, small_chunks, lines, chunk_jobs):
     task = upload(lines(*"abcdefgh")).json
     executor.score_chunk(chunk_jobs()[1])
     cancelled = client.post(f"{TASKS}/{task['task_id']}/cancel", headers=as_ada)
@@ -192,14 +188,14 @@ def test_a_cancelled_task_keeps_what_is_scored(client, as_ada, upload, work, fet
     assert client.post(f"{TASKS}/{task['task_id']}/cancel", headers=as_ada).status_code == 200
 
 
-def test_a_finished_task_cannot_be_cancelled(client, as_ada, upload, work, lines):
+def test_finished_task_cannot_be_cancelled(client, as_ada, upload, work, lines):
     task = upload(lines("a")).json
     work()
     answer = client.post(f"{TASKS}/{task['task_id']}/cancel", headers=as_ada)
     assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:task-state")
 
 
-def test_a_deleted_task_is_gone(client, as_ada, upload, work, fetch, lines):
+def test_deleted_task_is_gone(client, as_ada, upload, work, fetch, lines):
     task = upload(lines("a")).json
     assert client.delete(f"{TASKS}/{task['task_id']}", headers=as_ada).status_code == 204
     assert fetch(f"/{task['task_id']}").status_code == 404
@@ -210,7 +206,7 @@ def test_a_deleted_task_is_gone(client, as_ada, upload, work, fetch, lines):
 @pytest.mark.parametrize(
     "method_and_path", ["GET ", "DELETE ", "POST /cancel", "POST /retry", "GET /results", "GET /events"]
 )
-def test_somebody_elses_task_is_not_found(client, make_user, sign_in, upload, method_and_path, lines):
+def test_task_of_another_user_is_not_found(client, make_user, sign_in, upload, method_and_path, lines):
     task = upload(lines("a")).json["task_id"]
     method, _, path = method_and_path.partition(" ")
     answer = client.open(f"{TASKS}/{task}{path}", method=method, headers=sign_in(make_user("eve")))
@@ -227,7 +223,7 @@ def test_tasks_are_listed_newest_first_and_by_status(upload, work, fetch, lines)
     assert [one["task_id"] for one in fetch(f"?cursor={page['next_cursor']}").json["items"]] == [first]
 
 
-def test_who_has_enough_tasks_waits(make_app, as_ada, lines):
+def test_quota_of_tasks_is_enforced(make_app, as_ada, lines):
     client = make_app(max_tasks=1).test_client()
     assert client.post(BATCH, json={"texts": ["a"]}, headers=as_ada).status_code == 202
     for answer in (
@@ -238,13 +234,13 @@ def test_who_has_enough_tasks_waits(make_app, as_ada, lines):
         assert answer.headers["Retry-After"] == "30"
 
 
-def test_who_has_enough_rows_waits(make_app, as_ada):
+def test_quota_of_rows_is_enforced(make_app, as_ada):
     client = make_app(max_queued_rows=3).test_client()
     assert client.post(BATCH, json={"texts": ["a"] * 3}, headers=as_ada).status_code == 202
     assert client.post(BATCH, json={"texts": ["a"]}, headers=as_ada).status_code == 429
 
 
-def test_an_idempotency_key_makes_one_task(client, as_ada, upload, fetch):
+def test_idempotency_key_creates_one_task(client, as_ada, upload, fetch):
     headers = {**as_ada, "Idempotency-Key": str(uuid4())}
     first, second = (client.post(BATCH, json={"texts": ["a"]}, headers=headers) for _ in range(2))
     assert (second.status_code, second.json) == (first.status_code, first.json)
@@ -253,7 +249,7 @@ def test_an_idempotency_key_makes_one_task(client, as_ada, upload, fetch):
     assert len(fetch().json["items"]) == 1
 
 
-def test_an_idempotency_key_holds_for_uploads(upload, fetch, lines):
+def test_idempotency_key_works_for_uploads(upload, fetch, lines):
     key = {"Idempotency-Key": "my-upload"}
     first = upload(lines("a", "b"), **key)
     assert upload(lines("a", "b"), **key).json["task_id"] == first.json["task_id"]
@@ -261,26 +257,26 @@ def test_an_idempotency_key_holds_for_uploads(upload, fetch, lines):
     assert upload(lines("a", "b"), **{"Idempotency-Key": "other"}).json["task_id"] != first.json["task_id"]
 
 
-def test_an_idempotency_key_is_refused_while_its_first_request_runs(app, ada, upload, model, lines):
+def test_idempotency_key_is_refused_during_first_request(app, ada, upload, model, lines):
     submission.open_task(submission.Submission(ada.id, idempotency_key="busy"), model[1])
     answer = upload(lines("a"), **{"Idempotency-Key": "busy"})
     assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:idempotency-in-progress")
 
 
-def test_a_refused_request_frees_its_idempotency_key(upload, lines):
+def test_refused_request_frees_its_idempotency_key(upload, lines):
     key = {"Idempotency-Key": "again"}
     assert upload("", **key).status_code == 422
     assert upload(lines("a"), **key).status_code == 202
 
 
-def test_a_key_of_yesterday_is_forgotten(upload, ada, lines):
+def test_idempotency_key_expires_after_a_day(upload, ada, lines):
     key = {"Idempotency-Key": "old"}
     first = upload(lines("a"), **key).json["task_id"]
     age(first, days=2)
     assert upload(lines("b"), **key).json["task_id"] != first
 
 
-def test_metrics_count_the_rows_of_tasks(client, upload, work, model):
+def test_metrics_count_rows_of_tasks(client, upload, work, model):
     upload("text\nI love it\nwonderful\nI hate it\n", "text/csv")
     work()
     arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda: ("127.0.0.1", 9464))}
@@ -290,25 +286,25 @@ def test_metrics_count_the_rows_of_tasks(client, upload, work, model):
 
 
 @pytest.mark.parametrize("value", ["{}", "[]", '{"a":[]}'])
-def test_a_large_body_of_very_many_values_is_refused_before_it_is_parsed(client, as_ada, value):
+def test_large_body_with_too_many_values_is_refused(client, as_ada, value):
     body = '{"texts":[' + ",".join([value] * 400_000) + "]}"
     answer = client.post(BATCH, data=body, content_type="application/json", headers=as_ada)
     assert (answer.status_code, answer.json["detail"]) == (422, "The body has too many values. The limit is 60,000.")
 
 
-def test_a_large_body_whose_string_never_ends_takes_no_long_time(client, as_ada):
+def test_endless_string_in_large_body_takes_linear_time(client, as_ada):
     started = time.process_time()
     body = "[" * 30_000 + '"' + r"\"" * 1_000_000
     assert client.post(BATCH, data=body, content_type="application/json", headers=as_ada).status_code == 400
     assert time.process_time() - started < 60  # it took hours where each quote began a search of its own
 
 
-def test_braces_in_texts_are_text(client, as_ada):
+def test_braces_in_texts_do_not_count_as_values(client, as_ada):
     texts = [r'{"quoted": [[[[["' + "{[" * 100] * 6000
     assert client.post(BATCH, json={"texts": texts}, headers=as_ada).status_code == 202
 
 
-def test_the_encoding_may_stand_in_the_content_type(upload, work, fetch):
+def test_charset_of_content_type_is_used(upload, work, fetch):
     file = "text\nfine\n".encode("utf-16-le")  # without a mark, so it would not be found out
     task = upload(file, "text/csv; charset=UTF-16LE").json["task_id"]
     work()
@@ -317,13 +313,13 @@ def test_the_encoding_may_stand_in_the_content_type(upload, work, fetch):
 
 
 @pytest.mark.parametrize("kind", ["application/ndjson", "application/jsonl"])
-def test_other_names_of_ndjson_are_known(upload, work, fetch, lines, kind):
+def test_other_media_types_of_ndjson_are_accepted(upload, work, fetch, lines, kind):
     task = upload(lines("a", "b"), kind).json["task_id"]
     work()
     assert len(fetch(f"/{task}/results", Accept=kind).text.splitlines()) == 2
 
 
-def test_where_as_many_large_bodies_are_parsed_as_may_be_the_next_is_told_to_come_again(client, as_ada, full):
+def test_large_bodies_are_limited(client, as_ada, full):
     body = {"texts": ["x" * 15_000] * 100}
     with full(BODY_LIMIT.get(client.application)):
         answer = client.post(BATCH, json=body, headers=as_ada)

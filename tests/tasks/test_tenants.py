@@ -120,7 +120,7 @@ def operations(app, ids, version):
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("whose", ["ada's", "his own"])
-def test_no_route_changes_or_shows_what_belongs_to_another_user(
+def test_no_route_changes_or_shows_data_of_another_user(
     make_app, ada, make_user, sign_in, own_everything, model, monkeypatch, whose
 ):
     monkeypatch.setattr(progress_stream, "HOLD_SECONDS", 0)  # nobody waits for tasks that nobody scores

@@ -27,13 +27,13 @@ def scored_meanwhile(monkeypatch, chunk_jobs):
 
 
 @pytest.mark.parametrize("prefer", ["wait=5", "respond-async, wait=5", 'wait="5"'])
-def test_who_prefers_to_wait_gets_the_results(client, as_ada, scored_meanwhile, prefer):
+def test_prefer_wait_returns_results(client, as_ada, scored_meanwhile, prefer):
     answer = client.post(BATCH, json={"texts": ["I love it"]}, headers={**as_ada, "Prefer": prefer})
     assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=5")
     assert answer.json["result"][0]["sentiment"] == "positive"
 
 
-def test_who_waited_in_vain_gets_a_task(client, as_ada, monkeypatch):
+def test_prefer_wait_returns_task_after_timeout(client, as_ada, monkeypatch):
     clock, waits = [1000.0], []
 
     def sleep(seconds):
@@ -46,12 +46,12 @@ def test_who_waited_in_vain_gets_a_task(client, as_ada, monkeypatch):
     assert 6 < sum(waits) <= 7
 
 
-def test_nobody_waits_longer_than_thirty_seconds(client, as_ada, scored_meanwhile):
+def test_prefer_wait_is_limited_to_thirty_seconds(client, as_ada, scored_meanwhile):
     answer = client.post(BATCH, json={"texts": ["a"]}, headers={**as_ada, "Prefer": "wait=9999"})
     assert answer.headers["Preference-Applied"] == "wait=30"
 
 
-def test_where_there_is_no_room_to_wait_a_task_comes_at_once(app, client, as_ada, monkeypatch):
+def test_prefer_wait_is_ignored_if_all_places_are_taken(app, client, as_ada, monkeypatch):
     full = ConcurrencyLimit(1, UnavailableError)
     WAITING.set(app, full)
     with full.try_admit(uuid4()):
@@ -70,7 +70,7 @@ def task(upload, lines, small_chunks):
     return upload(lines(*"abcde")).json["task_id"]
 
 
-def test_events_tell_of_progress_and_end_with_the_task(client, as_ada, task, chunk_jobs, monkeypatch):
+def test_events_show_progress_and_end_with_the_task(client, as_ada, task, chunk_jobs, monkeypatch):
     first, second = chunk_jobs()
     left = iter([first, second])
     monkeypatch.setattr(time, "sleep", lambda _: executor.score_chunk(UUID(next(left))))
@@ -82,7 +82,7 @@ def test_events_tell_of_progress_and_end_with_the_task(client, as_ada, task, chu
     assert [json.loads(one["data"])["percent"] for one in told] == [0.0, 60.0, 100.0]
 
 
-def test_events_are_resumed_and_then_there_are_no_more(client, as_ada, task, work):
+def test_events_resume_after_last_event_id(client, as_ada, task, work):
     work()
     whole = parse(client.get(f"{TASKS}/{task}/events", headers=as_ada).text)
     headers = {**as_ada, "Last-Event-ID": whole[-1]["id"]}
@@ -91,7 +91,7 @@ def test_events_are_resumed_and_then_there_are_no_more(client, as_ada, task, wor
     assert parse(client.get(f"{TASKS}/{task}/events", headers=headers).text)[-1]["event"] == "end"
 
 
-def test_where_there_is_no_room_events_tell_the_state_and_when_to_come_again(app, client, as_ada, task, monkeypatch):
+def test_events_return_current_state_if_all_places_are_taken(app, client, as_ada, task, monkeypatch):
     full = ConcurrencyLimit(1, UnavailableError)
     WAITING.set(app, full)
     with full.try_admit(uuid4()):
@@ -99,14 +99,14 @@ def test_where_there_is_no_room_events_tell_the_state_and_when_to_come_again(app
     assert [one.get("event") for one in told] == [None, "progress"]
 
 
-def test_a_connection_is_held_for_a_minute_at_most(client, as_ada, task, monkeypatch):
+def test_event_connection_ends_after_hold_time(client, as_ada, task, monkeypatch):
     monkeypatch.setattr(progress_stream, "HOLD_SECONDS", 0.2)
     monkeypatch.setattr(progress_stream, "POLL_SECONDS", 0.1)
     answer = client.get(f"{TASKS}/{task}/events", headers=as_ada)
     assert "keep-alive" in answer.text
 
 
-def test_room_is_given_back_when_a_client_goes(app, client, as_ada, task, monkeypatch):
+def test_closed_connection_frees_its_place(app, client, as_ada, task, monkeypatch):
     holding = ConcurrencyLimit(1, UnavailableError)
     WAITING.set(app, holding)
     answer = client.get(f"{TASKS}/{task}/events", headers=as_ada, buffered=False)
@@ -116,7 +116,7 @@ def test_room_is_given_back_when_a_client_goes(app, client, as_ada, task, monkey
         assert has_room
 
 
-def test_where_as_many_uploads_are_read_as_may_be_the_next_is_told_to_come_again(app, upload, lines, monkeypatch):
+def test_uploads_are_limited(app, upload, lines, monkeypatch):
     full = ConcurrencyLimit(1, UnavailableError)
     UPLOADS.set(app, full)
     with full.try_admit(uuid4()):
@@ -125,7 +125,7 @@ def test_where_as_many_uploads_are_read_as_may_be_the_next_is_told_to_come_again
     assert upload(lines("a")).status_code == 202
 
 
-def test_where_as_many_downloads_are_sent_as_may_be_the_next_is_told_to_come_again(app, fetch, task, work, monkeypatch):
+def test_downloads_are_limited(app, fetch, task, work, monkeypatch):
     work()
     room = ConcurrencyLimit(1, UnavailableError)
     DOWNLOADS.set(app, room)
@@ -139,7 +139,7 @@ def test_where_as_many_downloads_are_sent_as_may_be_the_next_is_told_to_come_aga
     assert fetch(f"/{task}/results").status_code == 200  # pages of JSON are short
 
 
-def test_nobody_takes_the_room_of_all():
+def test_user_cannot_take_all_places():
     room, ada, bob = ConcurrencyLimit(3, UnavailableError, limit_per_user=2), uuid4(), uuid4()
     with (
         room.try_admit(ada),
@@ -153,13 +153,13 @@ def test_nobody_takes_the_room_of_all():
         assert again
 
 
-def test_who_waited_for_many_results_gets_them_all(client, as_ada, scored_meanwhile):
+def test_prefer_wait_returns_many_results(client, as_ada, scored_meanwhile):
     body = {"texts": ["I love it"] * 1500}
     answer = client.post(BATCH, json=body, headers={**as_ada, "Prefer": "wait=30"})
     assert (answer.status_code, len(answer.json["result"])) == (200, 1500)
 
 
-def test_who_waited_for_a_long_file_is_led_to_its_results(upload, lines, scored_meanwhile, monkeypatch):
+def test_prefer_wait_links_to_results_of_long_file(upload, lines, scored_meanwhile, monkeypatch):
     monkeypatch.setattr(schemas, "MAX_ITEMS", 2)
     answer = upload(lines(*"abc"), Prefer="wait=5")
     assert (answer.status_code, answer.json["status"]) == (202, "completed")

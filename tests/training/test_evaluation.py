@@ -15,19 +15,19 @@ def test_two_classes_are_evaluated_on_renormalised_scores():
     assert (measured["accuracy"], measured["auc"]) == (1.0, 1.0)
 
 
-def test_a_text_that_is_surely_neutral_is_neither_of_two_classes():
+def test_certain_neutral_text_is_neither_of_two_classes():
     scores = np.array([[0.0, 1.0, 0.0], [0.2, 0.7, 0.1], [0.1, 0.5, 0.4]])
     assert evaluation.relevant_scores(scores, np.array([2, 0, 2]))[0][0].tolist() == [0.5, 0.5]
     assert evaluation.evaluate(scores, np.array([2, 0, 2]))["auc"] is not None
 
 
-def test_a_source_that_training_has_rules_for_is_ones_own(tmp_path):
+def test_source_named_like_a_special_source_is_renamed(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("text,label,source\ngood,positive,reviews\nbad,negative,shop\n")
     assert [row.source for row in read_file(path)] == ["own reviews", "shop"]
 
 
-def test_three_classes():
+def test_three_classes_are_evaluated():
     scores = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.5, 0.1, 0.4]])
     measured = evaluation.evaluate(scores, np.array([0, 1, 2]))
     assert measured["evaluated_on"] == "three classes"
@@ -37,11 +37,11 @@ def test_three_classes():
     assert measured["counts"] == {"negative": 1, "neutral": 1, "positive": 1}
 
 
-def test_calibration_error_is_the_gap_between_sure_and_right():
+def test_calibration_error_is_gap_between_confidence_and_accuracy():
     assert evaluation.calibration_error(np.array([0.9] * 10), np.array([True] * 6 + [False] * 4)) == pytest.approx(0.3)
 
 
-def test_mcnemar_counts_only_where_the_two_differ():
+def test_mcnemar_counts_only_differences():
     first = np.array([True] * 9 + [False])
     result = evaluation.mcnemar(first, ~first)
     assert result == {"only_first_right": 9, "only_second_right": 1, "p_value": pytest.approx(0.021484375)}
@@ -73,14 +73,14 @@ def test_csv_and_ndjson_are_read_alike(tmp_path, name, content):
         ("a.csv", b"text,label\n\xff,positive\n", "not valid UTF-8"),
     ],
 )
-def test_a_bad_file_is_refused_with_its_line(tmp_path, name, content, said):
+def test_invalid_file_is_refused_with_its_line(tmp_path, name, content, said):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ModelError, match=said):
         read_file(path)
 
 
-def test_parquet_is_read_too(tmp_path):
+def test_parquet_is_read(tmp_path):
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"text": ["good", "bad"], "label": [2, 0], "source": ["shop", "forum"]}), path)
     rows = read_file(path, parse_names("0=negative,2=positive"))
@@ -94,7 +94,7 @@ def test_label_names():
         parse_names("0=sad")
 
 
-def test_a_class_that_no_text_has_is_not_counted_as_missed():
+def test_class_without_texts_does_not_count():
     scores = np.array([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
     measured = evaluation.evaluate(scores, np.array([1, 2]))
     assert [measured[name] for name in ("accuracy", "macro_recall", "macro_f1")] == [1.0, 1.0, 1.0]

@@ -74,7 +74,7 @@ def packaged(app, model):
     promotion.activate("packaged", by="tests")
 
 
-def test_the_data_are_distinct_texts_of_two_or_three_classes(data_dir):
+def test_data_are_distinct_texts_of_two_or_three_classes(data_dir):
     rows = datasets.read(data_dir, training.FAST.review_stride)
     assert len({row.text for row in rows}) == len(rows)
     classes = {}
@@ -85,13 +85,13 @@ def test_the_data_are_distinct_texts_of_two_or_three_classes(data_dir):
     assert classes == films | dict.fromkeys(rated, all_three)
 
 
-def test_own_texts_train_a_model_the_same_bit_for_bit(train, own):
+def test_training_is_reproducible_bit_for_bit(train, own):
     first, second = train(*own, "--recipe", "fast"), train(*own, "--recipe", "fast")
     assert first["data"][0]["file"] == "own.csv"
     assert first["files"] == second["files"]
 
 
-def test_a_model_of_own_texts_is_judged_beside_the_active_one(app, packaged, train, make_own):
+def test_model_of_own_texts_is_compared_with_active_model(app, packaged, train, make_own):
     first = train(*make_own(), "--activate")
     against = first["metrics"]["against"]
     assert (against["version"], against["macro_recall"]) == ("packaged", 1.0)
@@ -104,7 +104,7 @@ def test_a_model_of_own_texts_is_judged_beside_the_active_one(app, packaged, tra
     assert releases.active_version() == second["version"]
 
 
-def test_a_model_that_is_worse_on_own_texts_is_refused(app, packaged, train, tmp_path):
+def test_worse_model_of_own_texts_is_refused(app, packaged, train, tmp_path):
     rows = [
         Row(f"a {word} thing, number {n}", label, "") for n in range(120) for word, label in (("good", 2), ("bad", 0))
     ]
@@ -141,19 +141,19 @@ def test_temperatures_fit_own_texts():
         (b"text,label\nx,positive\ny,positive", "same label"),
     ],
 )
-def test_a_file_that_cannot_be_learned_from_is_told(train, tmp_path, content, told):
+def test_unusable_training_file_is_reported(train, tmp_path, content, told):
     (tmp_path / "own.csv").write_bytes(content)
     assert told in train("--data", str(tmp_path / "own.csv"), exit_code=1)
 
 
-def test_a_model_evaluated_on_what_it_learned_from_is_told(app, train, make_own, make_app, tmp_path):
+def test_evaluation_on_training_data_is_reported(app, train, make_own, make_app, tmp_path):
     made = train(*make_own(), "--recipe", "fast")
     runner = make_app(model_dir=tmp_path / "models").test_cli_runner()
     done = runner.invoke(args=["model", "evaluate", made["version"], *make_own()])
     assert (done.exit_code, "was trained on this file" in done.stderr) == (0, True)
 
 
-def test_a_cached_file_that_was_changed_is_refused(data_dir, tmp_path):
+def test_changed_cached_file_is_refused(data_dir, tmp_path):
     for path in data_dir.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "vader_lexicon.txt").write_text("tampered")
@@ -161,7 +161,7 @@ def test_a_cached_file_that_was_changed_is_refused(data_dir, tmp_path):
         datasets.fetch(tmp_path)
 
 
-def test_a_recipe_file_changes_parameters(train, own, make_app, tmp_path):
+def test_recipe_file_changes_parameters(train, own, make_app, tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text("min_count = 8\nreview_stride = 40\n[polarity]\ncost = 1.0\nratio_power = 0.5\n")
     assert train(*own, "--recipe", str(recipe))["parameters"]["polarity"]["cost"] == 1.0
@@ -188,21 +188,21 @@ def test_a_recipe_file_changes_parameters(train, own, make_app, tmp_path):
         ("min_count = \udcff", "not valid TOML"),
     ],
 )
-def test_a_recipe_that_sets_what_does_not_fit_is_refused(tmp_path, content, told):
+def test_invalid_recipe_is_refused(tmp_path, content, told):
     recipe = tmp_path / "mine.toml"
     recipe.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ModelError, match=told):
         experiment.find_recipe(str(recipe))
 
 
-def test_a_recipe_changes_a_part_of_a_head(tmp_path):
+def test_recipe_can_change_a_part_of_a_head(tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text("[polarity]\ncost = 1.0\n")
     changed = experiment.find_recipe(str(recipe)).parameters.polarity
     assert changed == replace(training.DEFAULT.polarity, cost=1.0)
 
 
-def test_texts_that_differ_in_nothing_that_counts_are_one(app, train, tmp_path):
+def test_texts_with_the_same_terms_are_duplicates(app, train, tmp_path):
     path = tmp_path / "own.ndjson"
     texts = [f"A {word} day number {place}" for place, word in enumerate(["good", "bad", "new"] * 40)]
     labels = ["positive", "negative", "neutral"] * 40

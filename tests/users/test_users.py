@@ -10,7 +10,7 @@ def test_me_is_the_caller(client, ada, as_ada):
     assert client.get(ME, headers=as_ada).json["id"] == str(ada.id)
 
 
-def test_the_own_profile_can_be_changed(client, ada, as_ada):
+def test_profile_can_be_changed(client, ada, as_ada):
     answer = client.patch(ME, json={"email": "new@example.org"}, headers=as_ada)
     assert answer.status_code == 200
     assert users.get(ada.id).email == "new@example.org"
@@ -18,19 +18,19 @@ def test_the_own_profile_can_be_changed(client, ada, as_ada):
 
 
 @pytest.mark.parametrize("field", ["is_superuser", "is_active", "id", "shoe_size"])
-def test_other_fields_are_refused_not_ignored(client, as_ada, field):
+def test_unknown_fields_are_refused(client, as_ada, field):
     answer = client.patch(ME, json={field: True}, headers=as_ada)
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, f"/{field}")
 
 
-def test_a_taken_name_changes_nothing(client, make_user, ada, as_ada):
+def test_taken_username_changes_nothing(client, make_user, ada, as_ada):
     make_user("bob")
     change = {"username": "BOB", "password": "another good one", "current_password": PASSWORD}
     assert client.patch(ME, json=change, headers=as_ada).status_code == 409
     assert users.authenticate("ada", PASSWORD)
 
 
-def test_a_new_password_needs_the_current_one(client, ada, as_ada):
+def test_new_password_requires_current_password(client, ada, as_ada):
     new = "another good one"
     missing = client.patch(ME, json={"password": new}, headers=as_ada)
     wrong = client.patch(ME, json={"password": new, "current_password": "wrong"}, headers=as_ada)
@@ -40,13 +40,13 @@ def test_a_new_password_needs_the_current_one(client, ada, as_ada):
     assert users.authenticate("ada", PASSWORD)
 
 
-def test_a_common_new_password_is_refused(client, as_ada):
+def test_common_password_is_refused(client, as_ada):
     change = {"password": "iloveyou", "current_password": PASSWORD}
     answer = client.patch(ME, json=change, headers=as_ada)
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/password")
 
 
-def test_a_new_password_ends_the_other_sessions(client, ada, as_ada, sign_in):
+def test_new_password_ends_other_sessions(client, ada, as_ada, sign_in):
     elsewhere = sign_in(ada)
     change = {"password": "another good one", "current_password": PASSWORD}
     assert client.patch(ME, json=change, headers=as_ada).status_code == 200
@@ -55,18 +55,18 @@ def test_a_new_password_ends_the_other_sessions(client, ada, as_ada, sign_in):
 
 
 @pytest.mark.parametrize(("method", "path"), [("get", USERS), ("get", f"{USERS}/{{id}}"), ("patch", f"{USERS}/{{id}}")])
-def test_only_administrators_see_others(client, ada, as_ada, method, path):
+def test_only_administrators_see_other_users(client, ada, as_ada, method, path):
     answer = getattr(client, method)(path.format(id=ada.id), json={"is_active": False}, headers=as_ada)
     assert (answer.status_code, answer.mimetype) == (403, "application/problem+json")
 
 
-def test_a_demoted_administrator_is_none_from_the_next_request_on(client, admin, as_admin):
+def test_demotion_takes_effect_at_once(client, admin, as_admin):
     assert client.get(USERS, headers=as_admin).status_code == 200
     users.set_superuser(admin.username, False)
     assert client.get(USERS, headers=as_admin).status_code == 403
 
 
-def test_pages_hold_every_user_once(client, make_user, as_admin):
+def test_pages_contain_every_user_once(client, make_user, as_admin):
     for number in range(6):
         make_user(f"user-{number}")
     names, cursor = [], None
@@ -81,7 +81,7 @@ def test_pages_hold_every_user_once(client, make_user, as_admin):
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "cursor=%00", "cursor=abc", "cursor=é", "page=2"])
-def test_a_bad_query_is_pointed_at(client, as_admin, query):
+def test_error_points_to_invalid_query(client, as_admin, query):
     answer = client.get(f"{USERS}?{query}", headers=as_admin)
     assert answer.status_code == 422
     error = answer.json["errors"][0]
@@ -102,7 +102,7 @@ def test_reactivation_does_not_revive_sessions(client, ada, as_ada, as_admin, si
     assert client.get(ME, headers=sign_in(ada)).status_code == 200
 
 
-def test_administrators_cannot_shut_themselves_out(client, admin, as_admin):
+def test_administrators_cannot_deactivate_themselves(client, admin, as_admin):
     answer = client.patch(f"{USERS}/{admin.id}", json={"is_active": False}, headers=as_admin)
     assert answer.status_code == 409
 
@@ -113,5 +113,5 @@ def test_only_activation_can_be_changed(client, ada, as_admin, body):
 
 
 @pytest.mark.parametrize("user_id", ["01a207b6-d1c0-7689-b6e9-5db24f80109f", "7", "me/x"])
-def test_an_unknown_user_is_not_found(client, as_admin, user_id):
+def test_unknown_user_is_not_found(client, as_admin, user_id):
     assert client.get(f"{USERS}/{user_id}", headers=as_admin).status_code == 404

@@ -43,7 +43,7 @@ def at_once(function, arguments):
         return list(pool.map(call, arguments))
 
 
-def test_each_caller_gets_the_answer_to_his_own_question(admission):
+def test_each_caller_gets_its_own_answer(admission):
     def admit(amount):
         return admission.admit(uuid4(), uuid4(), str(amount))
 
@@ -53,13 +53,13 @@ def test_each_caller_gets_the_answer_to_his_own_question(admission):
     ]
 
 
-def test_of_many_at_once_as_many_are_admitted_as_the_rate_allows(admission):
+def test_concurrent_requests_respect_the_rate(admission):
     user, session = uuid4(), uuid4()
     answers = at_once(lambda _: admission.admit(user, session, "10"), range(THREADS))
     assert sorted(one.verdict for one in answers) == [Verdict.RATE_EXCEEDED] * (THREADS - 10) + [Verdict.ADMITTED] * 10
 
 
-def test_an_ended_session_is_shut_out_among_others_that_live(admission):
+def test_ended_session_is_refused_among_others(admission):
     ended = uuid4()
     admission.end([ended])
     sessions = [uuid4(), uuid4(), ended, uuid4()]
@@ -67,14 +67,14 @@ def test_an_ended_session_is_shut_out_among_others_that_live(admission):
     assert [one.verdict is Verdict.SESSION_ENDED for one in answers] == [False, False, True, False]
 
 
-def test_a_server_that_forgot_the_script_is_told_it_again(admission, redis):
+def test_script_is_loaded_again_after_flush(admission, redis):
     admission.admit(uuid4(), uuid4(), "100")
     redis.script_flush()
     answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "100"), range(4))
     assert {one.verdict for one in answers} == {Verdict.ADMITTED}
 
 
-def test_a_broken_connection_costs_no_answer(admission, redis):
+def test_broken_connection_fails_no_request(admission, redis):
     admission.admit(uuid4(), uuid4(), "100")
     redis.client_kill_filter(_type="normal", skipme=True)
     answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "100"), range(4))
@@ -82,7 +82,7 @@ def test_a_broken_connection_costs_no_answer(admission, redis):
 
 
 @pytest.mark.parametrize("is_live", [True, False])
-def test_a_list_that_another_process_deletes_again_lets_no_ended_session_in(redis, settings, is_live):
+def test_list_deleted_by_another_process_admits_no_ended_session(redis, settings, is_live):
     admission = make_admission(redis, settings, lambda _session: is_live)
     publish = admission._publish
 

@@ -35,24 +35,24 @@ def test_errors_of_routing_are_problems(client, method, path, status):
         assert answer.headers["Allow"]
 
 
-def test_a_problem_names_its_request(client):
+def test_problem_has_request_id(client):
     answer = client.get("/nowhere", headers={"X-Request-ID": "abc-1"})
     assert answer.headers["X-Request-ID"] == answer.json["request_id"] == "abc-1"
     assert answer.json["instance"] == "/nowhere"
 
 
-def test_login_refuses_deep_nesting_as_any_other_malformed_body(client):
+def test_deeply_nested_login_body_is_malformed(client):
     answer = client.post("/api/v1/auth/login", data=b"[" * 100_000, content_type="application/json")
     assert answer.status_code == 400
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a;b", "é"])
-def test_a_request_id_that_could_spoil_a_log_is_replaced(client, given):
+def test_invalid_request_id_is_replaced(client, given):
     answer = client.get("/livez", headers={"X-Request-ID": given.encode()})
     assert len(answer.headers["X-Request-ID"]) == 36
 
 
-def test_a_bug_is_a_500_that_tells_nothing_and_logs_no_text(make_app, as_ada, monkeypatch, capsys):
+def test_bug_answers_500_without_details_and_logs_no_text(make_app, as_ada, monkeypatch, capsys):
     def bug(*_, **__):
         raise RuntimeError("secret text of a customer")
 
@@ -66,7 +66,7 @@ def test_a_bug_is_a_500_that_tells_nothing_and_logs_no_text(make_app, as_ada, mo
     assert answer.json["request_id"] in logged
 
 
-def test_a_chunked_body_beyond_the_limit_is_refused_not_cut(client, as_ada):
+def test_chunked_body_over_limit_is_refused(client, as_ada):
     body = json.dumps({"text": "x"}).encode()
     padded = body + b" " * (app_module.MAX_BODY_BYTES + 1 - len(body))
     environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": None}
@@ -77,7 +77,7 @@ def test_a_chunked_body_beyond_the_limit_is_refused_not_cut(client, as_ada):
     assert answer.status_code == 413
 
 
-def test_a_small_body_that_comes_in_chunks_needs_no_turn_of_the_large(client, as_ada, full):
+def test_small_chunked_body_is_not_limited_as_large(client, as_ada, full):
     environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": None}
     with full(BODY_LIMIT.get(client.application)):
         answer = client.post(
@@ -90,7 +90,7 @@ def test_a_small_body_that_comes_in_chunks_needs_no_turn_of_the_large(client, as
     assert answer.status_code == 200
 
 
-def test_a_database_that_takes_too_long_is_a_503(app, client, as_ada, monkeypatch):
+def test_slow_database_answers_503(app, client, as_ada, monkeypatch):
     monkeypatch.setattr(history, "get", lambda *_: db.session.execute(text("SELECT pg_sleep(60)")))
     db.session.execute(text("SET LOCAL statement_timeout = '50ms'"))
     answer = client.get(f"/api/v1/sentiment/history/{uuid4()}", headers=as_ada)
@@ -98,7 +98,7 @@ def test_a_database_that_takes_too_long_is_a_503(app, client, as_ada, monkeypatc
     assert answer.headers["Retry-After"]
 
 
-def test_every_connection_bounds_its_statements(settings):
+def test_every_connection_has_a_statement_timeout(settings):
     app = create_app(replace(settings, database_statement_seconds=0.5))
     with app.app_context(), autocommit() as connection:
         assert connection.scalar(text("SHOW statement_timeout")) == "500ms"
@@ -106,14 +106,14 @@ def test_every_connection_bounds_its_statements(settings):
         assert connection.scalar(text("SHOW statement_timeout")) == "500ms"
 
 
-def test_a_doubled_slash_is_not_redirected(client):
+def test_double_slash_is_not_redirected(client):
     # Past the test client, which takes the first part for a host.
     arrived = {"PATH_INFO": "//evil.example//livez", "RAW_URI": "//evil.example//livez"}
     answer = client.get("/", headers={"Host": "evil.example"}, environ_overrides=arrived)
     assert answer.status_code == 404
 
 
-def test_a_field_whose_name_has_no_utf8_is_pointed_at(client, as_ada):
+def test_error_points_to_field_with_lone_surrogate(client, as_ada):
     answer = client.post(ANALYZE, data=r'{"text":"x","\ud800":1}', content_type="application/json", headers=as_ada)
     assert answer.status_code == 422
     assert [one["pointer"] for one in json.loads(answer.data)["errors"]] == ["/\ud800"]

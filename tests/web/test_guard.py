@@ -36,13 +36,13 @@ def test_only_these_routes_are_public(app, client):
     assert open_to_all == PUBLIC
 
 
-def test_a_route_that_declares_nothing_is_closed(make_app):
+def test_undeclared_route_needs_a_token(make_app):
     app = make_app(release="another")
     app.add_url_rule("/forgotten", view_func=lambda: "secret", endpoint="forgotten")
     assert app.test_client().get("/forgotten").status_code == 401
 
 
-def test_every_route_is_in_the_document(app, client):
+def test_openapi_contains_every_route(app, client):
     documented = client.get("/openapi.json").json["paths"]
     found = {
         f"{method.upper()} {path}"
@@ -55,6 +55,6 @@ def test_every_route_is_in_the_document(app, client):
     assert found == {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", one) for one in real}
 
 
-def test_the_root_leads_to_the_page_for_people(client):
+def test_root_redirects_to_docs(client):
     answer = client.get("/")
     assert (answer.status_code, answer.headers["Location"]) == (302, "/docs")

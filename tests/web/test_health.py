@@ -17,11 +17,11 @@ def url(request):
     return request.param
 
 
-def test_the_process_lives(client):
+def test_livez_answers(client):
     assert client.get("/livez").json == {"status": "ok"}
 
 
-def test_all_is_well(client, url):
+def test_readyz_is_ok(client, url):
     answer = client.get(url)
     assert answer.status_code == 200
     assert answer.json == {
@@ -30,13 +30,13 @@ def test_all_is_well(client, url):
     }
 
 
-def test_without_redis_it_is_degraded(make_app, url):
+def test_readyz_is_degraded_without_redis(make_app, url):
     answer = make_app(redis_url="unix:///nowhere").test_client().get(url)
     assert (answer.status_code, answer.json["status"]) == (200, "degraded")
     assert answer.json["checks"]["redis"] != "ok"
 
 
-def test_a_connection_that_a_restart_left_dead_is_no_outage(settings, base_app):
+def test_dead_pooled_connection_does_not_fail_readyz(settings, base_app):
     app = create_app(settings)
     with app.app_context():
         pooled = db.session.scalar(text("SELECT pg_backend_pid()"))
@@ -47,7 +47,7 @@ def test_a_connection_that_a_restart_left_dead_is_no_outage(settings, base_app):
         db.engine.dispose()
 
 
-def test_migrations_behind_the_code_are_named(client, url):
+def test_missing_migrations_are_reported(client, url):
     db.session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     answer = client.get(url)
     assert (answer.status_code, answer.mimetype) == (503, "application/problem+json")
@@ -55,12 +55,12 @@ def test_migrations_behind_the_code_are_named(client, url):
     assert answer.headers["Retry-After"]
 
 
-def test_what_a_newer_release_has_migrated_serves_this_one_too(client, url):
+def test_readyz_accepts_newer_migrations(client, url):
     db.session.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
     assert client.get(url).json["checks"]["migrations"] == "ok"
 
 
-def test_without_a_model_it_is_not_ready_and_scores_nothing(make_app, url, as_ada):
+def test_readyz_fails_without_model(make_app, url, as_ada):
     client = make_app(release="fresh").test_client()
     db.session.execute(update(ModelRelease).values(state="retired"))
     answer = client.get(url)
@@ -69,7 +69,7 @@ def test_without_a_model_it_is_not_ready_and_scores_nothing(make_app, url, as_ad
     assert (scored.status_code, scored.json["type"]) == (503, "urn:sentiment-app:problem:no-model")
 
 
-def test_without_postgresql_it_is_not_ready_and_tells_no_secret(settings, url):
+def test_readyz_fails_without_postgresql_and_shows_no_secret(settings, url):
     away = "postgresql+psycopg2://someone:hunter2secret@/gone?host=/nowhere"
     client = create_app(replace(settings, database_url=away, database_retry_seconds=0.1)).test_client()
     answer = client.get(url)
@@ -78,7 +78,7 @@ def test_without_postgresql_it_is_not_ready_and_tells_no_secret(settings, url):
     assert client.get("/livez").status_code == 200
 
 
-def test_the_version_is_told(client, model):
+def test_version_is_shown(client, model):
     answer = client.get("/version").json
     assert answer["model_version"] == model[1]
     assert answer["version"].count(".") == 2
@@ -91,7 +91,7 @@ def test_the_version_is_told(client, model):
         ("unix:/run/sentiment/metrics.sock", "/run/sentiment/metrics.sock", "/run/sentiment/web.sock"),
     ],
 )
-def test_metrics_are_served_on_the_internal_address_only(make_app, metrics_bind, internal, public):
+def test_metrics_are_served_only_at_internal_address(make_app, metrics_bind, internal, public):
     client = make_app(metrics_bind=metrics_bind).test_client()
     for name, status in ((internal, 200), (public, 404)):
         arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda name=name: name)}
@@ -100,7 +100,7 @@ def test_metrics_are_served_on_the_internal_address_only(make_app, metrics_bind,
         assert answer.status_code == status
 
 
-def test_metrics_tell_of_requests_and_nothing_of_texts(client, as_ada, model):
+def test_metrics_contain_requests_and_no_texts(client, as_ada, model):
     client.post("/api/v1/sentiment/analyze", json={"text": "a secret text"}, headers=as_ada)
     assert client.get("/metrics").status_code == 404
     arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda: ("127.0.0.1", 9464))}
@@ -114,7 +114,7 @@ def test_metrics_tell_of_requests_and_nothing_of_texts(client, as_ada, model):
     assert "a secret text" not in answer.text
 
 
-def test_alerts_name_metrics_that_there_are(client, as_ada):
+def test_alerts_use_existing_metrics(client, as_ada):
     client.post("/api/v1/sentiment/analyze", json={"text": "x"}, headers=as_ada)
     arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda: ("127.0.0.1", 9464))}
     told = client.get("/metrics", environ_overrides=arrived).text
@@ -125,6 +125,6 @@ def test_alerts_name_metrics_that_there_are(client, as_ada):
     assert len(named) == 3
 
 
-def test_an_unknown_path_is_no_label(client):
+def test_unknown_path_is_not_a_label(client):
     client.get("/some/secret/path")
     assert "/some/secret/path" not in client.get("/metrics", base_url="http://127.0.0.1:9464").text

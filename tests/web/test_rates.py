@@ -15,7 +15,7 @@ WHO, LOGIN = "/api/v1/protected/test", "/api/v1/auth/login"
 ANALYZE = "/api/v1/sentiment/analyze"
 
 
-def test_headers_tell_where_the_caller_stands(make_app, as_ada):
+def test_headers_show_remaining_requests(make_app, as_ada):
     client = make_app(scoring_rate_limit="3 per hour").test_client()
     left = []
     for _ in range(3):
@@ -25,7 +25,7 @@ def test_headers_tell_where_the_caller_stands(make_app, as_ada):
     assert left == ['"scoring";r=2', '"scoring";r=1', '"scoring";r=0']
 
 
-def test_over_the_rate_comes_a_429_and_when_to_return(make_app, as_ada):
+def test_exceeded_rate_answers_429_with_retry_after(make_app, as_ada):
     client = make_app(user_rate_limit="1 per hour").test_client()
     assert client.get(WHO, headers=as_ada).status_code == 200
     answer = client.get(WHO, headers=as_ada)
@@ -33,7 +33,7 @@ def test_over_the_rate_comes_a_429_and_when_to_return(make_app, as_ada):
     assert 1 <= int(answer.headers["Retry-After"]) <= 2 * 3600  # this window counts in the next one too
 
 
-def test_who_waits_as_long_as_told_is_admitted(make_app, as_ada, monkeypatch):
+def test_request_after_retry_after_is_admitted(make_app, as_ada, monkeypatch):
     client = make_app(user_rate_limit="4 per minute").test_client()
     now = time.time()
     monkeypatch.setattr(admission, "time", SimpleNamespace(time=lambda: now, monotonic=time.monotonic))
@@ -44,19 +44,19 @@ def test_who_waits_as_long_as_told_is_admitted(make_app, as_ada, monkeypatch):
         assert client.get(WHO, headers=as_ada).status_code == 200
 
 
-def test_a_rate_is_each_users_own(make_app, as_ada, make_user, sign_in):
+def test_rates_are_counted_by_user(make_app, as_ada, make_user, sign_in):
     as_bob = sign_in(make_user("bob"))
     client = make_app(user_rate_limit="1 per hour").test_client()
     assert [client.get(WHO, headers=who).status_code for who in (as_ada, as_bob)] == [200, 200]
 
 
-def test_scoring_and_the_rest_are_counted_apart(make_app, as_ada):
+def test_scoring_has_its_own_rate(make_app, as_ada):
     client = make_app(user_rate_limit="1 per hour", scoring_rate_limit="1 per hour").test_client()
     assert client.get(WHO, headers=as_ada).status_code == 200
     assert client.post(ANALYZE, json={"text": "x"}, headers=as_ada).status_code == 200
 
 
-def test_sign_in_is_limited_per_address(make_app):
+def test_sign_in_is_limited_by_address(make_app):
     client = make_app(auth_rate_limit="2 per hour").test_client()
     answers = [client.post(LOGIN, json={"username": f"user-{n}", "password": "x"}) for n in range(3)]
     assert [answer.status_code for answer in answers] == [401, 401, 429]
@@ -64,7 +64,7 @@ def test_sign_in_is_limited_per_address(make_app):
     assert answers[0].headers["RateLimit"].startswith('"auth";r=1;')
 
 
-def test_guessing_one_account_from_many_addresses_is_limited(make_app):
+def test_login_is_limited_by_account(make_app):
     client = make_app(login_rate_limit="2 per hour", trusted_proxies=1).test_client()
     statuses = [
         client.post(
@@ -77,7 +77,7 @@ def test_guessing_one_account_from_many_addresses_is_limited(make_app):
     assert statuses == [401, 401, 429]
 
 
-def test_a_login_leaves_nothing_of_what_it_names_in_redis_or_the_log(make_app, capfd):
+def test_login_leaves_no_username_in_redis_or_log(make_app, capfd):
     app = make_app(login_rate_limit="1 per hour", log_level="INFO")
     typed_into_the_wrong_field = "correct horse battery" * 50
     for _ in range(2):
@@ -89,7 +89,7 @@ def test_a_login_leaves_nothing_of_what_it_names_in_redis_or_the_log(make_app, c
     assert "horse" not in capfd.readouterr().err
 
 
-def test_a_login_that_names_nobody_counts_for_no_account(make_app, make_user, sign_in):
+def test_login_without_username_counts_for_no_account(make_app, make_user, sign_in):
     client = make_app(login_rate_limit="2 per hour", trusted_proxies=1).test_client()
     for n in range(4):
         client.post(LOGIN, json={}, headers={"X-Forwarded-For": f"192.0.2.{n}"})
@@ -99,7 +99,7 @@ def test_a_login_that_names_nobody_counts_for_no_account(make_app, make_user, si
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1:5678", "a:b:c"])
-def test_each_address_has_a_rate_whatever_a_proxy_makes_of_it(make_app, address):
+def test_forwarded_addresses_have_their_own_rate(make_app, address):
     client = make_app(auth_rate_limit="1 per hour", trusted_proxies=1).test_client()
     statuses = [
         client.post(LOGIN, json={"username": "x", "password": "x"}, headers={"X-Forwarded-For": one}).status_code
@@ -108,7 +108,7 @@ def test_each_address_has_a_rate_whatever_a_proxy_makes_of_it(make_app, address)
     assert statuses == [401, 429, 401]
 
 
-def test_the_own_password_can_be_guessed_as_often_as_at_a_login(make_app, as_ada):
+def test_password_change_is_limited_like_login(make_app, as_ada):
     client = make_app(login_rate_limit="2 per hour").test_client()
     guess = {"password": PASSWORD, "current_password": PASSWORD.upper()}
     answers = [client.patch("/api/v1/users/me", json=guess, headers=as_ada) for _ in range(3)]
@@ -117,7 +117,7 @@ def test_the_own_password_can_be_guessed_as_often_as_at_a_login(make_app, as_ada
     assert int(answers[-1].headers["Retry-After"]) > 60
 
 
-def test_a_forged_forwarded_address_does_not_escape_the_limit(make_app):
+def test_forged_forwarded_address_is_ignored(make_app):
     client = make_app(auth_rate_limit="2 per hour").test_client()
     statuses = [
         client.post(
@@ -136,14 +136,14 @@ def without_redis(make_app):
     return lambda **changes: make_app(redis_url="unix:///nowhere/redis.sock", **changes)
 
 
-def test_without_redis_scoring_goes_on_and_is_limited_in_memory(without_redis, as_ada):
+def test_scoring_is_limited_in_memory_without_redis(without_redis, as_ada):
     client = without_redis(scoring_rate_limit="2 per hour").test_client()
     answers = [client.post(ANALYZE, json={"text": "x"}, headers=as_ada) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[0].headers["RateLimit"].startswith('"scoring";r=1;')
 
 
-def test_without_redis_sign_in_goes_on_and_is_limited_in_memory(without_redis, ada):
+def test_sign_in_is_limited_in_memory_without_redis(without_redis, ada):
     client = without_redis(auth_rate_limit="2 per hour").test_client()
     body = {"username": "ada", "password": "correct horse battery staple"}
     counted = REGISTRY.get_sample_value("sentiment_rate_limiter_fallbacks_total")
@@ -151,19 +151,19 @@ def test_without_redis_sign_in_goes_on_and_is_limited_in_memory(without_redis, a
     assert REGISTRY.get_sample_value("sentiment_rate_limiter_fallbacks_total") - counted == 5  # auth, login
 
 
-def test_without_redis_an_ended_session_stays_ended(without_redis, client, as_ada):
+def test_ended_session_stays_ended_without_redis(without_redis, client, as_ada):
     client.post("/api/v1/auth/logout", headers=as_ada)
     assert without_redis().test_client().get(WHO, headers=as_ada).status_code == 401
 
 
-def test_a_session_that_ended_while_redis_was_away_is_refused_when_it_is_back(app, client, without_redis, as_ada):
+def test_session_ended_without_redis_stays_ended(app, client, without_redis, as_ada):
     assert client.get(WHO, headers=as_ada).status_code == 200
     without_redis().test_client().post("/api/v1/auth/logout", headers=as_ada)
     REDIS.get(app).delete("sessions-ended:listed")  # at the latest 30 s later, by itself
     assert client.get(WHO, headers=as_ada).status_code == 401
 
 
-def test_a_wiped_redis_revives_no_session(app, client, as_ada):
+def test_wiped_redis_revives_no_session(app, client, as_ada):
     client.post("/api/v1/auth/logout", headers=as_ada)
     REDIS.get(app).flushdb()
     assert client.get(WHO, headers=as_ada).status_code == 401
@@ -177,7 +177,7 @@ def test_login_without_an_account_is_counted_by_network(make_app, ada, username)
     assert RATE_LIMITS.get(app)._redis_paused_until == 0
 
 
-def test_an_ipv6_client_is_limited_as_the_network_that_it_owns(make_app):
+def test_ipv6_client_is_limited_by_network(make_app):
     client = make_app(auth_rate_limit="2 per hour", trusted_proxies=1).test_client()
     sent_from = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"]
     statuses = [

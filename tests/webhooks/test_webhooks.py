@@ -97,7 +97,7 @@ def deliver(inside):
     return deliver
 
 
-def test_the_end_of_a_task_is_told_with_a_standard_signature(client, as_ada, finished, deliver, receiver, deliveries):
+def test_webhook_has_standard_signature(client, as_ada, finished, deliver, receiver, deliveries):
     deliver()
     ((headers, body),) = receiver.received
     said = json.loads(body)
@@ -111,7 +111,7 @@ def test_the_end_of_a_task_is_told_with_a_standard_signature(client, as_ada, fin
     assert (one["id"], one["state"], one["answer"]) == (headers["webhook-id"], "delivered", "204")
 
 
-def test_an_answer_that_is_no_http_puts_neither_itself_nor_the_address_into_the_log(finished, deliver, receiver, capfd):
+def test_invalid_webhook_response_is_not_logged(finished, deliver, receiver, capfd):
     logs.configure("INFO")
     receiver.odd_line = b"no header at all\r\n"
     deliver()
@@ -121,7 +121,7 @@ def test_an_answer_that_is_no_http_puts_neither_itself_nor_the_address_into_the_
     assert "/hook" not in logged
 
 
-def test_a_delivery_that_fails_is_tried_again_with_the_same_id(finished, deliver, receiver, deliveries):
+def test_failed_delivery_is_retried_with_the_same_id(finished, deliver, receiver, deliveries):
     receiver.status = 500
     deliver()
     (one,) = deliveries(finished)
@@ -135,9 +135,7 @@ def test_a_delivery_that_fails_is_tried_again_with_the_same_id(finished, deliver
     assert len({headers["webhook-id"] for headers, _ in receiver.received}) == 1
 
 
-def test_a_delivery_is_given_up_after_a_day_and_can_be_sent_again(
-    client, as_ada, finished, deliver, receiver, deliveries
-):
+def test_delivery_fails_after_a_day_and_can_be_sent_again(client, as_ada, finished, deliver, receiver, deliveries):
     receiver.status = 503
     waited = timedelta()
     while (one := deliveries(finished)[0])["state"] == "pending":
@@ -154,7 +152,7 @@ def test_a_delivery_is_given_up_after_a_day_and_can_be_sent_again(
     assert deliveries(finished)[0]["state"] == "delivered"
 
 
-def test_who_has_a_slow_receiver_lets_others_go_first(
+def test_slow_receiver_does_not_delay_others(
     finish, as_ada, make_user, sign_in, deliver, receiver, deliveries, monkeypatch
 ):
     monkeypatch.setattr(outbox, "SLOW_SECONDS", 0.1)
@@ -173,14 +171,14 @@ def func_now():
     return db.session.scalar(db.select(func.clock_timestamp()))
 
 
-def test_a_redirect_is_not_followed(finished, deliver, receiver, deliveries):
+def test_redirect_is_not_followed(finished, deliver, receiver, deliveries):
     receiver.status = 302
     deliver()
     assert len(receiver.received) == 1
     assert deliveries(finished)[0]["answer"] == "302"
 
 
-def test_a_receiver_that_is_away_is_an_answer_too(finished, deliver, receiver, deliveries):
+def test_unreachable_receiver_is_stored_as_answer(finished, deliver, receiver, deliveries):
     receiver.shutdown()
     receiver.server_close()
     deliver()
@@ -216,7 +214,7 @@ def test_a_receiver_that_is_away_is_an_answer_too(finished, deliver, receiver, d
         "https://224.0.0.1/",
     ],
 )
-def test_an_address_that_is_not_public_is_refused(client, as_ada, url, monkeypatch):
+def test_internal_address_is_refused(client, as_ada, url, monkeypatch):
     if "example.org" in url:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("93.184.215.14", 443))])
     answer = client.post(BATCH, json={"texts": ["a"], "webhook_url": url}, headers=as_ada)
@@ -224,9 +222,7 @@ def test_an_address_that_is_not_public_is_refused(client, as_ada, url, monkeypat
     assert answer.json["errors"][0]["pointer"] == "/webhook_url"
 
 
-def test_a_name_that_changes_its_mind_is_refused_at_the_attempt(
-    make_app, as_ada, work, receiver, deliveries, monkeypatch
-):
+def test_dns_rebinding_is_refused(make_app, as_ada, work, receiver, deliveries, monkeypatch):
     """DNS rebinding: public when the task is submitted, inside the house when the webhook is sent."""
     found = iter(["93.184.215.14", "127.0.0.1"])
 
@@ -254,9 +250,7 @@ def test_a_name_that_changes_its_mind_is_refused_at_the_attempt(
         (None, "The name of the host cannot be resolved."),
     ],
 )
-def test_a_name_is_judged_by_all_its_addresses_at_the_attempt(
-    client, as_ada, work, deliveries, monkeypatch, addresses, told
-):
+def test_all_addresses_of_a_name_are_checked(client, as_ada, work, deliveries, monkeypatch, addresses, told):
     """And not before: a web process has no network, and must not wait for a name server."""
     asked = []
 
@@ -276,7 +270,7 @@ def test_a_name_is_judged_by_all_its_addresses_at_the_attempt(
     assert deliveries(answer.json["task_id"])[0]["answer"] == told
 
 
-def test_a_task_that_fails_is_told_once(make_app, as_ada, work, deliveries, receiver, model, monkeypatch):
+def test_failed_task_is_announced_once(make_app, as_ada, work, deliveries, receiver, model, monkeypatch):
     app = make_app(webhook_networks=["127.0.0.0/8"])
     monkeypatch.setattr(submission, "CHUNK_ROWS", 1)
     url = f"http://127.0.0.1:{receiver.server_port}/"
@@ -291,20 +285,20 @@ def raise_unknown(version):
     raise serving_module.UnknownModelError(version)
 
 
-def test_whatever_an_attempt_raises_is_its_answer(finished, deliver, deliveries, monkeypatch):
+def test_error_of_attempt_is_stored_as_answer(finished, deliver, deliveries, monkeypatch):
     monkeypatch.setattr(egress, "post", lambda *_: 1 / 0)
     deliver()
     assert (deliveries(finished)[0]["state"], deliveries(finished)[0]["answer"]) == ("pending", "ZeroDivisionError")
 
 
-def test_attempts_that_end_without_a_word_end_all_the_same(finished, inside, deliveries):
+def test_attempts_without_outcome_are_limited(finished, inside, deliveries):
     for _ in range(len(outbox.RETRY_PAUSES) + 2):
         db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
         outbox._claim(deliveries(finished)[0]["id"], uuid4())
     assert deliveries(finished)[0]["state"] == "failed"
 
 
-def test_a_delivery_says_how_the_task_ended_whatever_became_of_it(client, as_ada, finished, deliver, receiver):
+def test_delivery_keeps_the_status_at_the_end(client, as_ada, finished, deliver, receiver):
     db.session.execute(update(Task).values(status="queued", finished_at=None))
     deliver()
     said = json.loads(receiver.received[0][1])
@@ -324,7 +318,7 @@ def test_redelivery_during_an_attempt_is_kept(client, as_ada, finished, inside, 
     assert (deliveries(finished)[0]["state"], len(receiver.received)) == ("delivered", 1)
 
 
-def test_an_attempt_that_was_claimed_again_stores_no_outcome(finished, inside, deliveries):
+def test_outdated_attempt_stores_no_outcome(finished, inside, deliveries):
     delivery_id = UUID(deliveries(finished)[0]["id"])
     first, second = uuid4(), uuid4()
     outbox._claim(delivery_id, first)
@@ -336,7 +330,7 @@ def test_an_attempt_that_was_claimed_again_stores_no_outcome(finished, inside, d
     assert deliveries(finished)[0]["state"] == "delivered"
 
 
-def test_an_attempt_whose_claim_runs_twice_counts_once(finished, inside, deliveries):
+def test_repeated_claim_of_attempt_counts_once(finished, inside, deliveries):
     delivery_id, attempt = UUID(deliveries(finished)[0]["id"]), uuid4()
     for _ in range(len(outbox.RETRY_PAUSES) + 1):
         db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
