@@ -114,7 +114,7 @@ def test_active_model_is_shown(flask, model):
 def test_text_is_scored(flask, model):
     told = json.loads(flask("model", "score", "I love it", "--json", "--explain").output)
     assert told["sentiment"] == "positive"
-    assert [one["surface"] for one in told["explanation"]["contributions"]] == ["I", "love", "it"]
+    assert [event["surface"] for event in told["explanation"]["contributions"]] == ["I", "love", "it"]
     assert flask("model", "score", "I love it", "--explain").output.startswith("positive (")
     assert flask("model", "score", "I love it", "--model", model[1]).exit_code == 0
 
@@ -193,7 +193,7 @@ def test_two_models_are_compared(flask, model, second, labelled):
     told = json.loads(flask("model", "evaluate", model[1], "--compare", second, *labelled, "--json").stdout)
     assert told["versions"] == [model[1], second]
     assert told["mcnemar"]["p_value"] == 1.0
-    assert {"label negative", "with a negation", "up to 10 terms"} <= {one["name"] for one in told["slices"]}
+    assert {"label negative", "with a negation", "up to 10 terms"} <= {event["name"] for event in told["slices"]}
     assert "McNemar" in flask("model", "evaluate", model[1], "--compare", second, *labelled).output
 
 

@@ -22,8 +22,8 @@ def test_file_is_scored_completely_after_worker_is_killed(host, api):
 def test_idempotency_key_creates_one_task(api):
     body = {"texts": ["A lovely day."]}
     answers = [api.client.post("/api/v1/sentiment/analyze/batch", json=body, headers=api.key) for _ in range(2)]
-    assert {one.status_code for one in answers} == {202}
-    assert len({one.json()["task_id"] for one in answers}) == 1
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["task_id"] for answer in answers}) == 1
 
 
 def test_rate_limits_hold_without_valkey(host, api):
@@ -34,6 +34,6 @@ def test_rate_limits_hold_without_valkey(host, api):
         answers = [api.client.get("/api/v1/users/me") for _ in range(limit * processes + 1)]
     finally:
         host.run("systemctl start valkey-server.service")
-    assert {one.status_code for one in answers} == {200, 429}
-    refused = next(one for one in answers if one.status_code == 429)
+    assert {answer.status_code for answer in answers} == {200, 429}
+    refused = next(answer for answer in answers if answer.status_code == 429)
     assert int(refused.headers["Retry-After"]) > 0

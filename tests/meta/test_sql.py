@@ -24,7 +24,7 @@ def test_sql_text_contains_only_whole_statements():
         (path.name, ast.unparse(call)) for path in Path("sentiment_app").rglob("*.py") for call in calls_of_text(path)
     ]
     assert found, "the test looks at nothing"
-    fragments = [one for one in found if not one[1].partition("(")[2].strip("\"'").startswith(STATEMENTS)]
+    fragments = [row for row in found if not row[1].partition("(")[2].strip("\"'").startswith(STATEMENTS)]
     assert fragments == []
 
 

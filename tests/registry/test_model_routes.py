@@ -22,7 +22,7 @@ def second(app, model):
 
 def test_released_models_are_listed(client, as_ada, model, second):
     items = client.get(MODELS, headers=as_ada).json["items"]
-    assert {one["version"]: one["state"] for one in items} == {second: "candidate", model[1]: "active"}
+    assert {item["version"]: item["state"] for item in items} == {second: "candidate", model[1]: "active"}
 
 
 def test_model_has_its_manifest(client, as_ada, model):

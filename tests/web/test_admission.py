@@ -71,14 +71,14 @@ def test_script_is_loaded_again_after_flush(admission, redis):
     admission.admit(uuid4(), uuid4(), "100")
     redis.script_flush()
     answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "100"), range(4))
-    assert {one.verdict for one in answers} == {Verdict.ADMITTED}
+    assert {answer.verdict for answer in answers} == {Verdict.ADMITTED}
 
 
 def test_broken_connection_fails_no_request(admission, redis):
     admission.admit(uuid4(), uuid4(), "100")
     redis.client_kill_filter(_type="normal", skipme=True)
     answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "100"), range(4))
-    assert {one.verdict for one in answers} == {Verdict.ADMITTED}
+    assert {answer.verdict for answer in answers} == {Verdict.ADMITTED}
 
 
 @pytest.mark.parametrize("is_live", [True, False])

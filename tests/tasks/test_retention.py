@@ -9,9 +9,10 @@ from sqlalchemy.exc import OperationalError
 from sentiment_app import maintenance
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import enqueue, queue
-from sentiment_app.sentiment import history, service
+from sentiment_app.sentiment import history
+from sentiment_app.sentiment import service as scoring
 from sentiment_app.sentiment.models import SentimentRequest
-from sentiment_app.tasks import lifecycle, retention
+from sentiment_app.tasks import lifecycle, retention, service
 from sentiment_app.tasks.models import Chunk, Task
 from sentiment_app.users.models import Session
 
@@ -79,7 +80,7 @@ def test_old_history_is_deleted(make_app, ada, monkeypatch):
     now = datetime.now(UTC)
     with make_app(history_days=10).app_context():
         for days in (1, 9, 11, 12, 13):
-            service.analyze(ada.id, history._first_id_at(now - timedelta(days=days)), f"{days} days ago")
+            scoring.analyze(ada.id, history._first_id_at(now - timedelta(days=days)), f"{days} days ago")
         assert maintenance.purge()["history"] == 3
         left = db.session.scalars(select(SentimentRequest.text).where(SentimentRequest.user_id == ada.id))
         assert set(left) == {"1 days ago", "9 days ago"}
@@ -98,3 +99,22 @@ def test_only_ids_travel_through_redis(upload, lines):
 def test_enqueue_without_redis_returns_false(make_app):
     with make_app(redis_url="unix:///nowhere").app_context():
         assert enqueue(lifecycle.JOB, "x") is False
+
+
+def test_results_expire_after_retention_time(upload, lines, work, fetch):
+    task = upload(lines("a")).json["task_id"]
+    work()
+    assert maintenance.purge()["expired"] == 0
+    db.session.execute(update(Task).values(expires_at=func.now() - timedelta(1)))
+    assert maintenance.purge()["expired"] == 1
+    assert fetch(f"/{task}").json["status"] == "expired"
+    assert db.session.scalar(select(func.count()).select_from(Chunk)) == 0
+
+
+def test_deleted_tasks_and_old_keys_are_purged(upload, lines, ada):
+    task = upload(lines("a"), **{"Idempotency-Key": "k"}).json["task_id"]
+    db.session.execute(update(Task).values(created_at=func.now() - timedelta(days=2)))
+    assert maintenance.purge()["keys"] == 1
+    service._mark_deleted(UUID(task))
+    assert maintenance.purge()["deleted"] == 1
+    assert db.session.scalar(select(func.count()).select_from(Task)) == 0
