@@ -1,6 +1,6 @@
-"""Ansible module: bring folders, files and links of a host into a wanted state, all of them in one task.
+"""Ansible module: creates folders, files and links of a host in one task.
 
-A loop over `ansible.builtin.template` connects to the host twice for each file; this connects once for all of them.
+A loop over `ansible.builtin.template` connects to the host twice for each file. This module connects once for all.
 """
 
 import os
@@ -12,13 +12,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: file_tree
-short_description: Bring folders, files and links into a wanted state in one task
+short_description: Create folders, files and links in one task
 description:
-  - Makes folders first, then files, then links, each in the order given.
-  - Files are replaced as a whole, and only if their content differs. Supports check mode and diffs.
+  - Creates folders first, then files, then links, each in the given order.
+  - Files are replaced atomically, and only if their content differs. Supports check mode and diffs.
 options:
   folders:
-    description: Folders to make, with their parents.
+    description: Folders to create, with their parents.
     type: list
     elements: dict
     default: []
@@ -34,18 +34,18 @@ options:
     default: []
     suboptions:
       path: {type: path, required: true, description: The file.}
-      content: {type: str, required: true, description: Its whole content, such as a template lookup.}
+      content: {type: str, required: true, description: Its content, for example from a template lookup.}
       mode: {type: str, default: "0644", description: Its mode.}
       owner: {type: str, default: root, description: Its owner.}
       group: {type: str, default: root, description: Its group.}
   links:
-    description: Symbolic links to make, which may lead to what is not there yet.
+    description: Symbolic links to create. Their targets need not exist.
     type: list
     elements: dict
     default: []
     suboptions:
       path: {type: path, required: true, description: The link.}
-      target: {type: str, required: true, description: Where it leads.}
+      target: {type: str, required: true, description: Its target.}
 """
 
 EXAMPLES = r"""
@@ -60,7 +60,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 changed_paths:
-  description: What was changed, or would be in check mode.
+  description: The paths that were changed, or would be changed in check mode.
   type: list
   elements: str
   returned: always
@@ -70,7 +70,7 @@ Entry = dict[str, Any]
 
 
 class Tree:
-    """What is changed, and how it differed."""
+    """Makes the changes, and remembers them."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
@@ -78,7 +78,7 @@ class Tree:
         self.diffs: list[dict[str, str]] = []
 
     def folder(self, wanted: Entry) -> None:
-        """Make a folder, and give it its mode and owner."""
+        """Create a folder with its mode and owner."""
         folder = Path(wanted["path"])
         if not folder.is_dir():
             self._note(wanted["path"], "absent", "folder")
@@ -87,16 +87,16 @@ class Tree:
         self._attributes(wanted)
 
     def file(self, wanted: Entry) -> None:
-        """Write a file beside its place, and move it there."""
+        """Write a file if its content differs."""
         before = _read(Path(wanted["path"]))
         if before != wanted["content"]:
             self._note(wanted["path"], before or "", wanted["content"])
             if not self.module.check_mode:
-                self._replace(wanted["path"], wanted["content"])
+                self._replace(wanted)
         self._attributes(wanted)
 
     def link(self, wanted: Entry) -> None:
-        """Make a link, in place of whatever link or file is there."""
+        """Create a link. It replaces an existing link or file."""
         link, target = Path(wanted["path"]), wanted["target"]
         before = str(link.readlink()) if link.is_symlink() else ""
         if before != target:
@@ -106,18 +106,28 @@ class Tree:
                 beside.symlink_to(target)
                 beside.replace(link)
 
-    def _replace(self, path: str, content: str) -> None:
-        handle, temporary = tempfile.mkstemp(dir=self.module.tmpdir)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(content)
-        self.module.atomic_move(temporary, path)
+    def _replace(self, wanted: Entry) -> None:
+        """Write a temporary file beside the file, and rename it. Nobody can read a secret before it has its mode."""
+        path = Path(wanted["path"])
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(wanted["content"])
+            self._set_attributes({**wanted, "path": temporary})
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink()
+            raise
+
+    def _set_attributes(self, wanted: Entry) -> bool:
+        attributes = {name: wanted[name] for name in ("path", "mode", "owner", "group")}
+        common = self.module.load_file_common_arguments({**attributes, "attributes": None, "seuser": None})
+        return bool(self.module.set_fs_attributes_if_different(common, changed=False))
 
     def _attributes(self, wanted: Entry) -> None:
         if not Path(wanted["path"]).exists():  # in check mode
             return
-        attributes = {name: wanted[name] for name in ("path", "mode", "owner", "group")}
-        common = self.module.load_file_common_arguments({**attributes, "attributes": None, "seuser": None})
-        if self.module.set_fs_attributes_if_different(common, changed=False):
+        if self._set_attributes(wanted):
             self._note(wanted["path"], "other owner or mode", f"{wanted['owner']} {wanted['group']} {wanted['mode']}")
 
     def _note(self, path: str, before: str, after: str) -> None:
