@@ -180,12 +180,12 @@ def bench_request(rounds: int, seconds: float, connections: int) -> None:
         for number in range(rounds + 1):
             greeted = drive(port, http("/"), connections, seconds)
             scored = drive(ours.port, request, connections, seconds)
-            assert all(one.is_good for one in scored)
+            assert all(entry.is_good for entry in scored)
             if number:  # the first round warms up
                 pairs.append((len(greeted) / seconds, len(scored) / seconds))
-    spread("hello, requests a second", [one for one, _ in pairs])
+    spread("hello, requests a second", [entry for entry, _ in pairs])
     spread("analyze, requests a second", [two for _, two in pairs])
-    spread("analyze / hello", [two / one for one, two in pairs])
+    spread("analyze / hello", [two / entry for entry, two in pairs])
 
 
 # -- a switch of models ------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def bench_request(rounds: int, seconds: float, connections: int) -> None:
 @click.option("--connections", default=4, show_default=True)
 def bench_switch(rounds: int, connections: int) -> None:
     """Compare the longest request while models are switched with the longest request without a switch."""
-    stored = [one["version"] for one in artifact.find_manifests(MODELS) if artifact.SERVING in one["files"]][:2]
+    stored = [entry["version"] for entry in artifact.find_manifests(MODELS) if artifact.SERVING in entry["files"]][:2]
     if len(stored) < 2:
         raise click.ClickException(
             "This needs two trained models. While scripts/dev runs, run: .venv/bin/flask model train"
@@ -217,8 +217,8 @@ def bench_switch(rounds: int, connections: int) -> None:
             switch = pool.submit(call, ours.url + path, {}, token)
             busy = drive(ours.port, analyze(token), connections, seconds)
             assert switch.result()[0] == 200, switch.result()
-            assert all(one.is_good for one in calm + busy)
-            pairs.append([1000 * max(one.took for one in part) for part in (calm, busy)])
+            assert all(entry.is_good for entry in calm + busy)
+            pairs.append([1000 * max(entry.took for entry in part) for part in (calm, busy)])
         spread("longest answer while nothing happens", [calm for calm, _ in pairs], "ms")
         spread("longest answer while the model is switched", [busy for _, busy in pairs], "ms")
         spread("what the switch adds to it", [busy - calm for calm, busy in pairs], "ms")
@@ -255,16 +255,16 @@ def bench_model(rounds: int) -> None:
         ours = [seconds_each(partial(scorer.score, text), 200) for _ in range(rounds)]
         theirs = [seconds_each(partial(pipeline.predict_proba, [text]), 20) for _ in range(rounds)]
         explained = [seconds_each(partial(scorer.explain, text), 100) for _ in range(rounds)]
-        spread(f"{name}: serving form", [one * 1e6 for one in ours], "us")
-        spread(f"{name}: explained", [one * 1e6 for one in explained], "us")
-        spread(f"{name}: scikit-learn / serving form", [two / one for one, two in zip(ours, theirs, strict=True)])
+        spread(f"{name}: serving form", [entry * 1e6 for entry in ours], "us")
+        spread(f"{name}: explained", [entry * 1e6 for entry in explained], "us")
+        spread(f"{name}: scikit-learn / serving form", [two / entry for entry, two in zip(ours, theirs, strict=True)])
     some = texts[:5000]
     pairs = [
         [len(some) / seconds_each(partial(score, some), 1) for score in (scorer.score_many, pipeline.predict_proba)]
         for _ in range(rounds)
     ]
-    spread("tweets a second, one core: serving form", [one for one, _ in pairs])
-    spread("tweets a second, one core: serving form / scikit-learn", [one / two for one, two in pairs])
+    spread("tweets a second, one core: serving form", [entry for entry, _ in pairs])
+    spread("tweets a second, one core: serving form / scikit-learn", [entry / two for entry, two in pairs])
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
@@ -384,9 +384,9 @@ def largest(processes: list[psutil.Process], seen: dict[str, int]) -> None:
     """Remember the most memory that each kind of process has used."""
     for process in processes:
         with_children = [process, *process.children(recursive=True)]
-        for one in with_children:
-            name = "worker" if "sentiment_app.worker" in one.cmdline() else "web"
-            seen[name] = max(seen.get(name, 0), one.memory_info().rss)
+        for entry in with_children:
+            name = "worker" if "sentiment_app.worker" in entry.cmdline() else "web"
+            seen[name] = max(seen.get(name, 0), entry.memory_info().rss)
 
 
 @main.command("batch")
@@ -404,16 +404,16 @@ def bench_batch(rounds: int, rows: int, max_rows: int) -> None:
         with workers(ours) as ours_too:
             body = as_ndjson(some, rows)
             pairs = [(in_process(serving, texts), rows / task(ours.url, token, body)) for _ in range(rounds)]
-            spread("bare scoring in two processes, rows per second", [one for one, _ in pairs])
+            spread("bare scoring in two processes, rows per second", [entry for entry, _ in pairs])
             spread("RQ's default worker with ORM inserts, rows per second", naive)
             spread("a task, from submission to the last result, rows per second", [two for _, two in pairs])
-            spread("task / bare scoring", [two / one for one, two in pairs])
-            spread("task / default worker", [two / one for (_, two), one in zip(pairs, naive, strict=True)])
+            spread("task / bare scoring", [two / entry for entry, two in pairs])
+            spread("task / default worker", [two / entry for (_, two), entry in zip(pairs, naive, strict=True)])
             seen: dict[str, int] = {}
             size = 10_000
             while size <= max_rows:
                 seconds = task(ours.url, token, as_ndjson(some, size))
-                largest([psutil.Process(one.pid) for one in (ours.web, *ours_too)], seen)
+                largest([psutil.Process(entry.pid) for entry in (ours.web, *ours_too)], seen)
                 sizes = ", ".join(f"{name} {size_ / 1e6:.0f} MB" for name, size_ in sorted(seen.items()))
                 click.echo(f"{size:>9,} rows: {seconds:7.2f} s, {size / seconds:10,.0f} rows per second; {sizes}")
                 size *= 10

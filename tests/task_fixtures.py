@@ -26,7 +26,7 @@ def small_chunks(monkeypatch):
 def lines():
     """Texts as NDJSON with names."""
     return lambda *texts: "".join(
-        json.dumps({"text": text, "custom_id": f"row-{place}"}) + "\n" for place, text in enumerate(texts)
+        json.dumps({"text": text, "custom_id": f"row-{index}"}) + "\n" for index, text in enumerate(texts)
     )
 
 

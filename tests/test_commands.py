@@ -74,7 +74,7 @@ def test_password_can_be_typed(flask):
 
 def test_users_are_listed(flask, ada, admin):
     listed = json.loads(flask("user", "list", "--json").output)
-    assert [one["username"] for one in listed] == ["ada", "root"]
+    assert [entry["username"] for entry in listed] == ["ada", "root"]
     assert "ada@example.org" in flask("user", "list").output
 
 
@@ -104,7 +104,7 @@ def test_settings_are_checked(flask):
 def test_active_model_is_shown(flask, model):
     assert json.loads(flask("model", "info", "--json").output)["version"] == model[1]
     assert model[1] in flask("model", "info").output
-    states = {one["version"]: one["state"] for one in json.loads(flask("model", "list", "--json").output)}
+    states = {entry["version"]: entry["state"] for entry in json.loads(flask("model", "list", "--json").output)}
     assert states[model[1]] == "active"
     assert model[1] in flask("model", "list").output
     assert json.loads(flask("model", "show", model[1], "--json").output)["recipe"] == "templates"
@@ -112,9 +112,9 @@ def test_active_model_is_shown(flask, model):
 
 
 def test_text_is_scored(flask, model):
-    told = json.loads(flask("model", "score", "I love it", "--json", "--explain").output)
-    assert told["sentiment"] == "positive"
-    assert [event["surface"] for event in told["explanation"]["contributions"]] == ["I", "love", "it"]
+    reported = json.loads(flask("model", "score", "I love it", "--json", "--explain").output)
+    assert reported["sentiment"] == "positive"
+    assert [event["surface"] for event in reported["explanation"]["contributions"]] == ["I", "love", "it"]
     assert flask("model", "score", "I love it", "--explain").output.startswith("positive (")
     assert flask("model", "score", "I love it", "--model", model[1]).exit_code == 0
 
@@ -163,8 +163,8 @@ def test_model_is_activated_rolled_back_and_retired(flask, model, second):
     assert flask("model", "rollback").output == f"{model[1]} is active again\n"
     assert flask("model", "retire", second).output == f"{second} is retired\n"
     assert flask("model", "retire", second, "--undo").output == f"{second} is a candidate again\n"
-    told = json.loads(flask("model", "log", second, "--json").output)
-    assert [one["action"] for one in told] == ["reinstated", "retired", "activated", "released"]
+    reported = json.loads(flask("model", "log", second, "--json").output)
+    assert [entry["action"] for entry in reported] == ["reinstated", "retired", "activated", "released"]
     assert "reinstated" in flask("model", "log").output
 
 
@@ -190,10 +190,10 @@ def labelled(tmp_path):
 
 
 def test_two_models_are_compared(flask, model, second, labelled):
-    told = json.loads(flask("model", "evaluate", model[1], "--compare", second, *labelled, "--json").stdout)
-    assert told["versions"] == [model[1], second]
-    assert told["mcnemar"]["p_value"] == 1.0
-    assert {"label negative", "with a negation", "up to 10 terms"} <= {event["name"] for event in told["slices"]}
+    reported = json.loads(flask("model", "evaluate", model[1], "--compare", second, *labelled, "--json").stdout)
+    assert reported["versions"] == [model[1], second]
+    assert reported["mcnemar"]["p_value"] == 1.0
+    assert {"label negative", "with a negation", "up to 10 terms"} <= {event["name"] for event in reported["slices"]}
     assert "McNemar" in flask("model", "evaluate", model[1], "--compare", second, *labelled).output
 
 

@@ -68,13 +68,13 @@ def test_username_and_email_are_unique_regardless_of_case(client, changes, field
 def test_error_points_to_invalid_field(client, changes, field):
     answer = client.post(URL, json=GOOD | changes)
     assert answer.status_code == 422
-    assert [one["pointer"] for one in answer.json["errors"]] == [f"/{field}"]
+    assert [entry["pointer"] for entry in answer.json["errors"]] == [f"/{field}"]
     assert db.session.scalar(select(func.count(User.id))) == 0
 
 
 def test_error_lists_all_invalid_fields(client):
     answer = client.post(URL, json={"username": "?", "email": "?", "password": "?"})
-    assert {one["pointer"] for one in answer.json["errors"]} == {"/username", "/email", "/password"}
+    assert {entry["pointer"] for entry in answer.json["errors"]} == {"/username", "/email", "/password"}
 
 
 @pytest.mark.parametrize("password", ["a" * 7 + "é", "no digits or capitals here", "密码密码密码密码密码"])

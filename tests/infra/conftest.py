@@ -232,13 +232,13 @@ def load(state: Path, address: str) -> Any:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout
         assert process.stdout.readline() == "loading\n"
-        one = Load(process, ids)
+        entry = Load(process, ids)
         time.sleep(1)
         try:
-            yield one
+            yield entry
             time.sleep(1)
         finally:
-            one.end()
+            entry.end()
 
     return running
 
@@ -277,7 +277,8 @@ class Api:
     def upload(self, rows: int) -> str:
         """Send a file of that many rows; returns the task."""
         lines = (
-            json.dumps({"text": f"A lovely day, number {one}.", "custom_id": self.name(one)}) for one in range(rows)
+            json.dumps({"text": f"A lovely day, number {entry}.", "custom_id": self.name(entry)})
+            for entry in range(rows)
         )
         answer = self.client.post(
             "/api/v1/sentiment/tasks",
@@ -294,11 +295,11 @@ class Api:
         late = time.monotonic() + seconds
         while time.monotonic() < late:
             answer = self.client.get(f"/api/v1/sentiment/tasks/{task}")
-            told: dict[str, Any] = answer.raise_for_status().json()
-            if until(told) if until else told["status"] not in ("queued", "running"):
-                return told
+            shown: dict[str, Any] = answer.raise_for_status().json()
+            if until(shown) if until else shown["status"] not in ("queued", "running"):
+                return shown
             time.sleep(0.5)
-        pytest.fail(f"still {told}")
+        pytest.fail(f"still {shown}")
 
     def results(self, task: str) -> list[str]:
         """The results as lines of NDJSON."""

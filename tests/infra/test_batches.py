@@ -8,15 +8,15 @@ from conftest import Api, main_process
 def test_file_is_scored_completely_after_worker_is_killed(host, api):
     rows = 300_000
     task = api.upload(rows)
-    begun = api.wait(task, lambda told: told["request_counts"]["completed"] > 0)
+    begun = api.wait(task, lambda shown: shown["request_counts"]["completed"] > 0)
     host.run(f"kill -9 {main_process(host, 'sentiment-worker@1.service')}")
     assert begun["request_counts"]["completed"] < rows
     ended = api.wait(task)
     assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", rows)
     found = [json.loads(line) for line in api.results(task)]
-    assert [one["index"] for one in found] == list(range(rows))
-    assert [one["custom_id"] for one in found] == [Api.name(number) for number in range(rows)]
-    assert {one["sentiment"] for one in found} == {"positive"}
+    assert [entry["index"] for entry in found] == list(range(rows))
+    assert [entry["custom_id"] for entry in found] == [Api.name(number) for number in range(rows)]
+    assert {entry["sentiment"] for entry in found} == {"positive"}
 
 
 def test_idempotency_key_creates_one_task(api):

@@ -73,10 +73,10 @@ def busy(host) -> float:
 
 def test_file_is_scored_by_both_workers(on, api):
     workers = [on("worker1"), on("worker2")]
-    before = [busy(one) for one in workers]
+    before = [busy(entry) for entry in workers]
     ended = api.wait(api.upload(ROWS))
     assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", ROWS)
-    took = [busy(one) - earlier for one, earlier in zip(workers, before, strict=True)]
+    took = [busy(entry) - earlier for entry, earlier in zip(workers, before, strict=True)]
     print(took)
     assert min(took) > sum(took) / 4
 
@@ -96,11 +96,11 @@ def test_deploy_and_rollback_under_load_fail_no_request(playbook, repository, lo
         ("postgresql_password", {"503"}),
     ],
 )
-def test_postgresql_password_is_rotated_under_load(playbook, load, state, on, secret, told):
+def test_postgresql_password_is_rotated_under_load(playbook, load, state, on, secret, shown):
     before = (state / "secrets-cluster" / secret).read_text()
     with load(10) as during:
         playbook("rotate-secrets", "-e", f"secret={secret}")
-    assert {kind.split()[0] for kind in during.failed} <= told
+    assert {kind.split()[0] for kind in during.failed} <= shown
     assert during.result["ok"] > 0.95 * during.result["sent"]
     assert (state / "secrets-cluster" / secret).read_text() != before
     assert on("web1").run("SENTIMENT_OWNER=1 sentiment db current").rc == 0
@@ -117,7 +117,7 @@ def test_release_that_fails_on_last_host_is_removed_everywhere(on, playbook, rep
 
 def test_batches_complete_after_loss_of_web_host_and_worker(api, address, state):
     task = api.upload(ROWS)
-    begun = api.wait(task, lambda told: told["request_counts"]["completed"] > 0)
+    begun = api.wait(task, lambda shown: shown["request_counts"]["completed"] > 0)
     on_testbed("kill", "web2", "worker2")
     try:
         assert begun["request_counts"]["completed"] < ROWS

@@ -70,7 +70,7 @@ def test_deploy_works_during_maintenance(host, playbook, repository, api):
         answers = [api.client.get(path) for path in ("/", "/api/v1/users/me", "/api/v1/sentiment/tasks")]
     finally:
         host.run("rm /etc/nginx/sentiment/maintenance")
-    assert [one.status_code for one in answers] == [503] * 3
+    assert [entry.status_code for entry in answers] == [503] * 3
     assert api.client.get("/api/v1/users/me").status_code == 200
     assert current(host) == before
 
@@ -116,7 +116,7 @@ EVERYDAY = "a site that Nginx refuses"
     "fault", [pytest.param(fault, marks=[pytest.mark.everyday] if fault == EVERYDAY else []) for fault in BROKEN]
 )
 def test_broken_release_leaves_previous_release_serving(host, playbook, repository, load, fault):
-    path, old, new, told = BROKEN[fault]
+    path, old, new, shown = BROKEN[fault]
     before = current(host)
     repository.git("checkout", "-q", "--detach", repository.base)
     repository.edit(path, old, new)
@@ -124,7 +124,7 @@ def test_broken_release_leaves_previous_release_serving(host, playbook, reposito
     with load() as during:
         out = playbook("deploy", "-e", f"version={release}", check=False)
     assert "failed=1" in out
-    assert told in out
+    assert shown in out
     assert current(host) == before
     assert during.failed == {}
     assert f" refused {release} after {before} " in host.file("/var/log/sentiment-deploys.log").content_string

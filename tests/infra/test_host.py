@@ -79,8 +79,8 @@ def test_metrics_are_reachable_from_configured_addresses(host, playbook, address
     try:
         playbook("provision", "-e", json.dumps({"app_host_metrics_from": [bridge]}))
         for instance in (1, 2):
-            told = httpx.get(f"http://{address}:946{instance}/metrics", timeout=10).text
-            assert "sentiment_http_requests_total" in told
+            shown = httpx.get(f"http://{address}:946{instance}/metrics", timeout=10).text
+            assert "sentiment_http_requests_total" in shown
         elsewhere = reach("ca1", state)
         assert elsewhere.run(f"timeout 3 bash -c '</dev/tcp/{address}/443'").rc == 0
         assert elsewhere.run(f"timeout 3 bash -c '</dev/tcp/{address}/9461'").rc != 0
@@ -124,14 +124,14 @@ def test_only_root_can_read_secrets(host, state):
     assert host.run("sudo -u www-data cat /etc/sentiment/credentials/jwt_secret_key").rc != 0
     secrets = [file.read_text().strip() for file in (state / "secrets").iterdir()]
     assert len(secrets) >= 4
-    for place in (
+    for index in (
         "journalctl --no-pager",
         "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ",
         "cat /var/log/nginx/*",
         "systemctl show '*'",
     ):
-        said = host.run(f"{place} 2>/dev/null | tr '\\0' ' '").stdout
-        assert not [secret for secret in secrets if secret in said], place
+        said = host.run(f"{index} 2>/dev/null | tr '\\0' ' '").stdout
+        assert not [secret for secret in secrets if secret in said], index
 
 
 @pytest.mark.everyday

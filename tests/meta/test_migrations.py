@@ -31,7 +31,7 @@ def tables():
 
 
 def test_each_migration_goes_up_and_down(app):
-    revisions = [one.revision for one in ScriptDirectory("migrations").walk_revisions()][::-1]
+    revisions = [entry.revision for entry in ScriptDirectory("migrations").walk_revisions()][::-1]
     seen = [tables()]
     for revision in revisions:
         flask_migrate.upgrade(revision=revision)

@@ -15,7 +15,7 @@ def test_template_lists_every_setting():
     text = TEMPLATE.read_text()
     listed = dict(re.findall(r"^# (.+)\n#?([A-Z_]+)=", text, re.MULTILINE))
     assert {name: doc for doc, name in listed.items()} == {
-        one.name.upper(): one.metadata["doc"] for one in fields(Settings)
+        entry.name.upper(): entry.metadata["doc"] for entry in fields(Settings)
     }
 
 

@@ -78,7 +78,7 @@ def test_broken_manifest_does_not_hide_others(tmp_path, content):
     for name, text in (("broken", content), ("whole", '{"version": "one", "recipe": "fast", "created_at": "2026"}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / artifact.MANIFEST).write_text(text)
-    assert [one["version"] for one in artifact.find_manifests(tmp_path)] == ["one"]
+    assert [entry["version"] for entry in artifact.find_manifests(tmp_path)] == ["one"]
 
 
 SERVE = """

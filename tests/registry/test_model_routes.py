@@ -87,7 +87,7 @@ def test_unknown_terms_cause_a_warning(client, as_ada):
     assert "warnings" not in known
     unknown = client.post(ANALYZE, json={"text": "Zażółć gęślą jaźń"}, headers=as_ada).json
     assert unknown["coverage"] == pytest.approx(0.0)
-    assert [one["code"] for one in unknown["warnings"]] == ["low-coverage"]
+    assert [entry["code"] for entry in unknown["warnings"]] == ["low-coverage"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_activated_model_is_served_without_restart(client, as_ada, second):
 
 def test_only_one_model_is_active(second, model):
     promotion.activate(second, by="tests")
-    states = {one.version: one.state for one in releases.releases()}
+    states = {entry.version: entry.state for entry in releases.releases()}
     assert states == {second: "active", model[1]: "previous"}
 
 
@@ -108,7 +108,7 @@ def states():
 
 
 def actions(version):
-    return [one.action for one in reversed(releases.events(version))]
+    return [entry.action for entry in reversed(releases.events(version))]
 
 
 def test_second_rollback_undoes_the_first(app, model):
@@ -230,7 +230,7 @@ OLD_KEY = "the key that was before this one"
 
 
 def test_models_survive_rotation_of_signing_key(app, second, model):
-    signed = {one.version: sign(one.manifest, OLD_KEY) for one in releases.releases()}
+    signed = {entry.version: sign(entry.manifest, OLD_KEY) for entry in releases.releases()}
     for version, signature in signed.items():
         db.session.execute(update(ModelRelease).where(ModelRelease.version == version).values(signature=signature))
     done = app.test_cli_runner().invoke(args=["model", "sign", "--old-key-stdin"], input=OLD_KEY)

@@ -41,10 +41,10 @@ def test_json_is_compact(client, as_ada):
 def test_explanation_adds_up_to_the_score(client, as_ada):
     text = "This is not good, İstanbul &amp; all… but I love it! 😀"
     body = client.post(URL, json={"text": text, "explain": True}, headers=as_ada).json
-    total = body["explanation"]["bias"] + sum(one["contribution"] for one in body["explanation"]["contributions"])
+    total = body["explanation"]["bias"] + sum(entry["contribution"] for entry in body["explanation"]["contributions"])
     scores = body["scores"]
     assert math.isclose(total, math.log(scores["positive"] / scores["negative"]), abs_tol=1e-9)
-    places = {text[one["start"] : one["end"]] for one in body["explanation"]["contributions"]}
+    places = {text[entry["start"] : entry["end"]] for entry in body["explanation"]["contributions"]}
     assert {"good", "love"} <= places
 
 
@@ -103,7 +103,7 @@ def test_invalid_body_is_refused_with_pointer(client, as_ada, body, pointer):
     answer = client.post(URL, json=body, headers=as_ada)
     assert answer.status_code == 422
     assert answer.mimetype == "application/problem+json"
-    assert [one["pointer"] for one in answer.json["errors"]] == [pointer]
+    assert [entry["pointer"] for entry in answer.json["errors"]] == [pointer]
     assert db.session.query(SentimentRequest).count() == 0
 
 

@@ -16,7 +16,7 @@ def analyze(client):
 
 
 def texts(page):
-    return [one["text"] for one in page["items"]]
+    return [entry["text"] for entry in page["items"]]
 
 
 def test_history_is_newest_first(client, as_ada, analyze):
@@ -46,9 +46,9 @@ def test_pages_are_stable_under_inserts(client, as_ada, analyze):
 
 def test_filter_by_sentiment(client, as_ada, analyze):
     made = analyze(as_ada, "I love it, great", "I hate it, terrible", "wonderful, I love it")
-    wanted = [one["id"] for one in reversed(made) if one["sentiment"] == "positive"]
+    wanted = [entry["id"] for entry in reversed(made) if entry["sentiment"] == "positive"]
     page = client.get(f"{URL}?sentiment=positive", headers=as_ada).json
-    assert [one["id"] for one in page["items"]] == wanted
+    assert [entry["id"] for entry in page["items"]] == wanted
     assert 0 < len(wanted) < 3
 
 
@@ -131,7 +131,7 @@ def test_request_repeated_by_nginx_is_stored_once(make_app, as_ada, proxies, sto
     rows = client.get(URL, headers=as_ada).json["items"]
     assert {row["id"] for row in rows} == ids
     assert len(rows) == stored
-    assert all(uuid.UUID(one).version == 7 for one in ids)
+    assert all(uuid.UUID(entry).version == 7 for entry in ids)
     if proxies:
         assert datetime.fromisoformat(rows[0]["created_at"]).timestamp() == 1795534000.123
 

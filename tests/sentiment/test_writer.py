@@ -41,13 +41,13 @@ class Database:
 def write_all(writer, rows):
     errors = {}
 
-    def write(one):
+    def write(entry):
         try:
-            writer.write(one)
+            writer.write(entry)
         except Exception as error:  # noqa: BLE001  # whatever it is, the test looks at it
-            errors[one["text"]] = error
+            errors[entry["text"]] = error
 
-    threads = [threading.Thread(target=write, args=(one,)) for one in rows]
+    threads = [threading.Thread(target=write, args=(entry,)) for entry in rows]
     for thread in threads:
         thread.start()
     return threads, errors

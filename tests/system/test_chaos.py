@@ -27,7 +27,7 @@ WORDS = ("great", "awful", "red", "not bad", "not good", "lovely", "terrible", "
 
 
 def texts(number=ROWS):
-    return [f"The {PLACES[place % 5]} was {WORDS[place % 8]}, {place}" for place in range(number)]
+    return [f"The {PLACES[index % 5]} was {WORDS[index % 8]}, {index}" for index in range(number)]
 
 
 class Workers:
@@ -41,14 +41,14 @@ class Workers:
         self.processes = [product.process(*command) for command in self.COMMANDS]
 
     def keep_alive(self):
-        for place, process in enumerate(self.processes):
+        for index, process in enumerate(self.processes):
             if process.poll() is not None:
-                self.processes[place] = self.product.process(*self.COMMANDS[place])
+                self.processes[index] = self.product.process(*self.COMMANDS[index])
 
-    def kill(self, place, number=signal.SIGKILL):
+    def kill(self, index, number=signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
-            self.processes[place].send_signal(number)
-        self.processes[place].wait(30)
+            self.processes[index].send_signal(number)
+        self.processes[index].wait(30)
 
     @contextlib.contextmanager
     def paused(self):
@@ -90,20 +90,20 @@ def post_file(product, token, rows):
 
 def status(product, token, task):
     for _ in range(100):  # a web process that was killed answers nothing; gunicorn has another one soon
-        code, told = call(f"{product.url}/api/v1/sentiment/tasks/{task}", token=token)
+        code, shown = call(f"{product.url}/api/v1/sentiment/tasks/{task}", token=token)
         if code == 200:
-            return told
+            return shown
         time.sleep(0.1)
-    raise AssertionError((code, told))
+    raise AssertionError((code, shown))
 
 
 def wait_until_ended(product, token, task, workers, seconds=90):
     deadline = time.monotonic() + seconds
-    while (told := status(product, token, task))["status"] in ("queued", "running", "cancelling"):
-        assert time.monotonic() < deadline, told
+    while (shown := status(product, token, task))["status"] in ("queued", "running", "cancelling"):
+        assert time.monotonic() < deadline, shown
         workers.keep_alive()
         time.sleep(0.3)
-    return told
+    return shown
 
 
 def results(product, token, task):
@@ -165,9 +165,9 @@ def test_each_row_has_one_result_whatever_is_killed(product, workers, token, sco
         if status(product, token, task)["status"] == "completed":
             check_every_row(product, token, task, rows, scorer)
             task = post_file(product, token, rows)
-    told = wait_until_ended(product, token, task, workers)
-    assert told["status"] == "completed", blows
-    assert told["request_counts"] == {"total": ROWS, "completed": ROWS, "failed": 0}, blows
+    shown = wait_until_ended(product, token, task, workers)
+    assert shown["status"] == "completed", blows
+    assert shown["request_counts"] == {"total": ROWS, "completed": ROWS, "failed": 0}, blows
     check_every_row(product, token, task, rows, scorer)
 
 
@@ -198,9 +198,9 @@ def test_small_task_does_not_wait_behind_large_task(product, workers, token):
     assert meanwhile["request_counts"]["completed"] - before < 100_000
     status_code, _ = call(f"{product.url}/api/v1/sentiment/tasks/{large}/cancel", {}, token)
     assert status_code == 200
-    told = wait_until_ended(product, token, large, workers)
-    assert told["status"] == "cancelled"
-    assert 0 < told["request_counts"]["completed"] < 300_000
+    shown = wait_until_ended(product, token, large, workers)
+    assert shown["status"] == "cancelled"
+    assert 0 < shown["request_counts"]["completed"] < 300_000
 
 
 def test_web_process_killed_during_upload_leaves_no_task(product, workers, token):

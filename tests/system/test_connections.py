@@ -13,13 +13,13 @@ def test_connections_are_balanced_between_processes(product):
     until_all_serve(product)
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.socket()) for _ in range(CONNECTIONS)]
-        for one in clients:  # all at once, as after a restart of Nginx
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", product.port))
-        for one in clients:
-            one.settimeout(10)
-            one.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert all(one.recv(1000).startswith(b"HTTP/1.1 200") for one in clients)
+        for entry in clients:  # all at once, as after a restart of Nginx
+            entry.setblocking(False)
+            entry.connect_ex(("127.0.0.1", product.port))
+        for entry in clients:
+            entry.settimeout(10)
+            entry.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert all(entry.recv(1000).startswith(b"HTTP/1.1 200") for entry in clients)
         shares = sorted(held(pid, product.port) for pid in product.workers())
     assert sum(shares) == CONNECTIONS
     # An even share is 8. On a loaded machine, the process with fewer may come too late for some of its own.
@@ -36,6 +36,6 @@ def until_all_serve(product):
 
 def held(pid, port):
     return sum(
-        one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port
-        for one in psutil.Process(pid).net_connections(kind="tcp")
+        entry.status == psutil.CONN_ESTABLISHED and entry.laddr.port == port
+        for entry in psutil.Process(pid).net_connections(kind="tcp")
     )

@@ -90,8 +90,8 @@ class Dev:
         return True
 
     def is_well(self):
-        status, told = call(f"http://127.0.0.1:{self.port}/readyz", timeout=2)
-        return status == 200 and told["status"] == "ok"
+        status, shown = call(f"http://127.0.0.1:{self.port}/readyz", timeout=2)
+        return status == 200 and shown["status"] == "ok"
 
     def wait_until_it_serves(self):
         deadline = time.monotonic() + 240
@@ -109,11 +109,11 @@ def test_dev_starts_serves_and_leaves_no_process(checkout, start, number):
     assert measures["by_source"]["reviews"]["accuracy"] > 0.85
     assert measures["all"]["macro_recall"] > 0.65
     family = dev.family()
-    assert not [one for one in family if one.status() == psutil.STATUS_ZOMBIE]
+    assert not [entry for entry in family if entry.status() == psutil.STATUS_ZOMBIE]
     dev.process.send_signal(number)
     assert dev.process.wait(90) == 0
     _, alive = psutil.wait_procs(family, timeout=60)
-    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+    assert not [entry for entry in alive if entry.status() != psutil.STATUS_ZOMBIE]
     assert not servers_of(checkout)
     assert f"http://127.0.0.1:{dev.port}/docs" in dev.log.read_text()
 
@@ -124,9 +124,9 @@ def test_killed_process_restarts(checkout, start):
     dev.wait_until_it_serves()
     family = dev.family()
     for part in ("gunicorn", "sentiment_app.worker", "reconcile"):
-        next(one for one in family if part in " ".join(one.cmdline()) and one.name() != "bash").kill()
+        next(entry for entry in family if part in " ".join(entry.cmdline()) and entry.name() != "bash").kill()
     for part in ("valkey-server", "bin/postgres"):
-        next(one for one in servers_of(checkout) if part in " ".join(one.cmdline())).kill()
+        next(entry for entry in servers_of(checkout) if part in " ".join(entry.cmdline())).kill()
     time.sleep(2)
     dev.wait_until_it_serves()
     dev.process.terminate()
@@ -144,8 +144,8 @@ def test_servers_of_a_killed_start_are_used_again(checkout, start):
     )
     assert (refused.returncode, "does scripts/dev run already?" in refused.stderr) == (1, True)
     dev.kill()
-    psutil.wait_procs([one for one in family if one.name() != "valkey-server"], timeout=90)
-    assert {one.name() for one in servers_of(checkout)} == {"postgres", "valkey-server"}
+    psutil.wait_procs([entry for entry in family if entry.name() != "valkey-server"], timeout=90)
+    assert {entry.name() for entry in servers_of(checkout)} == {"postgres", "valkey-server"}
     dev = start()
     dev.wait_until_it_serves()
     dev.process.terminate()
@@ -167,7 +167,9 @@ def test_closed_terminal_stops_everything(checkout, start):
 
 def servers_of(checkout):
     """They have sessions of their own, and this folder in their command lines."""
-    return [one for one in psutil.process_iter(["cmdline"]) if str(checkout) in " ".join(one.info["cmdline"] or [])]
+    return [
+        entry for entry in psutil.process_iter(["cmdline"]) if str(checkout) in " ".join(entry.info["cmdline"] or [])
+    ]
 
 
 @pytest.mark.parametrize("which", [0, 1])

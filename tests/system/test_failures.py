@@ -64,7 +64,7 @@ class Load:
     def wait_until_all_have(self, version):
         """Wait until every process has switched: then a long row of answers comes from that model."""
         deadline = time.monotonic() + FAR_TOO_LONG
-        while {one.get("model_version") for one in self.bodies[-100:]} != {version}:
+        while {entry.get("model_version") for entry in self.bodies[-100:]} != {version}:
             assert time.monotonic() < deadline, f"some process has not switched to {version}"
             self.go_on(THREADS)
 
@@ -175,8 +175,8 @@ def test_hanging_postgresql_answers_503(product):
     with psycopg2.connect(product.servers.database_url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         postmaster = psutil.Process(cursor.fetchone()[0]).parent()
-    one = {"WEB_CONCURRENCY": "1"}  # a second process may come up only now, and has no model then
-    with another_web(product, DATABASE_STATEMENT_SECONDS="1", DATABASE_RETRY_SECONDS="1", **one) as port:
+    entry = {"WEB_CONCURRENCY": "1"}  # a second process may come up only now, and has no model then
+    with another_web(product, DATABASE_STATEMENT_SECONDS="1", DATABASE_RETRY_SECONDS="1", **entry) as port:
         url = f"http://127.0.0.1:{port}"
         family = [postmaster, *postmaster.children(recursive=True)]
         for process in family:
@@ -235,7 +235,7 @@ def test_interrupted_upload_creates_no_task(product):
         answered = read_answer(client)
     assert answered == (400, "urn:sentiment-app:problem:malformed")
     after = call(tasks, token=token)[1]["items"]
-    assert [one["task_id"] for one in after] == [one["task_id"] for one in before]
+    assert [entry["task_id"] for entry in after] == [entry["task_id"] for entry in before]
 
 
 def test_slow_upload_is_answered_with_408(product):
@@ -304,9 +304,9 @@ def test_model_switch_under_load_fails_no_request(product, second):
         product.must("flask", "model", "rollback")
         load.wait_until_all_have(first)
     assert load.statuses() == {200}
-    assert {one["model_version"] for one in load.bodies} == {first, second}
+    assert {entry["model_version"] for entry in load.bodies} == {first, second}
     # None mixes two versions: each has the scores of its own model.
-    assert len({(one["model_version"], one["confidence"]) for one in load.bodies}) == 2
+    assert len({(entry["model_version"], entry["confidence"]) for entry in load.bodies}) == 2
 
 
 def test_web_process_does_not_load_scikit_learn(product):

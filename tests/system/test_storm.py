@@ -134,9 +134,9 @@ def test_storm_of_two_users_keeps_every_task_complete(product, workers, capsys):
             user.act(random_)
 
     threads = [
-        threading.Thread(target=go_on, args=(user, SEED + number * 10 + place))
+        threading.Thread(target=go_on, args=(user, SEED + number * 10 + index))
         for number in range(THREADS)
-        for place, user in enumerate(users)
+        for index, user in enumerate(users)
     ]
     for thread in threads:
         thread.start()
@@ -149,17 +149,17 @@ def test_storm_of_two_users_keeps_every_task_complete(product, workers, capsys):
     kept = 0
     for user in users:
         for task in user.tasks():
-            told = wait_until_ended(product, user.token, task["task_id"], workers)
-            assert told["status"] in ENDED, told
+            shown = wait_until_ended(product, user.token, task["task_id"], workers)
+            assert shown["status"] in ENDED, shown
             rows = user.whole_results(task)
-            counts = told["request_counts"]
+            counts = shown["request_counts"]
             assert len(rows) == counts["completed"] + counts["failed"]
             assert counts["failed"] == 0
-            if told["status"] == "completed":
+            if shown["status"] == "completed":
                 assert [row["index"] for row in rows] == list(range(ROWS))
             call(f"{user.url}/{task['task_id']}/retry", {}, user.token)  # what was cancelled is completed now
-            told = wait_until_ended(product, user.token, task["task_id"], workers)
-            assert told["status"] == "completed", told
+            shown = wait_until_ended(product, user.token, task["task_id"], workers)
+            assert shown["status"] == "completed", shown
             assert [row["index"] for row in user.whole_results(task)] == list(range(ROWS))
             kept += 1
     assert kept

@@ -117,8 +117,8 @@ def test_task_keeps_its_model_version(upload, lines, chunk_jobs, work, fetch, mo
     executor.score_chunk(UUID(chunk_jobs()[0]))
     promotion.activate(second_model(model), by="tests")
     work()
-    told = fetch(f"/{task}").json
-    assert (told["status"], told["model_version"]) == ("completed", model[1])
+    shown = fetch(f"/{task}").json
+    assert (shown["status"], shown["model_version"]) == ("completed", model[1])
 
 
 def test_task_with_retired_model_fails_and_can_be_retried(client, as_ada, upload, lines, work, fetch, model):
@@ -127,9 +127,9 @@ def test_task_with_retired_model_fails_and_can_be_retried(client, as_ada, upload
     promotion.retire(version, by="tests")
     serving()._pinned.clear()
     work()
-    told = fetch(f"/{task}").json
-    assert told["status"] == "failed"
-    assert version in told["error"]
+    shown = fetch(f"/{task}").json
+    assert shown["status"] == "failed"
+    assert version in shown["error"]
     promotion.reinstate(version, by="tests")
     assert client.post(f"/api/v1/sentiment/tasks/{task}/retry", headers=as_ada).status_code == 202
     work()

@@ -76,10 +76,10 @@ def test_events_show_progress_and_end_with_the_task(client, as_ada, task, chunk_
     monkeypatch.setattr(time, "sleep", lambda _: executor.score_chunk(UUID(next(left))))
     answer = client.get(f"{TASKS}/{task}/events", headers=as_ada)
     assert (answer.mimetype, answer.headers["X-Accel-Buffering"]) == ("text/event-stream", "no")
-    retry, *told = parse(answer.text)
+    retry, *shown = parse(answer.text)
     assert retry == {"retry": "3000"}
-    assert [one["event"] for one in told] == ["progress", "progress", "end"]
-    assert [json.loads(one["data"])["percent"] for one in told] == [0.0, 60.0, 100.0]
+    assert [entry["event"] for entry in shown] == ["progress", "progress", "end"]
+    assert [json.loads(entry["data"])["percent"] for entry in shown] == [0.0, 60.0, 100.0]
 
 
 def test_events_resume_after_last_event_id(client, as_ada, task, work):
@@ -95,8 +95,8 @@ def test_events_return_current_state_if_all_places_are_taken(app, client, as_ada
     full = ConcurrencyLimit(1, UnavailableError)
     WAITING.set(app, full)
     with full.try_admit(uuid4()):
-        told = parse(client.get(f"{TASKS}/{task}/events", headers=as_ada).text)
-    assert [one.get("event") for one in told] == [None, "progress"]
+        shown = parse(client.get(f"{TASKS}/{task}/events", headers=as_ada).text)
+    assert [entry.get("event") for entry in shown] == [None, "progress"]
 
 
 def test_event_connection_ends_after_hold_time(client, as_ada, task, monkeypatch):

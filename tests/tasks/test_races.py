@@ -109,9 +109,9 @@ def test_results_answer_409_if_task_is_retried_before_first_byte(fetch, retried_
 
 
 def test_task_retried_while_read_has_no_results(fetch, retried_while_read):
-    told = fetch(f"/{retried_while_read}").json
-    assert told["status"] == "queued"
-    assert "result" not in told
+    shown = fetch(f"/{retried_while_read}").json
+    assert shown["status"] == "queued"
+    assert "result" not in shown
 
 
 def test_download_after_retry_ends_before_unfinished_chunk(
@@ -220,9 +220,9 @@ def test_events_of_deleted_task_end(client, as_ada, upload, lines):
     for _ in range(2):
         next(stream)
     client.delete(f"{TASKS}/{task}", headers=as_ada)
-    told = b"".join(stream).decode()
-    assert "event: end" in told
-    assert json.loads(told.rpartition("data: ")[2]) == {"task_id": task, "status": "deleted"}
+    shown = b"".join(stream).decode()
+    assert "event: end" in shown
+    assert json.loads(shown.rpartition("data: ")[2]) == {"task_id": task, "status": "deleted"}
 
 
 def test_retired_model_is_not_served_if_successor_does_not_load(client, as_ada, model):

@@ -74,9 +74,9 @@ def test_abandoned_upload_is_given_up(app, ada, model):
 
 def test_reconciler_continues_after_a_failed_round(monkeypatch):
     monkeypatch.setattr(reconciler, "reconcile", lambda: raise_(OperationalError("SELECT", {}, Exception())))
-    with capture_logs() as told:
+    with capture_logs() as shown:
         reconciler.try_reconcile()
-    assert [(one["event"], one["reason"]) for one in told] == [("not_reconciled", "OperationalError")]
+    assert [(entry["event"], entry["reason"]) for entry in shown] == [("not_reconciled", "OperationalError")]
 
 
 def test_chunks_of_cancelled_task_are_not_sent_again(client, as_ada, upload, lines, small_chunks):

@@ -36,11 +36,11 @@ def test_expired_sessions_are_deleted(ada, as_ada):
 def test_expired_task_is_erased_after_retention_time(upload, lines, work, fetch):
     task = upload(lines("a wonderful day", "a horrible day")).json["task_id"]
     work()
-    told = fetch(f"/{task}").json
+    shown = fetch(f"/{task}").json
     expire(task, days=1)
     assert maintenance.purge()["expired"] == 1
     kept = fetch(f"/{task}").json
-    assert (kept["status"], kept["summary"]) == ("expired", told["summary"])
+    assert (kept["status"], kept["summary"]) == ("expired", shown["summary"])
     assert maintenance.purge()["erased"] == 0
     expire(task, days=31)
     assert maintenance.purge()["erased"] == 1
@@ -89,7 +89,7 @@ def test_old_history_is_deleted(make_app, ada, monkeypatch):
 def test_only_ids_travel_through_redis(upload, lines):
     upload(lines("a secret text"))
     (job,) = queue().jobs
-    assert [UUID(one) for one in job.args] == [UUID(job.id)]
+    assert [UUID(entry) for entry in job.args] == [UUID(job.id)]
     assert job.description == lifecycle.JOB
     stored = b"".join(queue().connection.hgetall(job.key).values())
     assert b"secret" not in stored

@@ -47,7 +47,7 @@ def test_quota_applies_to_retries(make_app, as_ada):
             client.post("/api/v1/sentiment/analyze/batch", json={"texts": ["a"]}, headers=as_ada).json["task_id"]
         )
         client.post(f"/api/v1/sentiment/tasks/{tasks[-1]}/cancel", headers=as_ada)
-    assert [client.post(f"/api/v1/sentiment/tasks/{one}/retry", headers=as_ada).status_code for one in tasks] == [
+    assert [client.post(f"/api/v1/sentiment/tasks/{entry}/retry", headers=as_ada).status_code for entry in tasks] == [
         202,
         429,
     ]
@@ -63,4 +63,4 @@ def test_quota_is_checked_before_the_body_is_read(make_app, as_ada):
 def test_too_long_list_gives_one_error(client, as_ada):
     answer = client.post("/api/v1/sentiment/analyze/batch", json={"texts": [0] * 10_001}, headers=as_ada)
     assert answer.status_code == 422
-    assert [one["pointer"] for one in answer.json["errors"]] == ["/texts"]
+    assert [entry["pointer"] for entry in answer.json["errors"]] == ["/texts"]

@@ -41,8 +41,8 @@ def submit(run, ada, reviews):
     """Submits the reviews; the id of the task."""
 
     def submit():
-        told = run("submit", reviews, "--user", "ada", "--column", "review", "--id-column", "id")
-        return re.fullmatch(r"(\S{36}): 3 rows queued\n", told)[1]
+        shown = run("submit", reviews, "--user", "ada", "--column", "review", "--id-column", "id")
+        return re.fullmatch(r"(\S{36}): 3 rows queued\n", shown)[1]
 
     return submit
 
@@ -60,8 +60,8 @@ def test_file_is_scored_and_results_are_printed(run, submit, work):
 def test_task_is_shown_as_text_and_json(run, submit, work):
     task = submit()
     work()
-    told = json.loads(run("show", task, "--json"))
-    assert (told["status"], told["request_counts"]) == ("completed", {"total": 3, "completed": 2, "failed": 1})
+    shown = json.loads(run("show", task, "--json"))
+    assert (shown["status"], shown["request_counts"]) == ("completed", {"total": 3, "completed": 2, "failed": 1})
     assert re.search(r"^request counts failed +1$", run("show", task), re.MULTILINE)
 
 
@@ -69,7 +69,7 @@ def test_tasks_are_listed_by_user_and_status(run, submit, make_user):
     make_user("grace")
     task = submit()
     assert task in run("list")
-    assert [one["task_id"] for one in json.loads(run("list", "--user", "ada", "--status", "queued", "--json"))] == [
+    assert [entry["task_id"] for entry in json.loads(run("list", "--user", "ada", "--status", "queued", "--json"))] == [
         task
     ]
     assert json.loads(run("list", "--status", "completed", "--json")) == []
@@ -80,8 +80,8 @@ def test_compressed_file_is_followed_to_the_end(run, ada, work, tmp_path, lines,
     monkeypatch.setattr("time.sleep", lambda _: work())  # what happens while it waits for the next look
     file = tmp_path / "texts.ndjson.gz"
     file.write_bytes(gzip.compress(lines("I love it", "It is awful").encode()))
-    told = run("submit", file, "--user", "ada", "--follow")
-    assert "2 rows queued" in told
+    shown = run("submit", file, "--user", "ada", "--follow")
+    assert "2 rows queued" in shown
     (task,) = json.loads(run("list", "--json"))
     assert (task["status"], task["request_counts"]["completed"]) == ("completed", 2)
 
@@ -105,9 +105,9 @@ def test_task_is_cancelled_and_retried(run, submit, work):
         ("reviews.csv", ("--user", "ada", "--column", "review", "--encoding", "rot13"), "is not known"),
     ],
 )
-def test_unusable_file_is_reported(run, ada, tmp_path, name, options, told):
+def test_unusable_file_is_reported(run, ada, tmp_path, name, options, shown):
     (tmp_path / name).write_text(ROWS)
-    assert told in run("submit", tmp_path / name, *options, exit_code=1)
+    assert shown in run("submit", tmp_path / name, *options, exit_code=1)
     assert json.loads(run("list", "--json")) == []
 
 

@@ -247,10 +247,10 @@ class Tasks(RuleBasedStateMachine):
             ).where(Chunk.state == "done")
         ):
             scores = chunks.read_scores(results, size)
-            for place, row in enumerate(scores):
-                assert np.isnan(row).all() == (str(place) in errors)
-                if str(place) not in errors:
-                    assert self.scored.setdefault((task_id, first + place), row.tolist()) == row.tolist()
+            for position, row in enumerate(scores):
+                assert np.isnan(row).all() == (str(position) in errors)
+                if str(position) not in errors:
+                    assert self.scored.setdefault((task_id, first + position), row.tolist()) == row.tolist()
             completed, failed, counts, histogram = sums
             assert (completed, failed) == (size - len(errors), len(errors))
             assert sum(counts) == sum(histogram) == completed
@@ -351,7 +351,7 @@ class Tasks(RuleBasedStateMachine):
         return None
 
     def others_unchanged(self, user):
-        return Unchanged([other.id for place, other in enumerate(self.users) if place != user])
+        return Unchanged([other.id for position, other in enumerate(self.users) if position != user])
 
     @staticmethod
     def expected(*errors):

@@ -34,7 +34,7 @@ def test_batch_is_accepted_then_scored(client, as_ada, work, fetch, model):
     work()
     task = client.get(answer.headers["Location"], headers=as_ada).json
     assert (task["status"], task["percent"], task["model_version"]) == ("completed", 100.0, model[1])
-    assert [one["sentiment"] for one in task["result"]] == ["positive", "negative"]
+    assert [entry["sentiment"] for entry in task["result"]] == ["positive", "negative"]
     assert task["summary"]["counts"] == {"negative": 1, "neutral": 0, "positive": 1}
     assert sum(task["summary"]["histogram"]) == 2
     again = client.get(f"/api/v1/sentiment/task/{task['task_id']}", headers=as_ada).json
@@ -45,7 +45,7 @@ def test_items_keep_their_custom_ids(client, as_ada, work):
     items = [{"custom_id": "a", "text": "I love it"}, {"text": "no name"}]
     location = client.post(BATCH, json={"items": items}, headers=as_ada).headers["Location"]
     work()
-    assert [one["custom_id"] for one in client.get(location, headers=as_ada).json["result"]] == ["a", None]
+    assert [entry["custom_id"] for entry in client.get(location, headers=as_ada).json["result"]] == ["a", None]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_items_keep_their_custom_ids(client, as_ada, work):
 def test_invalid_batch_is_refused_with_pointers(client, as_ada, body, pointer):
     answer = client.post(BATCH, json=body, headers=as_ada)
     assert answer.status_code == (404 if pointer == "/model" else 422)
-    assert [one["pointer"] for one in answer.json["errors"]] == [pointer]
+    assert [entry["pointer"] for entry in answer.json["errors"]] == [pointer]
 
 
 def test_results_equal_the_scorer_in_order(upload, work, fetch, small_chunks, lines):
@@ -74,7 +74,7 @@ def test_results_equal_the_scorer_in_order(upload, work, fetch, small_chunks, li
     rows = [json.loads(line) for line in answer.text.splitlines()]
     assert answer.mimetype == NDJSON
     assert [row["index"] for row in rows] == list(range(9))
-    assert [row["custom_id"] for row in rows] == [f"row-{place}" for place in range(9)]
+    assert [row["custom_id"] for row in rows] == [f"row-{index}" for index in range(9)]
     scorer = serving().current().scorer
     for row, text in zip(rows, texts, strict=True):
         assert row["scores"] == scorer.score(text)._asdict()
@@ -87,7 +87,7 @@ def test_invalid_rows_fail_alone_with_their_line(upload, work, fetch):
     work()
     result = fetch(f"/{task['task_id']}").json
     assert result["request_counts"] == {"total": 7, "completed": 2, "failed": 5}
-    errors = {one["line"]: one["error"] for one in result["result"] if "error" in one}
+    errors = {entry["line"]: entry["error"] for entry in result["result"] if "error" in entry}
     assert set(errors) == {3, 4, 5, 7, 8}
     assert errors[4] == "The line is not valid JSON."
 
@@ -96,7 +96,7 @@ def test_csv_with_another_delimiter_column_and_encoding(upload, work, fetch):
     content = 'id;Bewertung\n1;"Sehr gut; süß"\n2;schlecht\n'.encode("cp1252")
     task = upload(content, CSV, "?column=Bewertung&id_column=id&encoding=cp1252").json
     work()
-    assert [one["custom_id"] for one in fetch(f"/{task['task_id']}").json["result"]] == ["1", "2"]
+    assert [entry["custom_id"] for entry in fetch(f"/{task['task_id']}").json["result"]] == ["1", "2"]
 
 
 def test_gzip_is_read_as_a_stream(upload, work, fetch, lines):
@@ -133,8 +133,8 @@ def test_unusable_upload_leaves_nothing(upload, fetch, content, kind, query, hea
 def test_too_large_upload_leaves_nothing(make_app, as_ada, fetch, lines):
     rows = make_app(max_upload_rows=2).test_client()
     answer = rows.post(TASKS, data=lines("a", "b", "c"), content_type=NDJSON, headers=as_ada)
-    told = "The file has too many rows. The limit is 2 rows, including blank lines. Split it."
-    assert (answer.status_code, answer.json["detail"]) == (413, told)
+    shown = "The file has too many rows. The limit is 2 rows, including blank lines. Split it."
+    assert (answer.status_code, answer.json["detail"]) == (413, shown)
     size = make_app(max_upload_bytes=1000).test_client()
     bomb = gzip.compress(lines("a" * 5000).encode())
     headers = {**as_ada, "Content-Encoding": "gzip"}
@@ -147,9 +147,9 @@ def test_results_are_pages_of_json(upload, work, fetch, small_chunks, lines):
     task = upload(lines(*"abcdefg")).json
     work()
     first = fetch(f"/{task['task_id']}/results?limit=4").json
-    assert [one["index"] for one in first["items"]] == [0, 1, 2, 3]
+    assert [entry["index"] for entry in first["items"]] == [0, 1, 2, 3]
     second = fetch(f"/{task['task_id']}/results?limit=4&cursor={first['next_cursor']}").json
-    assert [one["index"] for one in second["items"]] == [4, 5, 6]
+    assert [entry["index"] for entry in second["items"]] == [4, 5, 6]
     assert second["next_cursor"] is None
 
 
@@ -173,7 +173,7 @@ def test_results_of_running_task_end_before_unfinished_chunk(upload, fetch, smal
     running = fetch(f"/{task['task_id']}").json
     assert (running["status"], running["percent"]) == ("running", 62.5)
     assert running["seconds_left"] >= 0
-    assert [one["index"] for one in fetch(f"/{task['task_id']}/results").json["items"]] == [0, 1, 2]
+    assert [entry["index"] for entry in fetch(f"/{task['task_id']}/results").json["items"]] == [0, 1, 2]
     executor.score_chunk(second)
     assert fetch(f"/{task['task_id']}").json["status"] == "completed"
 
@@ -184,7 +184,7 @@ def test_cancelled_task_keeps_finished_results(client, as_ada, upload, work, fet
     cancelled = client.post(f"{TASKS}/{task['task_id']}/cancel", headers=as_ada)
     assert (cancelled.status_code, cancelled.json["status"]) == (200, "cancelled")
     work()
-    assert [one["index"] for one in fetch(f"/{task['task_id']}/results").json["items"]] == [3, 4, 5]
+    assert [entry["index"] for entry in fetch(f"/{task['task_id']}/results").json["items"]] == [3, 4, 5]
     assert client.post(f"{TASKS}/{task['task_id']}/cancel", headers=as_ada).status_code == 200
 
 
@@ -217,10 +217,10 @@ def test_tasks_are_listed_newest_first_and_by_status(upload, work, fetch, lines)
     first = upload(lines("a")).json["task_id"]
     work()
     second = upload(lines("b")).json["task_id"]
-    assert [one["task_id"] for one in fetch().json["items"]] == [second, first]
-    assert [one["task_id"] for one in fetch("?status=completed").json["items"]] == [first]
+    assert [entry["task_id"] for entry in fetch().json["items"]] == [second, first]
+    assert [entry["task_id"] for entry in fetch("?status=completed").json["items"]] == [first]
     page = fetch("?limit=1").json
-    assert [one["task_id"] for one in fetch(f"?cursor={page['next_cursor']}").json["items"]] == [first]
+    assert [entry["task_id"] for entry in fetch(f"?cursor={page['next_cursor']}").json["items"]] == [first]
 
 
 def test_quota_of_tasks_is_enforced(make_app, as_ada, lines):

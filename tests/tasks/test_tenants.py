@@ -40,8 +40,8 @@ def own_everything(client, sign_in, model):
             values = {"id": tasks[-1], "user_id": user.id, "status": status, "model_version": model[1]}
             values |= {"total": len(chunks), "idempotency_key": f"key-{status}", "fingerprint": "x"}
             db.session.execute(insert(Task).values({**values, **rest}))
-            for place, (state, errors) in enumerate(chunks):
-                add_chunk(tasks[-1], place, state, errors)
+            for index, (state, errors) in enumerate(chunks):
+                add_chunk(tasks[-1], index, state, errors)
             deliveries.append(uuid.uuid7())
             values = {"id": deliveries[-1], "task_id": tasks[-1], "event": status, "state": next(states)}
             values |= {"user_id": user.id, "url": "https://example.org/", "payload": {}}
@@ -51,11 +51,11 @@ def own_everything(client, sign_in, model):
     return own
 
 
-def add_chunk(task_id, place, state, errors):
+def add_chunk(task_id, index, state, errors):
     is_scored = state == "done" and not errors
     scores = np.array([[0.2, 0.3, 0.5] if is_scored else [np.nan] * 3])
-    values = {"id": uuid.uuid7(), "task_id": task_id, "first": place, "size": 1, "state": state, "errors": errors}
-    values |= {"texts": chunks.pack([PRIVATE]), "keys": chunks.pack([[place + 1, None]])}
+    values = {"id": uuid.uuid7(), "task_id": task_id, "first": index, "size": 1, "state": state, "errors": errors}
+    values |= {"texts": chunks.pack([PRIVATE]), "keys": chunks.pack([[index + 1, None]])}
     values |= {"results": chunks.write_scores(scores), "completed": int(is_scored), "failed": len(errors)}
     if state == "running":
         values |= {"token": uuid4(), "lease_until": func.now() + timedelta(1), "attempts": 1}

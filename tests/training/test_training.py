@@ -69,8 +69,8 @@ def train(make_app, data_dir, tmp_path):
 def packaged(app, model):
     """An active model that learned from the packaged data, as its manifest says."""
     manifest = json.loads(model[0].manifest)
-    told = {"version": "packaged", "data": [{"package": "reviews"}], "metrics": {"all": {}, "by_source": {}}}
-    releases.release(Artifact(json.dumps(manifest | told).encode(), model[0].serving), by="tests")
+    shown = {"version": "packaged", "data": [{"package": "reviews"}], "metrics": {"all": {}, "by_source": {}}}
+    releases.release(Artifact(json.dumps(manifest | shown).encode(), model[0].serving), by="tests")
     promotion.activate("packaged", by="tests")
 
 
@@ -99,8 +99,8 @@ def test_model_of_own_texts_is_compared_with_active_model(app, packaged, train, 
     second = train(*make_own(number=80), "--activate")  # the first one learned from all of its texts in the end
     assert second["metrics"]["against"]["version"] == first["version"]
     assert second["metrics"]["against"]["texts"] == first["metrics"]["all"]["texts"]
-    told = train(*make_own(number=80, labels=(0, 2, 1)), "--recipe", "fast", "--activate", exit_code=1)
-    assert "not measured on the texts" in told  # their labels are not those that the second one was judged on
+    shown = train(*make_own(number=80, labels=(0, 2, 1)), "--recipe", "fast", "--activate", exit_code=1)
+    assert "not measured on the texts" in shown  # their labels are not those that the second one was judged on
     assert releases.active_version() == second["version"]
 
 
@@ -111,8 +111,8 @@ def test_worse_model_of_own_texts_is_refused(app, packaged, train, tmp_path):
     wrong = [row if datasets.is_held_out(row) else row._replace(label=2 - row.label) for row in rows]
     lines = [json.dumps({"text": row.text, "label": LABELS[row.label]}) for row in wrong]
     (tmp_path / "own.ndjson").write_text("\n".join(lines))
-    told = train("--data", str(tmp_path / "own.ndjson"), "--recipe", "fast", "--activate", exit_code=1)
-    assert "texts that neither was trained on" in told
+    shown = train("--data", str(tmp_path / "own.ndjson"), "--recipe", "fast", "--activate", exit_code=1)
+    assert "texts that neither was trained on" in shown
     assert releases.active_version() == "packaged"
 
 
@@ -141,9 +141,9 @@ def test_temperatures_fit_own_texts():
         (b"text,label\nx,positive\ny,positive", "same label"),
     ],
 )
-def test_unusable_training_file_is_reported(train, tmp_path, content, told):
+def test_unusable_training_file_is_reported(train, tmp_path, content, shown):
     (tmp_path / "own.csv").write_bytes(content)
-    assert told in train("--data", str(tmp_path / "own.csv"), exit_code=1)
+    assert shown in train("--data", str(tmp_path / "own.csv"), exit_code=1)
 
 
 def test_evaluation_on_training_data_is_reported(app, train, make_own, make_app, tmp_path):
@@ -188,10 +188,10 @@ def test_recipe_file_changes_parameters(train, own, make_app, tmp_path):
         ("min_count = \udcff", "not valid TOML"),
     ],
 )
-def test_invalid_recipe_is_refused(tmp_path, content, told):
+def test_invalid_recipe_is_refused(tmp_path, content, shown):
     recipe = tmp_path / "mine.toml"
     recipe.write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=shown):
         experiment.find_recipe(str(recipe))
 
 
@@ -204,7 +204,7 @@ def test_recipe_can_change_a_part_of_a_head(tmp_path):
 
 def test_texts_with_the_same_terms_are_duplicates(app, train, tmp_path):
     path = tmp_path / "own.ndjson"
-    texts = [f"A {word} day number {place}" for place, word in enumerate(["good", "bad", "new"] * 40)]
+    texts = [f"A {word} day number {index}" for index, word in enumerate(["good", "bad", "new"] * 40)]
     labels = ["positive", "negative", "neutral"] * 40
     pairs = list(zip(texts, labels, strict=True))
     rows = [{"text": form(text), "label": label} for text, label in pairs for form in (str, str.upper)]

@@ -73,7 +73,7 @@ def test_pages_contain_every_user_once(client, make_user, as_admin):
     while True:
         query = {"limit": 3} | ({"cursor": cursor} if cursor else {})
         page = client.get(USERS, query_string=query, headers=as_admin).json
-        names += [one["username"] for one in page["items"]]
+        names += [entry["username"] for entry in page["items"]]
         cursor = page["next_cursor"]
         if cursor is None:
             break

@@ -56,7 +56,9 @@ def test_each_caller_gets_its_own_answer(admission):
 def test_concurrent_requests_respect_the_rate(admission):
     user, session = uuid4(), uuid4()
     answers = at_once(lambda _: admission.admit(user, session, "10"), range(THREADS))
-    assert sorted(one.verdict for one in answers) == [Verdict.RATE_EXCEEDED] * (THREADS - 10) + [Verdict.ADMITTED] * 10
+    assert (
+        sorted(entry.verdict for entry in answers) == [Verdict.RATE_EXCEEDED] * (THREADS - 10) + [Verdict.ADMITTED] * 10
+    )
 
 
 def test_ended_session_is_refused_among_others(admission):
@@ -64,7 +66,7 @@ def test_ended_session_is_refused_among_others(admission):
     admission.end([ended])
     sessions = [uuid4(), uuid4(), ended, uuid4()]
     answers = at_once(lambda session: admission.admit(uuid4(), session, "100"), sessions)
-    assert [one.verdict is Verdict.SESSION_ENDED for one in answers] == [False, False, True, False]
+    assert [entry.verdict is Verdict.SESSION_ENDED for entry in answers] == [False, False, True, False]
 
 
 def test_script_is_loaded_again_after_flush(admission, redis):

@@ -116,4 +116,4 @@ def test_double_slash_is_not_redirected(client):
 def test_error_points_to_field_with_lone_surrogate(client, as_ada):
     answer = client.post(ANALYZE, data=r'{"text":"x","\ud800":1}', content_type="application/json", headers=as_ada)
     assert answer.status_code == 422
-    assert [one["pointer"] for one in json.loads(answer.data)["errors"]] == ["/\ud800"]
+    assert [entry["pointer"] for entry in json.loads(answer.data)["errors"]] == ["/\ud800"]

@@ -52,7 +52,7 @@ def test_openapi_contains_every_route(app, client):
     }
     hidden = {"GET /", "GET /metrics", "GET /docs/assets/<path:name>"}
     real = {f"{method} {rule}" for method, rule in routes(app)} - hidden
-    assert found == {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", one) for one in real}
+    assert found == {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", entry) for entry in real}
 
 
 def test_root_redirects_to_docs(client):

@@ -102,8 +102,8 @@ def test_login_without_username_counts_for_no_account(make_app, make_user, sign_
 def test_forwarded_addresses_have_their_own_rate(make_app, address):
     client = make_app(auth_rate_limit="1 per hour", trusted_proxies=1).test_client()
     statuses = [
-        client.post(LOGIN, json={"username": "x", "password": "x"}, headers={"X-Forwarded-For": one}).status_code
-        for one in (address, address, "::ffff:192.0.2.2")
+        client.post(LOGIN, json={"username": "x", "password": "x"}, headers={"X-Forwarded-For": entry}).status_code
+        for entry in (address, address, "::ffff:192.0.2.2")
     ]
     assert statuses == [401, 429, 401]
 
@@ -181,7 +181,7 @@ def test_ipv6_client_is_limited_by_network(make_app):
     client = make_app(auth_rate_limit="2 per hour", trusted_proxies=1).test_client()
     sent_from = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"]
     statuses = [
-        client.post(LOGIN, json={"username": f"u{n}", "password": "x"}, headers={"X-Forwarded-For": one}).status_code
-        for n, one in enumerate(sent_from)
+        client.post(LOGIN, json={"username": f"u{n}", "password": "x"}, headers={"X-Forwarded-For": entry}).status_code
+        for n, entry in enumerate(sent_from)
     ]
     assert statuses == [401, 401, 429, 401]

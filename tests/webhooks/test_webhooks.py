@@ -107,8 +107,8 @@ def test_webhook_has_standard_signature(client, as_ada, finished, deliver, recei
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     expected = base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
     assert headers["webhook-signature"] == f"v1,{expected}"
-    (one,) = deliveries(finished)
-    assert (one["id"], one["state"], one["answer"]) == (headers["webhook-id"], "delivered", "204")
+    (entry,) = deliveries(finished)
+    assert (entry["id"], entry["state"], entry["answer"]) == (headers["webhook-id"], "delivered", "204")
 
 
 def test_invalid_webhook_response_is_not_logged(finished, deliver, receiver, capfd):
@@ -124,8 +124,8 @@ def test_invalid_webhook_response_is_not_logged(finished, deliver, receiver, cap
 def test_failed_delivery_is_retried_with_the_same_id(finished, deliver, receiver, deliveries):
     receiver.status = 500
     deliver()
-    (one,) = deliveries(finished)
-    assert (one["state"], one["attempts"], one["answer"]) == ("pending", 1, "500")
+    (entry,) = deliveries(finished)
+    assert (entry["state"], entry["attempts"], entry["answer"]) == ("pending", 1, "500")
     deliver()  # not yet due
     assert len(receiver.received) == 1
     receiver.status = 200
@@ -138,15 +138,15 @@ def test_failed_delivery_is_retried_with_the_same_id(finished, deliver, receiver
 def test_delivery_fails_after_a_day_and_can_be_sent_again(client, as_ada, finished, deliver, receiver, deliveries):
     receiver.status = 503
     waited = timedelta()
-    while (one := deliveries(finished)[0])["state"] == "pending":
+    while (entry := deliveries(finished)[0])["state"] == "pending":
         deliver()
         if deliveries(finished)[0]["state"] == "pending":
             waited += db.session.query(Delivery).one().next_at - func_now()
         db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
-    assert one["state"] == "failed"
+    assert entry["state"] == "failed"
     assert timedelta(hours=23) < waited < timedelta(hours=27)
     receiver.status = 200
-    url = f"{TASKS}/{finished}/deliveries/{one['id']}/redeliver"
+    url = f"{TASKS}/{finished}/deliveries/{entry['id']}/redeliver"
     assert client.post(url, headers=as_ada).status_code == 202
     deliver()
     assert deliveries(finished)[0]["state"] == "delivered"
@@ -159,8 +159,8 @@ def test_slow_receiver_does_not_delay_others(
     receiver.delay = 0.2
     first, second, other = finish(as_ada), finish(as_ada), finish(sign_in(make_user("bob")))
     deliver()
-    told = [json.loads(body)["data"]["task_id"] for _, body in receiver.received]
-    assert told == [first, other]
+    shown = [json.loads(body)["data"]["task_id"] for _, body in receiver.received]
+    assert shown == [first, other]
     assert deliveries(second)[0]["attempts"] == 0
     db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
     deliver()
@@ -236,8 +236,8 @@ def test_dns_rebinding_is_refused(make_app, as_ada, work, receiver, deliveries, 
     monkeypatch.undo()
     work()
     monkeypatch.setattr(egress.socket, "getaddrinfo", resolve)
-    (one,) = deliveries(task.json["task_id"])
-    outbox.attempt(one["id"])
+    (entry,) = deliveries(task.json["task_id"])
+    outbox.attempt(entry["id"])
     assert deliveries(task.json["task_id"])[0]["answer"] == egress.PUBLIC_ONLY
     assert receiver.received == []
 
@@ -250,7 +250,7 @@ def test_dns_rebinding_is_refused(make_app, as_ada, work, receiver, deliveries, 
         (None, "The name of the host cannot be resolved."),
     ],
 )
-def test_all_addresses_of_a_name_are_checked(client, as_ada, work, deliveries, monkeypatch, addresses, told):
+def test_all_addresses_of_a_name_are_checked(client, as_ada, work, deliveries, monkeypatch, addresses, shown):
     """And not before: a web process has no network, and must not wait for a name server."""
     asked = []
 
@@ -258,16 +258,16 @@ def test_all_addresses_of_a_name_are_checked(client, as_ada, work, deliveries, m
         asked.append(flags)
         if flags == socket.AI_NUMERICHOST or addresses is None:
             raise socket.gaierror
-        return [(2, 1, 6, "", (one, 443)) for one in addresses]
+        return [(2, 1, 6, "", (entry, 443)) for entry in addresses]
 
     monkeypatch.setattr(egress.socket, "getaddrinfo", resolve)
     answer = client.post(BATCH, json={"texts": ["a"], "webhook_url": "https://two.example/"}, headers=as_ada)
     assert answer.status_code == 202
     assert set(asked) == {socket.AI_NUMERICHOST}
     work()
-    (one,) = deliveries(answer.json["task_id"])
-    outbox.attempt(one["id"])
-    assert deliveries(answer.json["task_id"])[0]["answer"] == told
+    (entry,) = deliveries(answer.json["task_id"])
+    outbox.attempt(entry["id"])
+    assert deliveries(answer.json["task_id"])[0]["answer"] == shown
 
 
 def test_failed_task_is_announced_once(make_app, as_ada, work, deliveries, receiver, model, monkeypatch):

@@ -54,7 +54,7 @@ def main(lock: Path, folder: Path, python: str, architecture: str) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--require-hashes", "--only-binary", ":all:", "--python-version", short, "--implementation", "cp"]
     command += [f"--abi={abi}" for abi in (f"cp{short.replace('.', '')}", "abi3", "none")]
-    command += [f"--platform={one}" for one in [*platforms, f"manylinux2014_{architecture}", "any"]]
+    command += [f"--platform={entry}" for entry in [*platforms, f"manylinux2014_{architecture}", "any"]]
     subprocess.run([*command, "--dest", str(folder), "--requirement", str(plain)], check=True)  # noqa: S603  # pip
 
 
