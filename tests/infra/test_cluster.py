@@ -89,7 +89,7 @@ def test_deploy_and_rollback_under_load_fail_no_request(playbook, repository, lo
 
 
 @pytest.mark.parametrize(
-    ("secret", "told"),
+    ("secret", "shown"),
     [
         ("postgresql_owner_password", set()),
         # Until a process has the new one, it can open no further connection: some callers are told to come again.

@@ -96,7 +96,7 @@ def test_task_is_cancelled_and_retried(run, submit, work):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "shown"),
     [
         ("reviews.xlsx", ("--user", "ada"), "must end in .csv"),
         ("reviews.csv", ("--user", "nobody"), "nobody"),

@@ -133,7 +133,7 @@ def test_temperatures_fit_own_texts():
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "shown"),
     [
         (b"text;label\nx;positive", "The columns are: text;label"),
         (b"text,label\nx,1", "with --labels"),
@@ -171,7 +171,7 @@ def test_recipe_file_changes_parameters(train, own, make_app, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "shown"),
     [
         ("[polarity]\ncost = 1.0\nnothing = 2\n", "parameters of polarity: nothing"),
         ('min_count = "many"', "The default is 4"),

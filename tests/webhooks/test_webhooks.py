@@ -243,7 +243,7 @@ def test_dns_rebinding_is_refused(make_app, as_ada, work, receiver, deliveries, 
 
 
 @pytest.mark.parametrize(
-    ("addresses", "told"),
+    ("addresses", "shown"),
     [
         (["93.184.215.14", "10.0.0.1"], egress.PUBLIC_ONLY),
         (["10.0.0.1"], egress.PUBLIC_ONLY),
