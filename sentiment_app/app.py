@@ -109,8 +109,9 @@ def _init_guard(app: Flask, settings: Settings) -> None:
     limits = RATE_LIMITS.get(app)
     admission = Admission(
         queue.REDIS.get(app),
+        queue.REDIS_BREAKER.get(app),
         limits,
-        session_seconds=settings.access_token_seconds,
+        session_seconds=int(settings.ended_session_life.total_seconds()),
         find_ended=sessions.find_recently_ended,
         is_live=sessions.is_live,
     )

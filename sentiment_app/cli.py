@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sentiment_app.errors import AppError
 from sentiment_app.infrastructure.app_state import settings
-from sentiment_app.infrastructure.database import UNDEFINED_TABLE, is_disconnect, sqlstate
+from sentiment_app.infrastructure.database import UNDEFINED_TABLE, is_disconnect, is_out_of_resources, sqlstate
 from sentiment_app.ml.runtime import ModelError
 
 # Where each command is.
@@ -58,6 +58,8 @@ def print_errors() -> Iterator[None]:
         if is_disconnect(error):
             message = "The database does not answer. Check DATABASE_URL, and that PostgreSQL runs."
             raise click.ClickException(message) from None
+        if is_out_of_resources(error):
+            raise click.ClickException("The database lacks disk space, memory or connections.") from None
         if sqlstate(error) == UNDEFINED_TABLE:
             raise click.ClickException("The database has no tables yet. Run: flask db upgrade") from None
         raise

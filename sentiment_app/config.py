@@ -22,6 +22,8 @@ from sqlalchemy.exc import ArgumentError
 
 MIN_SECRET_LENGTH = 32
 MIN_SECRET_ALPHABET = 10
+# The clocks of two hosts differ by seconds: a token may be this much too old, or too new.
+CLOCK_LEEWAY = timedelta(seconds=30)
 
 
 class ConfigError(Exception):
@@ -222,7 +224,7 @@ class Settings:
             values = {field.name: _read(env, field.name, field.type, field.metadata) for field in fields(cls)}
             env.seal()
         except EnvValidationError as error:
-            raise ConfigError(_problems(error)) from None
+            raise ConfigError(_problems(error) + _ignored_file()) from None
         except ValueError as error:  # a NAME_FILE cannot be read
             raise ConfigError([str(error)]) from None
         if values["environment"] == "production" and (values["debug"] or get_debug_flag()):
@@ -234,6 +236,11 @@ class Settings:
     @property
     def access_token_life(self) -> timedelta:
         return timedelta(seconds=self.access_token_seconds)
+
+    @property
+    def ended_session_life(self) -> timedelta:
+        """How long a token of an ended session may still be accepted by a signature check alone."""
+        return self.access_token_life + CLOCK_LEEWAY
 
     @property
     def task_life(self) -> timedelta:
@@ -258,6 +265,12 @@ def _read(env: FileAwareEnv, name: str, kind: Any, metadata: Any) -> Any:
     if kind is float:
         checks.insert(0, _is_finite)
     return parse(name.upper(), validate=checks, **default)
+
+
+def _ignored_file() -> list[str]:
+    if "ENVIRONMENT" in os.environ or not Path(".env").exists():
+        return []
+    return ["ENVIRONMENT: is not set, so the file .env was not read. Set ENVIRONMENT=development to read it"]
 
 
 def _problems(error: EnvValidationError) -> list[str]:

@@ -104,5 +104,5 @@ class UnavailableError(AppError):
     """A dependency does not answer, or there is no capacity left. The same request may succeed later."""
 
     kind = "unavailable"
-    detail = "The database did not answer in time. Retry later. The request may have been carried out."
+    detail = "The service cannot process the request at the moment. Retry later. The request may have been carried out."
     retry_after_seconds = 5

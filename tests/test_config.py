@@ -114,6 +114,13 @@ def test_dotenv_file_is_read_only_in_development(environment, tmp_path, name, re
     assert (Settings.from_env().release == "from-the-file") is read
 
 
+def test_file_that_was_not_read_is_reported(environment, tmp_path):
+    (tmp_path / ".env").write_text("DATABASE_URL=postgresql://localhost/x\n")
+    environment()
+    with pytest.raises(ConfigError, match="Set ENVIRONMENT=development to read it"):
+        Settings.from_env()
+
+
 def test_masked_settings_show_no_secret(environment):
     environment(**GOOD)
     shown = Settings.from_env().masked()

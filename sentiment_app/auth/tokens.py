@@ -11,7 +11,7 @@ from flask_jwt_extended import JWTManager, create_access_token, create_refresh_t
 from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt.exceptions import PyJWTError
 
-from sentiment_app.config import Settings
+from sentiment_app.config import CLOCK_LEEWAY, Settings
 from sentiment_app.errors import InvalidTokenError
 from sentiment_app.infrastructure.app_state import AppKey, settings
 from sentiment_app.users.models import Session
@@ -71,6 +71,7 @@ def flask_config(settings: Settings) -> dict[str, Any]:
         "JWT_SECRET_KEY": settings.jwt_secret_key,
         "JWT_ACCESS_TOKEN_EXPIRES": settings.access_token_life,
         "JWT_REFRESH_TOKEN_EXPIRES": settings.refresh_token_life,
+        "JWT_DECODE_LEEWAY": CLOCK_LEEWAY,
     }
 
 

@@ -1,8 +1,8 @@
 """State that lives as long as the application, reached through typed keys.
 
 A module that owns such an object declares its key: `SERVING = AppKey[Serving]("serving")`. `app.create_app` sets the
-object, and everybody else reads it with `SERVING.get()`. Two applications in one process share nothing. The idea is
-aiohttp's `web.AppKey`.
+object, and everybody else reads it with `SERVING.get()`. Two applications in one process do not share these objects.
+The idea is aiohttp's `web.AppKey`.
 """
 
 from collections.abc import Callable

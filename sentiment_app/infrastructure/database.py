@@ -21,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase
 
 from sentiment_app.config import Settings
-from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.infrastructure.app_state import AppKey, settings
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 AUTOCOMMIT = "autocommit"
@@ -92,6 +92,7 @@ def init_app(app: Flask, settings: Settings) -> None:
     install_wait_timeout(settings)
     db.init_app(app)
     migrate.init_app(app)
+    RESOURCE_ERRORS.set(app, ResourceErrors())
 
 
 def autocommit() -> AbstractContextManager[Connection]:
@@ -152,6 +153,26 @@ def is_overload(error: BaseException) -> bool:
 def is_out_of_resources(error: BaseException) -> bool:
     """Whether the server lacks disk, memory or connections (SQLSTATE class 53, "insufficient resources")."""
     return (sqlstate(error) or "").startswith("53")
+
+
+class ResourceErrors:
+    """Remembers whether the database lacked disk, memory or connections a short time ago."""
+
+    RECENT_SECONDS = 60
+
+    def __init__(self) -> None:
+        self._last = -float(self.RECENT_SECONDS)
+
+    def record(self) -> None:
+        """Record that the database refused a statement for this reason."""
+        self._last = time.monotonic()
+
+    def are_recent(self) -> bool:
+        """Whether this happened within the last RECENT_SECONDS."""
+        return time.monotonic() - self._last < self.RECENT_SECONDS
+
+
+RESOURCE_ERRORS = AppKey[ResourceErrors]("resource_errors")
 
 
 def is_transient(error: BaseException) -> bool:

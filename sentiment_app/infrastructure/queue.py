@@ -13,6 +13,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from sentiment_app.infrastructure.app_state import SETTINGS, AppKey
+from sentiment_app.infrastructure.circuit_breaker import CircuitBreaker
 
 TASKS_QUEUE, WEBHOOKS_QUEUE = "default", "webhooks"
 QUEUES = (TASKS_QUEUE, WEBHOOKS_QUEUE)
@@ -21,7 +22,11 @@ JOB_SECONDS = 600
 # How long RQ keeps the record of a job that failed.
 FAILED_JOB_SECONDS = 3600
 
+# While Redis does not answer, requests use their fallbacks, and ask Redis again once in this time.
+REDIS_PAUSE_SECONDS = 1.0
+
 REDIS = AppKey[Redis]("redis")
+REDIS_BREAKER = AppKey[CircuitBreaker]("redis_breaker")
 
 log = structlog.get_logger()
 
@@ -36,6 +41,7 @@ def init_app(app: Flask) -> None:
         retry=Retry(NoBackoff(), 0),
     )
     REDIS.set(app, client)
+    REDIS_BREAKER.set(app, CircuitBreaker("redis", REDIS_PAUSE_SECONDS))
 
 
 def redis() -> Redis:
@@ -46,6 +52,15 @@ def redis() -> Redis:
 def queue(name: str = TASKS_QUEUE) -> Queue:
     """A queue by its name. Its messages are JSON: RQ's default, pickle, would run any code that a message holds."""
     return Queue(name, connection=redis(), serializer=JSONSerializer)
+
+
+def answers() -> bool:
+    """Whether Redis answers."""
+    try:
+        redis().ping()
+    except RedisError:
+        return False
+    return True
 
 
 def count_jobs() -> dict[tuple[str, ...], float] | None:

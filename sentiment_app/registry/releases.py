@@ -220,4 +220,4 @@ def record_event(event: UUID, version: str, action: str, by: str, detail: str | 
 
 def unknown_version(version: str) -> NotFoundError:
     """The error for a version that is not released."""
-    return NotFoundError(f"The model {version!r} is not released. List all models with: flask model list")
+    return NotFoundError(f"The model {version!r} is not released. List the released models, and choose one of them.")

@@ -28,7 +28,7 @@ class NoModelError(UnavailableError):
     """No model is active."""
 
     kind = "no-model"
-    detail = "No model is active on this server yet. An operator activates a model with: flask model activate VERSION"
+    detail = "No model is active on this server yet. Ask the operator to activate a model."
 
 
 class UnknownModelError(NotFoundError):

@@ -26,7 +26,8 @@ GRACE_SECONDS = 5.0
 MAX_DELAY_SECONDS = 0.008
 
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types here
-COLUMNS = tuple(column.name for column in SentimentRequest.__table__.columns)
+# A column with a default in the database needs no value.
+COLUMNS = tuple(column.name for column in SentimentRequest.__table__.columns if column.server_default is None)
 VALUES = itemgetter(*COLUMNS)
 
 

@@ -10,8 +10,7 @@ from uuid import UUID
 
 import structlog
 from redis.exceptions import RedisError
-from sqlalchemy import cast, func, select, update
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import JSON, cast, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
@@ -31,7 +30,6 @@ log = structlog.get_logger()
 
 def reconcile() -> dict[str, int]:
     """Run one round, and return how much each step put back."""
-    _complete_deliveries()
     done = {
         "leases": _release_expired_leases(),
         "jobs": _send_lost_jobs(),
@@ -115,6 +113,7 @@ def _mark_stale(age: timedelta, *task_ids: UUID) -> Sequence[UUID]:
 
 
 def _send_due_deliveries() -> int:
+    _complete_deliveries()
     due = _without_job(outbox.find_due(), WEBHOOKS_QUEUE)
     for delivery_id in due:
         outbox.send(delivery_id)
@@ -123,11 +122,17 @@ def _send_due_deliveries() -> int:
 
 @unit_of_work
 def _complete_deliveries() -> None:
-    """Fill in what a process of the release before 0.2 leaves out of a delivery, while both releases run."""
-    data = func.jsonb_build_object(
-        *("task_id", Task.id, "status", Delivery.event, "model_version", Task.model_version), type_=JSONB
+    """Fill in pending deliveries that a process of release 0.1 stored, while both releases run."""
+    incomplete = (
+        select(Delivery.id)
+        .join(Task, Task.id == Delivery.task_id)
+        .where(Delivery.state == "pending", Delivery.url.is_(None), Task.deleted_at.is_(None))
+        .with_for_update(of=Delivery, skip_locked=True)
     )
-    payload = func.jsonb_build_object("type", cast("task.", db.String) + Delivery.event, "data", data, type_=JSONB)
-    incomplete = update(Delivery).where(Delivery.url.is_(None), Delivery.task_id == Task.id)
+    data = func.json_build_object(
+        *("task_id", Task.id, "status", Delivery.event, "model_version", Task.model_version), type_=JSON
+    )
+    payload = func.json_build_object("type", cast("task.", db.String) + Delivery.event, "data", data, type_=JSON)
+    completed = update(Delivery).where(Delivery.id.in_(incomplete.scalar_subquery()), Task.id == Delivery.task_id)
     values = {"user_id": Task.user_id, "url": Task.webhook_url, "payload": payload}
-    db.session.execute(incomplete.values(values), execution_options=UNSYNCHRONIZED)
+    db.session.execute(completed.values(values), execution_options=UNSYNCHRONIZED)

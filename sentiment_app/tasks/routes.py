@@ -124,7 +124,8 @@ def submit_file(query: dict[str, Any]) -> Response:
     query["encoding"] = query["encoding"] or request.mimetype_params.get("charset")
     format_ = Format(_media_type(), is_gzip=_is_gzip(), **query)
     with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
-        return _submitted(_receive(to_submit, format_))
+        task = _receive(to_submit, format_)
+    return _submitted(task)  # it may wait for the task, and the upload has ended
 
 
 def _receive(to_submit: Submission, format_: Format) -> Task:

@@ -118,7 +118,7 @@ def delete_expired() -> int:
 
 @unit_of_work
 def _delete_batch() -> int:
-    batch = select(Session.id).where(Session.expires_at < func.now() - settings().access_token_life).limit(BATCH_ROWS)
+    batch = select(Session.id).where(Session.expires_at < func.now() - settings().ended_session_life).limit(BATCH_ROWS)
     expired = delete(Session).where(Session.id.in_(batch.scalar_subquery()))
     return cast(CursorResult[Any], db.session.execute(expired)).rowcount
 
@@ -130,7 +130,7 @@ def _mark_ended(reason: Reason, *conditions: ColumnElement[bool]) -> None:
 
 
 def _recently_ended() -> Select[UUID]:
-    return select(Session.id).where(Session.ended_at > func.now() - settings().access_token_life)
+    return select(Session.id).where(Session.ended_at > func.now() - settings().ended_session_life)
 
 
 def _new_expiry() -> datetime:

@@ -13,14 +13,14 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import structlog
 from redis import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from sentiment_app.infrastructure import metrics
 from sentiment_app.infrastructure.app_state import AppKey
+from sentiment_app.infrastructure.circuit_breaker import CircuitBreaker
 from sentiment_app.infrastructure.coalescing import Coalescer
-from sentiment_app.web.rate_limits import REDIS_PAUSE_SECONDS, RateLimits, Standing
+from sentiment_app.web.rate_limits import RateLimits, Standing
 
 LIST_KEY = "sessions-ended:listed"
 LIST_SECONDS = 30
@@ -41,8 +41,6 @@ if redis.call('INCR', KEYS[3]) == 1 then redis.call('PEXPIRE', KEYS[3], 2 * wind
 return {3, now + 1, before}
 """
 SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-
-log = structlog.get_logger()
 
 
 class Verdict(IntEnum):
@@ -66,6 +64,7 @@ class Admission:
 
     Args:
         client: Redis, with a short timeout.
+        breaker: decides whether Redis is asked.
         rate_limits: the rates, and the counters in memory.
         session_seconds: how long access tokens of an ended session may still be valid.
         find_ended: reads from PostgreSQL the sessions that ended within that time.
@@ -75,6 +74,7 @@ class Admission:
     def __init__(
         self,
         client: Redis,
+        breaker: CircuitBreaker,
         rate_limits: RateLimits,
         *,
         session_seconds: int,
@@ -82,6 +82,7 @@ class Admission:
         is_live: Callable[[UUID], bool],
     ) -> None:
         self._client = client
+        self._breaker = breaker
         self._rate_limits = rate_limits
         self._connection: Any = None  # redis-py has no types for it
         self._questions: Coalescer[tuple[Any, ...], Any] = Coalescer(
@@ -90,16 +91,18 @@ class Admission:
         self._session_seconds = session_seconds
         self._find_ended = find_ended
         self._is_live = is_live
-        self._redis_paused_until = 0.0
         self._list_is_suspect = False
 
     def admit(self, user: UUID, session: UUID, rate: str) -> Admitted:
         """Decide on one request under the named rate, and count it if it is admitted."""
-        if time.monotonic() >= self._redis_paused_until:
+        if self._breaker.allows():
             try:
-                return self._ask_redis(user, session, rate)
+                admitted = self._ask_redis(user, session, rate)
             except (RedisError, TimeoutError) as error:
-                self._pause_redis(error)
+                self._note_failure(error)
+            else:
+                self._breaker.succeed()
+                return admitted
         metrics.limiter_fallbacks.inc()
         return self._ask_postgresql(user, session, rate)
 
@@ -108,7 +111,7 @@ class Admission:
         try:
             self._publish(sessions)
         except RedisError as error:
-            self._pause_redis(error)
+            self._note_failure(error)
 
     def _ask_redis(self, user: UUID, session: UUID, rate: str) -> Admitted:
         if self._list_is_suspect:
@@ -172,10 +175,9 @@ class Admission:
                 pipeline.set(LIST_KEY, 1, ex=LIST_SECONDS)
             pipeline.execute()
 
-    def _pause_redis(self, error: Exception) -> None:
-        self._redis_paused_until = time.monotonic() + REDIS_PAUSE_SECONDS
+    def _note_failure(self, error: Exception) -> None:
         self._list_is_suspect = True
-        log.warning("redis_unavailable", error=type(error).__name__)
+        self._breaker.fail(error)
 
 
 def _milliseconds_until_room(allowed: int, window: int, passed: int, now: int, before: int) -> float:

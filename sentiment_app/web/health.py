@@ -9,7 +9,7 @@ from typing import Any
 from alembic.script import ScriptDirectory
 from flask import Blueprint, Flask, Response, request
 from marshmallow import fields
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Executable, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,7 +17,7 @@ from sentiment_app import __version__
 from sentiment_app.errors import NotFoundError, UnavailableError
 from sentiment_app.infrastructure import metrics
 from sentiment_app.infrastructure.app_state import AppKey, settings
-from sentiment_app.infrastructure.database import MIGRATIONS, db, retry_on_disconnect
+from sentiment_app.infrastructure.database import MIGRATIONS, RESOURCE_ERRORS, db, retry_on_disconnect
 from sentiment_app.infrastructure.queue import redis
 from sentiment_app.web.operation import operation
 from sentiment_app.web.problems import problem
@@ -25,6 +25,8 @@ from sentiment_app.web.schemas import Schema
 
 REQUIRED = {"database", "migrations", "model"}
 RETRY_SECONDS = 0.2
+# What the check of Redis writes, because a server whose disk or memory is full still answers a ping.
+PROBE_KEY, PROBE_SECONDS = "readiness-probe", 60
 
 # Says what is wrong, without secrets; None if nothing is wrong.
 Check = Callable[[], str | None]
@@ -77,6 +79,7 @@ def init_app(app: Flask, *, model: Check, switch: Check, model_version: Check) -
     revisions = [script.revision for script in scripts.walk_revisions()]  # newest first
     checks: dict[str, Check] = {
         "database": _database,
+        "database_resources": _database_resources,
         "migrations": partial(_migrations, revisions),
         "model": model,
         "model_switch": switch,
@@ -99,8 +102,9 @@ def live() -> dict[str, Any]:
 def ready() -> dict[str, Any] | Response:
     """Readiness: this process can serve requests.
 
-    A 503 names the checks that fail: the database, its migrations or the model. Without Redis, or with the previous
-    model because the active model does not load, the process serves requests, and its status is "degraded".
+    A 503 names the checks that fail: the database, its migrations or the model. The status is "degraded" without Redis,
+    with the previous model because the active model does not load, or if the database lacked disk space, memory or
+    connections within the last minute.
     """
     found = {name: check() for name, check in HEALTH.get().checks.items()}
     checks = {name: wrong or "ok" for name, wrong in found.items()}
@@ -161,6 +165,12 @@ def _database() -> str | None:
     return None
 
 
+def _database_resources() -> str | None:
+    if RESOURCE_ERRORS.get().are_recent():
+        return "refused a statement within the last minute, because it lacks disk space, memory or connections"
+    return None
+
+
 def _migrations(revisions: Sequence[str]) -> str | None:
     try:
         current = _query(text("SELECT version_num FROM alembic_version"))
@@ -173,7 +183,9 @@ def _migrations(revisions: Sequence[str]) -> str | None:
 
 def _redis() -> str | None:
     try:
-        redis().ping()
+        redis().set(PROBE_KEY, 1, ex=PROBE_SECONDS)
+    except ResponseError:  # MISCONF or OOM
+        return "refuses writes, because its disk or memory is full; rates are counted in memory, and tasks wait"
     except RedisError:
-        return "does not answer; rates are counted in memory"
+        return "does not answer; rates are counted in memory, and tasks wait"
     return None

@@ -12,7 +12,13 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from sentiment_app import errors
 from sentiment_app.errors import AppError
-from sentiment_app.infrastructure.database import is_disconnect, is_out_of_resources, is_overload
+from sentiment_app.infrastructure.database import (
+    RESOURCE_ERRORS,
+    is_disconnect,
+    is_out_of_resources,
+    is_overload,
+    sqlstate,
+)
 
 PROBLEM_TYPE = "urn:sentiment-app:problem:"
 
@@ -38,6 +44,8 @@ STATUSES = {
     errors.RateLimitedError: 429,
     errors.UnavailableError: 503,
 }
+
+DATABASE_UNAVAILABLE = "The database did not answer in time. Retry later. The request may have been carried out."
 
 log = structlog.get_logger()
 
@@ -130,9 +138,15 @@ def _http_exception(error: HTTPException) -> Response:
 
 
 def _database_error(error: SQLAlchemyError) -> Response:
-    if is_disconnect(error) or is_overload(error) or is_out_of_resources(error):
+    if is_out_of_resources(error):
+        RESOURCE_ERRORS.get().record()
+        log.error("database_out_of_resources", sqlstate=sqlstate(error))
+        return to_response(
+            errors.UnavailableError("The database lacks disk space, memory or connections. Retry later.")
+        )
+    if is_disconnect(error) or is_overload(error):
         log.error("database_unavailable", error=type(error).__name__)
-        return to_response(errors.UnavailableError())
+        return to_response(errors.UnavailableError(DATABASE_UNAVAILABLE))
     return _unexpected(error)
 
 

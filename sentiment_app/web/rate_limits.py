@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import limits
-import structlog
 from flask import Flask, Response, g, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
@@ -26,11 +25,10 @@ from redis.exceptions import RedisError
 from sentiment_app.config import Settings
 from sentiment_app.infrastructure import metrics
 from sentiment_app.infrastructure.app_state import SETTINGS, AppKey
+from sentiment_app.infrastructure.circuit_breaker import CircuitBreaker
+from sentiment_app.infrastructure.queue import REDIS_BREAKER
 
-REDIS_PAUSE_SECONDS = 1.0
 STRATEGY = "sliding-window-counter"
-
-log = structlog.get_logger()
 
 
 class Rate(NamedTuple):
@@ -102,23 +100,26 @@ class RateLimits:
     Args:
         limiter: flask-limiter, bound to the application.
         settings: has the value of each rate.
+        breaker: decides whether Redis is asked.
     """
 
-    def __init__(self, limiter: Limiter, settings: Settings) -> None:
+    def __init__(self, limiter: Limiter, settings: Settings, breaker: CircuitBreaker) -> None:
         self.items = {rate.name: limits.parse(getattr(settings, rate.setting)) for rate in RATES.values()}
         self._limiter = limiter
         self._in_memory = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._redis_paused_until = 0.0
+        self._breaker = breaker
 
     def hit(self, name: str, user_id: UUID | None = None) -> Standing:
         """Count the current request under a rate."""
         key = RATES[name].key(user_id)
-        if time.monotonic() >= self._redis_paused_until:
+        if self._breaker.allows():
             try:
-                return self._hit(self._limiter.limiter, name, key)
+                standing = self._hit(self._limiter.limiter, name, key)
             except RedisError as error:
-                self._redis_paused_until = time.monotonic() + REDIS_PAUSE_SECONDS
-                log.warning("redis_unavailable", error=type(error).__name__)
+                self._breaker.fail(error)
+            else:
+                self._breaker.succeed()
+                return standing
         metrics.limiter_fallbacks.inc()
         return self.hit_in_memory(name, key)
 
@@ -130,8 +131,10 @@ class RateLimits:
         item = self.items[name]
         is_admitted = strategy.hit(item, name, key)
         window = strategy.get_window_stats(item, name, key)
-        reset = min(max(0, math.ceil(window.reset_time - time.time())), item.get_expiry())
-        return Standing(name, item, not is_admitted, window.remaining, reset)
+        reset = math.ceil(window.reset_time - time.time())
+        if reset < 1:  # the library's answer for a window that began in this instant
+            reset = item.get_expiry()
+        return Standing(name, item, not is_admitted, window.remaining, min(reset, item.get_expiry()))
 
 
 RATE_LIMITS = AppKey[RateLimits]("rate_limits")
@@ -154,7 +157,7 @@ def init_app(app: Flask) -> None:
     # Without this entry the library installs hooks that look for limits of its own on every request.
     app.extensions["limiter"] = {limiter}
     limiter.init_app(app)
-    RATE_LIMITS.set(app, RateLimits(limiter, SETTINGS.get(app)))
+    RATE_LIMITS.set(app, RateLimits(limiter, SETTINGS.get(app), REDIS_BREAKER.get(app)))
     app.before_request(_start)
     app.after_request(_write_headers)
 

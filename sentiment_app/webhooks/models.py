@@ -4,8 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, func
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sentiment_app.infrastructure.database import UTC, Base
@@ -18,18 +17,18 @@ class Delivery(Base):
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state"),
         Index("ix_webhook_deliveries_task_id", "task_id"),
-        Index("ix_webhook_deliveries_user_id", "user_id"),
         Index("ix_webhook_deliveries_due", "next_at", postgresql_where="state = 'pending'"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     task_id: Mapped[UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
     """The task that the event is about."""
-    # Null only in rows of release 0.1 and before, until the reconciler fills them in.
-    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    # The owner, the URL and the payload are null in rows of release 0.1, until the reconciler fills in pending rows.
+    # The owner is no foreign key: a deleted user's deliveries are deleted with the tasks.
+    user_id: Mapped[UUID | None]
     url: Mapped[str | None]
-    payload: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
-    """The type of the event and its data, as they are sent."""
+    payload: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """The type of the event and its data, as they are sent: JSON keeps the order of the keys, and JSONB does not."""
     event: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="pending")
     attempts: Mapped[int] = mapped_column(server_default="0")

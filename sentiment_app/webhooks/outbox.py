@@ -103,9 +103,10 @@ def _reset(task_id: UUID, delivery_id: UUID) -> Delivery | None:
 def attempt(delivery_id: UUID) -> None:
     """Make one attempt, if it is due and no other worker makes it."""
     delivery = _claim(delivery_id, attempt_id := uuid.uuid4())
-    if delivery is None or delivery.user_id is None:
+    if delivery is None or delivery.user_id is None or delivery.payload is None:
         return
-    message = {"timestamp": delivery.created_at.isoformat(), **(delivery.payload or {})}
+    event, data = delivery.payload["type"], delivery.payload["data"]
+    message = {"type": event, "timestamp": delivery.created_at.isoformat(), "data": data}
     body = json.dumps(message, separators=(",", ":")).encode()
     headers = {
         "Content-Type": "application/json",

@@ -92,7 +92,7 @@ def forgeries(app, user, tokens):
     yield jwt.encode(claims, "some other key that is long enough to use", algorithm="HS256")
     yield jwt.encode(claims, None, algorithm="none")
     yield create_access_token(
-        str(user.id), expires_delta=timedelta(seconds=-1), additional_claims={"sid": claims["sid"]}
+        str(user.id), expires_delta=timedelta(seconds=-60), additional_claims={"sid": claims["sid"]}
     )
     yield create_access_token(str(user.id))
 
@@ -202,3 +202,14 @@ def test_flood_of_sign_ins_is_refused_with_503(client, ada, full):
         answer = client.post(LOGIN, json={"username": "ada", "password": PASSWORD})
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(20, 200), (-20, 200), (60, 401), (-60, 401)])
+def test_clocks_of_hosts_may_differ_by_thirty_seconds(client, app, ada, tokens, seconds, status):
+    """The token was signed by a host whose clock is ahead, or expired for a host whose clock is behind."""
+    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
+    shifted = {**claims, "iat": claims["iat"] + seconds, "nbf": claims["nbf"] + seconds}
+    if seconds < 0:
+        shifted["exp"] = claims["iat"] + seconds
+    token = jwt.encode(shifted, app.config["JWT_SECRET_KEY"])
+    assert client.get(WHO, headers=bearer(token)).status_code == status

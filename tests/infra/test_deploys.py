@@ -94,7 +94,7 @@ BROKEN = {
         "no_such_thing",
     ),
     "a process that is never ready": (
-        "sentiment_app/health.py",
+        "sentiment_app/web/health.py",
         "    found = {",
         '    found = {"database": "is made up to be away"} or {',
         "not ready",
@@ -105,6 +105,12 @@ BROKEN = {
         "bin/gunicorn -c",
         "bin/no-such-program -c",
         "does not start",
+    ),
+    "a worker that crashes after its start": (
+        "sentiment_app/worker.py",
+        "    notify_ready()\n",
+        '    notify_ready()\n    sys.exit("no luck today")\n',
+        "no luck today",
     ),
 }
 

@@ -164,3 +164,17 @@ def test_prefer_wait_links_to_results_of_long_file(upload, lines, scored_meanwhi
     answer = upload(lines(*"abc"), Prefer="wait=5")
     assert (answer.status_code, answer.json["status"]) == (202, "completed")
     assert answer.headers["Location"]
+
+
+def test_upload_that_waits_for_its_task_holds_no_place(app, upload, lines, chunk_jobs, monkeypatch):
+    UPLOADS.set(app, ConcurrencyLimit(1, UnavailableError))
+    admitted = []
+
+    def sleep(_seconds):
+        with UPLOADS.get(app).try_admit() as is_admitted:
+            admitted.append(is_admitted)
+        executor.score_chunk(UUID(chunk_jobs()[0]))
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert upload(lines("a"), Prefer="wait=5").json["status"] == "completed"
+    assert admitted == [True]

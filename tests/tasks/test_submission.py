@@ -64,3 +64,21 @@ def test_too_long_list_gives_one_error(client, as_ada):
     answer = client.post("/api/v1/sentiment/analyze/batch", json={"texts": [0] * 10_001}, headers=as_ada)
     assert answer.status_code == 422
     assert [entry["pointer"] for entry in answer.json["errors"]] == ["/texts"]
+
+
+def test_without_redis_the_quota_of_tasks_is_ten_times_larger(make_app, as_ada):
+    client = make_app(max_tasks=1, redis_url="unix:///nowhere").test_client()
+
+    def submit():
+        return client.post("/api/v1/sentiment/analyze/batch", json={"texts": ["a"]}, headers=as_ada).status_code
+
+    assert [submit() for _ in range(11)] == [202] * 10 + [429]
+
+
+def test_without_redis_the_quota_of_rows_stays(make_app, as_ada):
+    client = make_app(max_tasks=1, max_queued_rows=2, redis_url="unix:///nowhere").test_client()
+
+    def submit():
+        return client.post("/api/v1/sentiment/analyze/batch", json={"texts": ["a"]}, headers=as_ada).status_code
+
+    assert [submit() for _ in range(3)] == [202, 202, 429]

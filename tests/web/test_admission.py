@@ -7,6 +7,7 @@ from uuid import uuid4
 import limits
 import pytest
 
+from sentiment_app.infrastructure.circuit_breaker import CircuitBreaker
 from sentiment_app.infrastructure.queue import REDIS
 from sentiment_app.web.admission import LIST_KEY, Admission, Verdict
 from sentiment_app.web.rate_limits import RateLimits
@@ -21,9 +22,10 @@ def redis(base_app):
 
 
 def make_admission(redis, settings, is_live):
-    rate_limits = RateLimits(None, settings)
+    breaker = CircuitBreaker("redis", 1.0)
+    rate_limits = RateLimits(None, settings, breaker)
     rate_limits.items = {str(amount): limits.parse(f"{amount} per hour") for amount in range(1, 101)}
-    return Admission(redis, rate_limits, session_seconds=60, find_ended=list, is_live=is_live)
+    return Admission(redis, breaker, rate_limits, session_seconds=60, find_ended=list, is_live=is_live)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from sqlalchemy import text, update
 
 from sentiment_app.app import create_app
 from sentiment_app.infrastructure.database import db
+from sentiment_app.infrastructure.queue import REDIS
 from sentiment_app.registry.models import ModelRelease
 
 
@@ -26,7 +27,9 @@ def test_readyz_is_ok(client, url):
     assert answer.status_code == 200
     assert answer.json == {
         "status": "ok",
-        "checks": {"database": "ok", "migrations": "ok", "model": "ok", "model_switch": "ok", "redis": "ok"},
+        "checks": dict.fromkeys(
+            ["database", "database_resources", "migrations", "model", "model_switch", "redis"], "ok"
+        ),
     }
 
 
@@ -34,6 +37,33 @@ def test_readyz_is_degraded_without_redis(make_app, url):
     answer = make_app(redis_url="unix:///nowhere").test_client().get(url)
     assert (answer.status_code, answer.json["status"]) == (200, "degraded")
     assert answer.json["checks"]["redis"] != "ok"
+
+
+def test_redis_that_refuses_writes_is_reported(client, app, url):
+    REDIS.get(app).config_set("maxmemory", 1)
+    try:
+        answer = client.get(url)
+    finally:
+        REDIS.get(app).config_set("maxmemory", 0)
+    assert (answer.status_code, answer.json["status"]) == (200, "degraded")
+    assert answer.json["checks"]["redis"].startswith("refuses writes")
+
+
+def test_full_disk_answers_503_and_is_reported(client, as_ada, url):
+    db.session.execute(
+        text("""
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$;
+            CREATE TRIGGER refuse BEFORE INSERT ON sentiment_requests EXECUTE FUNCTION refuse()
+        """)
+    )
+    answer = client.post("/api/v1/sentiment/analyze", json={"text": "I love it"}, headers=as_ada)
+    assert (answer.status_code, answer.json["type"]) == (503, "urn:sentiment-app:problem:unavailable")
+    assert answer.headers["Retry-After"]
+    assert "disk space" in answer.json["detail"]
+    answer = client.get(url)
+    assert (answer.status_code, answer.json["status"]) == (200, "degraded")
+    assert "disk space" in answer.json["checks"]["database_resources"]
 
 
 def test_dead_pooled_connection_does_not_fail_readyz(settings, base_app):

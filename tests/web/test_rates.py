@@ -7,9 +7,8 @@ import pytest
 from harness import PASSWORD
 from prometheus_client import REGISTRY
 
-from sentiment_app.infrastructure.queue import REDIS
+from sentiment_app.infrastructure.queue import REDIS, REDIS_BREAKER
 from sentiment_app.web import admission
-from sentiment_app.web.rate_limits import RATE_LIMITS
 
 WHO, LOGIN = "/api/v1/protected/test", "/api/v1/auth/login"
 ANALYZE = "/api/v1/sentiment/analyze"
@@ -174,7 +173,7 @@ def test_login_without_an_account_is_counted_by_network(make_app, ada, username)
     app = make_app(release="fresh")
     answer = app.test_client().post(LOGIN, json={"username": username, "password": "x"})
     assert answer.status_code == 422
-    assert RATE_LIMITS.get(app)._redis_paused_until == 0
+    assert not REDIS_BREAKER.get(app).is_open
 
 
 def test_ipv6_client_is_limited_by_network(make_app):
@@ -185,3 +184,11 @@ def test_ipv6_client_is_limited_by_network(make_app):
         for n, entry in enumerate(sent_from)
     ]
     assert statuses == [401, 401, 429, 401]
+
+
+def test_first_request_of_a_window_shows_the_whole_window(make_app, ada):
+    client = make_app(auth_rate_limit="5 per minute", trusted_proxies=1).test_client()
+    for n in range(30):
+        headers = {"X-Forwarded-For": f"192.0.2.{n}"}
+        answer = client.post(LOGIN, json={"username": f"u{n}", "password": "x"}, headers=headers)
+        assert answer.headers["RateLimit"] == '"auth";r=4;t=60'
