@@ -2,7 +2,7 @@
 
 WEB_BIND          address of the API, by default 127.0.0.1:8000
 METRICS_BIND      address of /metrics, by default 127.0.0.1:9464
-WEB_CONCURRENCY   worker processes, by default one for each core, at most four
+WEB_CONCURRENCY   worker processes, by default as many as cores, but at most four
 WEB_THREADS       threads of each worker process, by default 16
 """
 
@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Before prometheus_client is imported: each process writes its metrics to this folder, and a scrape adds them up.
+# Set before prometheus_client is imported. Each process writes its metrics to this folder, and a scrape adds them up.
 has_own_metrics_folder = "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 if has_own_metrics_folder:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="sentiment-metrics-")
@@ -31,7 +31,7 @@ workers = int(os.environ.get("WEB_CONCURRENCY", min(4, os.cpu_count() or 1)))
 worker_class = gunicorn.BalancedWorker
 # A thread waits for PostgreSQL most of its time. Threads that wait together share a commit.
 threads = int(os.environ.get("WEB_THREADS", "16"))
-worker_tmp_dir = "/dev/shm"  # noqa: S108  # the heartbeat file; a slow disk could stop it
+worker_tmp_dir = "/dev/shm"  # noqa: S108  # in memory, because a slow disk would delay the heartbeat
 timeout = 30
 graceful_timeout = 30
 keepalive = 75  # longer than Nginx keeps its connections

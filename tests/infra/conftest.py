@@ -1,6 +1,6 @@
-"""What the tests of a deployment share: a host, playbooks, and a load that counts what fails.
+"""What the tests of a deployment share: a host, playbooks, and a load that counts failed requests.
 
-scripts/test-deploy makes the hosts, and tells about them in TEST_STATE.
+scripts/test-deploy creates the hosts, and describes them in the folder TEST_STATE.
 """
 
 import contextlib
@@ -25,18 +25,19 @@ import testinfra
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 NAME = "sentiment.test"
+LOCK = "/var/lib/sentiment-deploy.lock"  # of deploys, on the first web host
 RATE = 50  # requests a second; the machine's two cores also run the host and Ansible
 
 
-# Tests of these files have certificates issued, and the authority knows one host of that name at a time.
+# The tests in these files request certificates. The authority can reach only one host under the name at a time.
 ISSUING = ("test_certificates", "test_new_host")
 
 
 class Lane:
-    """The host of one pytest process, with everything on it, which each test file gets as it was deployed.
+    """The host of a pytest process. Each test file starts with a copy of the host that scripts/test-deploy deployed.
 
-    Every process has a state of its own, a copy of what scripts/test-deploy left in TEST_STATE. In its inventory the
-    host is named app1, whatever its name on the test bed.
+    Every process has its own folder, with a copy of the files that scripts/test-deploy left in TEST_STATE. In the
+    inventory the host is always named app1, also if the test bed gives it another name.
     """
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class Lane:
 
     def begin(self) -> None:
         """Give the next test file its host and its state."""
-        if not self.image:  # a cluster, which is made once
+        if not self.image:  # a cluster is created only once
             return
         if self.state.exists():
             on_testbed("reset", self.name)
@@ -64,7 +65,7 @@ class Lane:
 
     @property
     def address(self) -> str:
-        """The host's address. Not from `testbed status`, which looks at hosts that other processes are just making."""
+        """The host's address. `testbed status` would also read hosts that other processes are creating."""
         if not self.image:
             return os.environ["TEST_ADDRESS"]
         return (Path(os.environ["TESTBED_DIR"]) / "hosts" / self.name / "addr").read_text().strip()
@@ -75,9 +76,9 @@ LANE = Lane()
 
 @pytest.fixture(scope="module", autouse=True)
 def fresh_host(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Begin each test file on the host as it was deployed."""
+    """Start each test file with a fresh copy of the deployed host."""
     LANE.begin()
-    os.environ["TEST_STATE"] = str(LANE.state)  # for the inventories, which look secrets up there
+    os.environ["TEST_STATE"] = str(LANE.state)  # for the inventories, which read secrets from this folder
     if not LANE.image or request.path.stem not in ISSUING:
         yield
         return
@@ -90,13 +91,13 @@ def fresh_host(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def state() -> Path:
-    """Where the files of this process's host are."""
+    """The folder with the files of this process's host."""
     return LANE.state
 
 
 @pytest.fixture(scope="module")
 def host(fresh_host: None, state: Path) -> Any:
-    """The host with everything on it, through SSH, as root."""
+    """The host that runs the whole service, through SSH, as root."""
     return reach("app1", state)
 
 
@@ -112,7 +113,7 @@ def address(fresh_host: None) -> str:
 
 
 def main_process(host: Any, unit: str) -> str:
-    """The process id of a unit, as soon as it has started: systemd tells 0 until then, and `kill 0` hits the caller."""
+    """Wait until a unit runs, and return its process id. Until then systemd reports 0, and `kill 0` hits the caller."""
     for _ in range(600):
         pid: str = host.run(f"systemctl is-active --quiet {unit} && systemctl show -P MainPID {unit}").stdout.strip()
         if pid not in ("", "0"):
@@ -127,7 +128,7 @@ def on_testbed(*arguments: str) -> str:
 
 
 def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command, and show what it said if it fails."""
+    """Run a command, and show its output if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=ROOT / "ansible")
     if check and done.returncode:
         pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
@@ -142,7 +143,7 @@ class Playbooks:
         self.deployed = os.environ["TEST_VERSION"]
 
     def __call__(self, name: str, *arguments: str, check: bool = True) -> str:
-        """Run one and return what it printed."""
+        """Run a playbook, and return its output."""
         given = os.environ["TEST_INVENTORIES"].replace("TEST_STATE", os.environ["TEST_STATE"])
         inventories = [f"--inventory={path}" for path in given.split()]
         own = ["-e", f"app_release_repository={self.repository}"]
@@ -151,27 +152,27 @@ class Playbooks:
 
 
 class Repository:
-    """A clone of the project in which releases are made up."""
+    """A clone of the project in which tests create releases."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.base = self.git("rev-parse", "HEAD")
 
     def git(self, *arguments: str) -> str:
-        """Run git in it."""
+        """Run git in the clone."""
         return run(
             "git", "-C", str(self.path), "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments
         ).stdout.strip()
 
     def release(self, title: str, **files: tuple[str, str]) -> str:
-        """Commit a change on top of the base; each file gets (what is replaced, by what). Returns the name."""
+        """Commit a change on top of the base, and return the release's name. `files`: path to (old text, new text)."""
         self.git("checkout", "-q", "--detach", self.base)
         for path, (old, new) in ((name.replace("__", "/"), change) for name, change in files.items()):
             self.edit(path, old, new)
         return self.commit(title)
 
     def edit(self, path: str, old: str, new: str) -> None:
-        """Replace text in a file, or write a new one."""
+        """Replace text in a file, or create the file if `old` is empty."""
         file = self.path / path
         text = file.read_text() if old else ""
         assert old in text, f"{path} has no {old!r}"
@@ -186,7 +187,7 @@ class Repository:
 
 @pytest.fixture(scope="module")
 def repository(fresh_host: None, state: Path) -> Repository:
-    """A clone for releases that only exist here."""
+    """A clone of the project for test releases."""
     path = state / "repository"
     if not path.exists():
         run("git", "clone", "-q", str(ROOT), str(path))
@@ -200,7 +201,7 @@ def playbook(repository: Repository) -> Playbooks:
 
 
 class Load:
-    """A load, while it runs and after it."""
+    """A running load, and its result after it has ended."""
 
     def __init__(self, process: subprocess.Popen[str], ids: Path) -> None:
         self.process = process
@@ -208,7 +209,7 @@ class Load:
         self.result: dict[str, Any] = {}
 
     def end(self) -> None:
-        """Stop it and take its figures."""
+        """Stop the load, and read its result."""
         self.process.send_signal(signal.SIGTERM)
         out, _ = self.process.communicate(timeout=60)
         self.result = json.loads(out.splitlines()[-1])
@@ -216,8 +217,8 @@ class Load:
 
     @property
     def failed(self) -> dict[str, int]:
-        """What failed, by kind."""
-        assert self.result["ok"], "nothing was answered at all"
+        """The number of failed requests by kind of failure."""
+        assert self.result["ok"], "no request succeeded"
         return dict(self.result["failed"])
 
 
@@ -232,19 +233,19 @@ def load(state: Path, address: str) -> Any:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout
         assert process.stdout.readline() == "loading\n"
-        entry = Load(process, ids)
+        running_load = Load(process, ids)
         time.sleep(1)
         try:
-            yield entry
+            yield running_load
             time.sleep(1)
         finally:
-            entry.end()
+            running_load.end()
 
     return running
 
 
 class Api:
-    """A caller with an account of its own, who checks the certificate."""
+    """A client with its own account, which verifies the certificate."""
 
     def __init__(self, address: str, ca: Path) -> None:
         self.client = httpx.Client(
@@ -261,7 +262,7 @@ class Api:
         self.key = {"Idempotency-Key": uuid.uuid4().hex}
 
     def sign_in(self) -> None:
-        """Take a new token."""
+        """Get a new access token."""
         answer = self.client.post("/api/v1/auth/login", json=self.account).raise_for_status()
         self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
@@ -271,11 +272,11 @@ class Api:
 
     @staticmethod
     def name(number: int) -> str:
-        """What a row is called."""
+        """The custom_id of a row."""
         return f"row-{number}"
 
     def upload(self, rows: int) -> str:
-        """Send a file of that many rows; returns the task."""
+        """Upload a file with this number of rows, and return the task's id."""
         lines = (
             json.dumps({"text": f"A lovely day, number {entry}.", "custom_id": self.name(entry)})
             for entry in range(rows)
@@ -291,15 +292,15 @@ class Api:
     def wait(
         self, task: str, until: Callable[[dict[str, Any]], bool] | None = None, seconds: int = 120
     ) -> dict[str, Any]:
-        """Ask for a task until it has ended, or what is waited for is so."""
-        late = time.monotonic() + seconds
-        while time.monotonic() < late:
+        """Poll a task until it has ended, or until the condition `until` holds."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
             answer = self.client.get(f"/api/v1/sentiment/tasks/{task}")
             shown: dict[str, Any] = answer.raise_for_status().json()
             if until(shown) if until else shown["status"] not in ("queued", "running"):
                 return shown
             time.sleep(0.5)
-        pytest.fail(f"still {shown}")
+        pytest.fail(f"The task did not reach the expected state in {seconds} s: {shown}")
 
     def results(self, task: str) -> list[str]:
         """The results as lines of NDJSON."""

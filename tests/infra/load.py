@@ -2,8 +2,8 @@
 
     load.py NAME ADDRESS CA RATE IDS
 
-Each request has a text of its own; none is repeated, so every flaw shows. Writes the ids of acknowledged rows to IDS,
-and prints one JSON line: sent, ok, failed (by kind), p50, p99, worst, longest time without any answer.
+Each request has its own text, and is never retried, so every failure is counted. Writes the ids of acknowledged rows to
+IDS, and prints a JSON line: sent, ok, failed (by kind), p50, p99, worst, longest time without any answer.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import httpx
 
-LONGEST = 600
+MAX_SECONDS = 600
 
 
 class Load:
-    """Requests at a rate, and what came of them."""
+    """Requests at a steady rate, and their outcomes."""
 
     def __init__(self, client: httpx.AsyncClient, rate: float) -> None:
         self.client = client
@@ -32,7 +32,7 @@ class Load:
         self.ids: list[str] = []
 
     async def sign_in(self) -> None:
-        """Make the account, unless it is there, and take its token."""
+        """Create the account if it does not exist, and sign in."""
         account = {"username": "load", "password": "only for the test bed"}
         await self.client.post("/api/v1/auth/register", json=account | {"email": "load@example.org"})
         answer = await self.client.post("/api/v1/auth/login", json=account)
@@ -56,16 +56,16 @@ class Load:
         self.seconds.append(self.answered[-1] - begun)
 
     async def run(self, ended: asyncio.Event) -> None:
-        """Send until it is ended; late answers do not slow down what follows."""
+        """Send requests until `ended` is set. Late answers do not delay later requests."""
         begun, sent = time.monotonic(), 0
         async with asyncio.TaskGroup() as group:
-            while not ended.is_set() and time.monotonic() - begun < LONGEST:
+            while not ended.is_set() and time.monotonic() - begun < MAX_SECONDS:
                 group.create_task(self.score(sent))
                 sent += 1
                 await asyncio.sleep(max(0, begun + sent / self.rate - time.monotonic()))
 
     def result(self) -> dict[str, object]:
-        """The figures."""
+        """The measurements as numbers."""
         took = sorted(self.seconds)
         gaps = (after - before for before, after in zip(self.answered, self.answered[1:], strict=False))
         return {
@@ -80,7 +80,7 @@ class Load:
 
 
 async def main(name: str, address: str, ca: str, rate: str, ids: str) -> None:
-    """Connect to the address, under the name."""
+    """Run the load against an address, with the Host header and TLS name `name`."""
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     async with httpx.AsyncClient(
@@ -93,12 +93,12 @@ async def main(name: str, address: str, ca: str, rate: str, ids: str) -> None:
         await load.sign_in()
         print("loading", flush=True)
         await load.run(ended)
-    Path(ids).write_text("\n".join(load.ids))  # noqa: ASYNC240  # nothing else is left to do
+    Path(ids).write_text("\n".join(load.ids))  # noqa: ASYNC240  # no other task runs any more
     print(json.dumps(load.result()), flush=True)
 
 
 class Named(httpx.AsyncHTTPTransport):
-    """Checks the certificate of an address for a name that no DNS knows."""
+    """Verifies the certificate of an address for a name that is not in the DNS."""
 
     def __init__(self, name: str, verify: ssl.SSLContext) -> None:
         super().__init__(verify=verify)

@@ -1,9 +1,10 @@
-"""A drill: what was acknowledged before a disaster is there after a restore."""
+"""Disaster recovery: a restore brings back every acknowledged row."""
 
 import time
 
 import pytest
-from test_failures import lost
+from conftest import LOCK
+from test_failures import count_lost_rows
 
 
 def rows(host) -> str:
@@ -19,16 +20,16 @@ def test_dropped_database_is_restored_to_the_last_row(host, playbook, load):
     before = rows(host)
     moment = host.run("date --utc +'%F %T.%N+00'").stdout.strip()
     time.sleep(1)
-    # Recovery stops at the first commit after the moment. DROP DATABASE marks its victim before it commits,
-    # so a commit must stand between: in a database that is used, there always is one.
+    # Recovery stops at the first commit after the moment. DROP DATABASE marks the database as invalid before it
+    # commits, so another commit must come between. A database in use always has such a commit.
     host.run("systemctl stop 'sentiment-*'")
     host.run("sudo -u postgres psql -c 'CREATE TABLE later ()'; sudo -u postgres dropdb sentiment")
     assert rows(host) == ""
-    for _ in range(3):  # so that the stream is segments ahead of the moment
+    for _ in range(3):  # so that the stream is some segments ahead of the moment
         host.run("sudo -u postgres psql -c 'SELECT pg_switch_wal()' -c 'CHECKPOINT'")
     playbook("restore", "-e", f"time='{moment}'")
     assert rows(host) == before
-    assert lost(host, during.ids) == 0
+    assert count_lost_rows(host, during.ids) == 0
     assert host.run("systemctl start postgresql-backup-check.service").rc == 0  # the log is streamed again
 
 
@@ -36,7 +37,7 @@ def test_dropped_database_is_restored_to_the_last_row(host, playbook, load):
 def test_invalid_restore_time_stops_nothing(host, playbook, time):
     assert "is not a time in the past" in playbook("restore", "-e", f"time={time}", check=False)
     assert host.service("sentiment-web@1").is_running
-    assert not host.file("/run/deploying").exists
+    assert not host.file(LOCK).exists
 
 
 def test_dead_log_stream_is_reported(host):
@@ -57,7 +58,7 @@ def test_lost_cluster_is_restored_to_the_last_row(host, playbook, load):
     before = len(during.ids.read_text().split())
     assert before
     playbook("restore")
-    assert lost(host, during.ids) == 0
+    assert count_lost_rows(host, during.ids) == 0
 
 
 def test_age_of_last_backup_is_visible(host):

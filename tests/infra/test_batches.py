@@ -1,4 +1,4 @@
-"""Files of many texts through Nginx, whatever dies meanwhile; and rates, whatever is away."""
+"""Batch scoring through Nginx while processes die, and rate limits without Valkey."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_idempotency_key_creates_one_task(api):
 
 
 def test_rate_limits_hold_without_valkey(host, api):
-    limit = 300  # USER_RATE_LIMIT, a minute; without Valkey each process counts for itself
+    limit = 300  # USER_RATE_LIMIT per minute; without Valkey each process counts separately
     processes = int(host.run("pgrep -c -f 'gunicorn.*--preload'").stdout)
     host.run("systemctl stop valkey-server.service")
     try:

@@ -1,4 +1,4 @@
-"""A certificate is renewed by the same timer's service as in production, and served at once."""
+"""Certificates are renewed by the same systemd service as in production, and served at once."""
 
 import json
 import re
@@ -17,7 +17,7 @@ def serial(address, root, name=NAME):
 
 def test_renewed_certificate_is_served_without_failed_requests(host, state, address, load):
     before = serial(address, state / "root.pem")
-    # The service as the timer starts it; only told that it is time.
+    # This starts the service as the timer does. The changed setting makes the renewal due.
     host.check_output("sed -i '/^renew_before_expiry/s/6 hours/3650 days/' /etc/letsencrypt/renewal/sentiment.conf")
     try:
         with load() as during:
@@ -50,6 +50,20 @@ def test_renewal_is_scheduled(host):
     assert re.search(r"certbot\.timer", host.run("systemctl list-timers --no-pager").stdout)
 
 
-def test_expiring_certificate_is_reported(host):
+def test_certificate_check_logs_the_expiry_date(host):
     assert host.run("systemctl start certificate-check.service").rc == 0
     assert "notAfter=" in host.run("journalctl -o cat -n 5 --no-pager -u certificate-check").stdout
+
+
+def test_certificate_of_unknown_authority_is_reported(host):
+    host.run("cd /etc/nginx/sentiment && cp -a certificate.pem kept.pem && cp -a key.pem kept.key")
+    host.run("cd /etc/nginx/sentiment && ln -sf placeholder.pem certificate.pem && ln -sf placeholder.key key.pem")
+    host.run("nginx -s reload || systemctl reload nginx")
+    try:
+        assert host.run("systemctl start certificate-check.service").rc != 0
+        written = host.run("journalctl -o cat -n 9 --no-pager -u certificate-check").stdout
+    finally:
+        host.run("cd /etc/nginx/sentiment && mv kept.pem certificate.pem && mv kept.key key.pem")
+        host.run("systemctl reload nginx")
+    assert "The certificate for sentiment.test is not valid" in written
+    assert host.run("systemctl start certificate-check.service").rc == 0

@@ -1,4 +1,4 @@
-"""Seven hosts: who reaches whom, jobs on both workers, and hosts lost without a failed batch."""
+"""Seven hosts: firewalls, TLS, jobs on both workers, and lost hosts that fail no batch."""
 
 import re
 
@@ -65,18 +65,18 @@ def test_services_are_sandboxed(on, unit):
     assert float(re.search(r": ([0-9.]+)", line).group(1)) <= 1.5, line
 
 
-def busy(host) -> float:
-    """Seconds of CPU that a host's worker has had."""
+def worker_cpu_seconds(host) -> float:
+    """CPU seconds that a host's worker has used."""
     ticks = host.run("awk '{ print $14 + $15 }' /proc/$(systemctl show -P MainPID sentiment-worker@1)/stat").stdout
     return int(ticks) / 100
 
 
 def test_file_is_scored_by_both_workers(on, api):
     workers = [on("worker1"), on("worker2")]
-    before = [busy(entry) for entry in workers]
+    before = [worker_cpu_seconds(entry) for entry in workers]
     ended = api.wait(api.upload(ROWS))
     assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", ROWS)
-    took = [busy(entry) - earlier for entry, earlier in zip(workers, before, strict=True)]
+    took = [worker_cpu_seconds(entry) - earlier for entry, earlier in zip(workers, before, strict=True)]
     print(took)
     assert min(took) > sum(took) / 4
 
@@ -92,7 +92,7 @@ def test_deploy_and_rollback_under_load_fail_no_request(playbook, repository, lo
     ("secret", "shown"),
     [
         ("postgresql_owner_password", set()),
-        # Until a process has the new one, it can open no further connection: some callers are told to come again.
+        # A process without the new password cannot open more connections, so some requests are answered with 503.
         ("postgresql_password", {"503"}),
     ],
 )

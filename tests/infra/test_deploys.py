@@ -1,7 +1,9 @@
-"""A deploy or a rollback fails no request, and a broken release leaves the previous one serving."""
+"""A deploy or a rollback fails no request, and a broken release leaves the previous release active."""
+
+import os
 
 import pytest
-from conftest import ROOT
+from conftest import LOCK, ROOT
 
 HEAD = max(file.name for file in (ROOT / "migrations/versions").glob("[0-9]*.py"))[:4]
 
@@ -12,7 +14,18 @@ def current(host) -> str:
     ).stdout.strip()
 
 
-@pytest.mark.everyday
+def started(host) -> list[str]:
+    """When the web instances and the worker were started."""
+    units = "sentiment-web@1 sentiment-web@2 sentiment-worker@1"
+    return host.run(f"systemctl show -P ExecMainStartTimestampMonotonic {units}").stdout.split()
+
+
+def last_line(host) -> str:
+    """The last line of the deployment log."""
+    return host.run("tail -n 1 /var/log/sentiment-deploys.log").stdout
+
+
+@pytest.mark.ci
 def test_deploy_and_rollback_under_load_fail_no_request(host, playbook, repository, load):
     before = current(host)
     repository.git("tag", "--force", "good", before)
@@ -26,30 +39,49 @@ def test_deploy_and_rollback_under_load_fail_no_request(host, playbook, reposito
 
 
 def test_concurrent_deploy_is_refused(host, playbook, repository):
-    host.run("mkdir /run/deploying && echo ada deploys > /run/deploying/who")
+    host.run(f"printf 'elsewhere 1 then\\nada deploys\\n' >{LOCK}")
     try:
         out = playbook("deploy", "-e", f"version={repository.release('Too soon')}", check=False)
         assert "ada deploys" in playbook("rollback", check=False)
     finally:
-        host.run("rm -r /run/deploying")
+        host.run(f"rm {LOCK}")
     assert "ada deploys" in out
 
 
 def test_deploy_after_failed_restore_is_refused(host, playbook):
-    host.run("mkdir /run/deploying && echo ada restores > /run/deploying/who && touch /run/deploying/stays")
-    host.run("touch -d '1 hour ago' /run/deploying")
+    ended = f"{os.uname().nodename} 4194304 Thu Jan 1 00:00:00 1970"
+    host.run(f"printf '{ended}\\nada restores\\nstays\\n' >{LOCK}")
     try:
         out = playbook("deploy", "-e", f"version={current(host)}", check=False)
     finally:
-        host.run("rm -r /run/deploying")
+        host.run(f"rm {LOCK}")
     assert "ada restores" in out
 
 
+def test_lock_of_ended_run_is_removed(host, playbook):
+    ended = f"{os.uname().nodename} 4194304 Thu Jan 1 00:00:00 1970"
+    host.run(f"printf '{ended}\\nada deploys\\n' >{LOCK}")
+    before = started(host)
+    playbook("deploy", "-e", f"version={current(host)}")
+    assert not host.file(LOCK).exists
+    # A deploy of the active release restarts it, for example after an upgrade of libraries.
+    assert all(new != old for new, old in zip(started(host), before, strict=True))
+    assert f" restarted {current(host)} " in last_line(host)
+
+
+def test_activation_by_hand_is_tested_and_logged(host):
+    release = current(host)
+    done = host.run(f"/srv/sentiment/releases/{release}/deploy/activate")
+    assert done.rc == 0, done.stderr
+    assert f"{release} answers" in done.stdout
+    assert f" activated {release} after {release} by " in last_line(host)
+
+
 def test_empty_or_unknown_version_deletes_nothing(host, playbook):
-    before, there = current(host), host.run("ls /srv/sentiment/releases").stdout
+    before, existing = current(host), host.run("ls /srv/sentiment/releases").stdout
     assert "failed=1" in playbook("deploy", "-e", "version=no-such-thing", check=False)
     playbook("deploy", "-e", "version=", "-e", f"app_release_repository={ROOT}", check=False)
-    assert set(there.split()) <= set(host.run("ls /srv/sentiment/releases").stdout.split())
+    assert set(existing.split()) <= set(host.run("ls /srv/sentiment/releases").stdout.split())
     playbook("deploy", "-e", f"version={before}")
     assert current(host) == before
 
@@ -96,7 +128,7 @@ BROKEN = {
     "a process that is never ready": (
         "sentiment_app/web/health.py",
         "    found = {",
-        '    found = {"database": "is made up to be away"} or {',
+        '    found = {"database": "fails in this test"} or {',
         "not ready",
     ),
     "a site that Nginx refuses": ("deploy/nginx/sentiment.conf", "http2 on;", "http2 sideways;", "site is not valid"),
@@ -115,11 +147,11 @@ BROKEN = {
 }
 
 
-EVERYDAY = "a site that Nginx refuses"
+CI_FAULT = "a site that Nginx refuses"
 
 
 @pytest.mark.parametrize(
-    "fault", [pytest.param(fault, marks=[pytest.mark.everyday] if fault == EVERYDAY else []) for fault in BROKEN]
+    "fault", [pytest.param(fault, marks=[pytest.mark.ci] if fault == CI_FAULT else []) for fault in BROKEN]
 )
 def test_broken_release_leaves_previous_release_serving(host, playbook, repository, load, fault):
     path, old, new, shown = BROKEN[fault]
@@ -135,10 +167,10 @@ def test_broken_release_leaves_previous_release_serving(host, playbook, reposito
     assert during.failed == {}
     assert f" refused {release} after {before} " in host.file("/var/log/sentiment-deploys.log").content_string
     assert not host.file(f"/srv/sentiment/releases/{release}").exists
-    assert not host.file("/run/deploying").exists
+    assert not host.file(LOCK).exists
 
 
-MIGRATION = '''"""A newer one."""
+MIGRATION = '''"""A newer migration."""
 from alembic import op
 revision = "9998"
 down_revision = "{head}"
@@ -149,7 +181,7 @@ def downgrade():
 '''
 
 
-# The last of these: the database is ahead of every release that is made up from here on.
+# This must be the last test of the file: after it, the database has a newer schema than every test release.
 def test_release_with_migration_can_be_rolled_back(host, playbook, repository, load):
     before = current(host)
     repository.git("tag", "--force", "good", before)

@@ -1,6 +1,7 @@
-"""Each secret can be replaced while the service is used."""
+"""Every secret can be rotated while the service is in use."""
 
 import pytest
+from conftest import LOCK
 
 
 @pytest.mark.parametrize(
@@ -26,11 +27,11 @@ def test_secret_is_rotated_without_failed_requests(host, state, playbook, load, 
 
 def test_rotation_during_deploy_is_refused(host, state, playbook):
     before = (state / "secrets" / "smoke_test_password").read_text()
-    host.run("mkdir /run/deploying && echo 'grace deploys 1.2 since noon' >/run/deploying/who")
+    host.run(f"printf 'elsewhere 1 then\\ngrace deploys 1.2 since noon\\n' >{LOCK}")
     try:
         out = playbook("rotate-secrets", "-e", "secret=smoke_test_password", check=False)
     finally:
-        host.run("rm -r /run/deploying")
+        host.run(f"rm {LOCK}")
     assert "grace deploys 1.2 since noon" in out
     assert (state / "secrets" / "smoke_test_password").read_text() == before
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Fetch the wheels of a hashed lock for another machine than this one.
+"""Download the wheels of a lock file with hashes for the Python of another machine.
 
     wheelhouse.py LOCK FOLDER PYTHON ARCHITECTURE        such as: wheelhouse.py requirements.txt wheels 3.13.5 x86_64
 
-`pip download --python-version` takes the wheels of the other Python, but judges the lock's markers by its own:
-so they are judged here, and pip gets a lock without them. It stays beside the wheels as requirements.txt.
+`pip download --python-version` downloads wheels for the other Python, but evaluates markers with its own Python. So
+this script evaluates the markers, and gives pip a lock file without them. This file stays beside the wheels as
+requirements.txt.
 """
 
 import subprocess
@@ -29,7 +30,7 @@ def entries(lock: str) -> list[list[str]]:
 
 
 def main(lock: Path, folder: Path, python: str, architecture: str) -> None:
-    """Fill the folder."""
+    """Download the wheels into the folder."""
     short = ".".join(python.split(".")[:2])
     environment = {
         "python_version": short,
