@@ -23,7 +23,7 @@ def is_ahead() -> bool:
 
 
 def run() -> None:
-    """Run the migrations in one transaction, under a lock, without waiting long for busy tables."""
+    """Run the migrations in one transaction under a lock. Give up soon if a table is locked."""
     with db.engine.begin() as connection:
         disable_wait_timeout()  # the next deploy may wait for this one
         context.configure(

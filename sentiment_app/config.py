@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError
 
 MIN_SECRET_LENGTH = 32
 MIN_SECRET_ALPHABET = 10
-# The clocks of two hosts differ by seconds: a token may be this much too old, or too new.
+# The clocks of two hosts may differ by seconds, so a token is also accepted this long before and after its lifetime.
 CLOCK_LEEWAY = timedelta(seconds=30)
 
 
@@ -91,7 +91,7 @@ def _are_networks(names: list[str]) -> None:
 _at_least_one = validate.Range(min=1, max=2**31 - 1)
 _days = validate.Range(min=1, max=36_500)
 _seconds = validate.Range(min=1, max=86_400 * 365)
-_above_zero = validate.Range(min=0.001, max=86_400)  # PostgreSQL reads less than a millisecond as no limit
+_above_zero = validate.Range(min=0.001, max=86_400)  # PostgreSQL treats a timeout below a millisecond as no limit
 _REQUIRED: Any = object()
 
 
@@ -118,7 +118,7 @@ class Settings:
 
     database_url: str = _setting("PostgreSQL: postgresql://user:password@host/name.", check=_is_postgresql, secret=True)
     database_pool_size: int = _setting(
-        "Connections that a web process keeps open. Under load it opens the same number again.",
+        "Connections that a web process keeps open. Under load it opens up to twice as many.",
         5,
         check=_at_least_one,
     )
@@ -153,7 +153,7 @@ class Settings:
         "Rate limit of register, login and refresh together, by client address.", "20 per minute", check=_is_rate
     )
     login_rate_limit: str = _setting(
-        "Rate limit of login by account, from all addresses together; and of profile changes, by user.",
+        "Rate limit of login by account, across all addresses. Also the rate limit of profile changes, by user.",
         "10 per minute",
         check=_is_rate,
     )
@@ -186,8 +186,8 @@ class Settings:
     )
     upload_seconds: float = _setting("Timeout of an upload in seconds.", 3600.0, check=_above_zero)
     max_held_requests: int = _setting(
-        "Limit on the requests that wait for a task at the same time in a web process. It is also the limit on "
-        "uploads, and on downloads of results; one user may have half of these.",
+        "Limit on the requests that wait for a task at the same time in a web process. The same limit applies to "
+        "uploads, and to downloads of results. One user may use half of it.",
         4,
         check=_at_least_one,
     )
@@ -224,11 +224,11 @@ class Settings:
             values = {field.name: _read(env, field.name, field.type, field.metadata) for field in fields(cls)}
             env.seal()
         except EnvValidationError as error:
-            raise ConfigError(_problems(error) + _ignored_file()) from None
+            raise ConfigError(_problems(error) + _ignored_file_problem()) from None
         except ValueError as error:  # a NAME_FILE cannot be read
             raise ConfigError([str(error)]) from None
         if values["environment"] == "production" and (values["debug"] or get_debug_flag()):
-            raise ConfigError(["DEBUG: must be off in production, and FLASK_DEBUG too"])
+            raise ConfigError(["DEBUG: DEBUG and FLASK_DEBUG must be off in production"])
         # SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3. This service uses psycopg2.
         values["database_url"] = values["database_url"].replace("postgresql://", "postgresql+psycopg2://", 1)
         return cls(**values)
@@ -239,7 +239,7 @@ class Settings:
 
     @property
     def ended_session_life(self) -> timedelta:
-        """How long a token of an ended session may still be accepted by a signature check alone."""
+        """How long an access token of an ended session may still pass the check of its signature and its lifetime."""
         return self.access_token_life + CLOCK_LEEWAY
 
     @property
@@ -267,7 +267,7 @@ def _read(env: FileAwareEnv, name: str, kind: Any, metadata: Any) -> Any:
     return parse(name.upper(), validate=checks, **default)
 
 
-def _ignored_file() -> list[str]:
+def _ignored_file_problem() -> list[str]:
     if "ENVIRONMENT" in os.environ or not Path(".env").exists():
         return []
     return ["ENVIRONMENT: is not set, so the file .env was not read. Set ENVIRONMENT=development to read it"]

@@ -1,4 +1,4 @@
-"""Maintenance: `flask purge` deletes what was kept long enough. Each feature has its own retention steps."""
+"""Maintenance: `flask purge` deletes expired data. Each feature has its own retention steps."""
 
 import click
 import structlog
@@ -23,7 +23,7 @@ class PurgeError(UnavailableError):
 
 
 def purge() -> dict[str, int]:
-    """Run all retention steps, each in small transactions; returns what each step deleted.
+    """Run all retention steps, each in small transactions. Returns how many items each step deleted.
 
     Raises:
         PurgeError: a step failed. The other steps have run.
@@ -33,7 +33,7 @@ def purge() -> dict[str, int]:
         try:
             done[name] = step()
         except SQLAlchemyError as error:
-            log.error("purge_step_failed", step=name, reason=type(error).__name__)  # noqa: TRY400  # it could quote a row
+            log.error("purge_step_failed", step=name, reason=type(error).__name__)  # noqa: TRY400  # a traceback could quote a row
             failed.append(name)
     if failed:
         raise PurgeError(f"These steps failed: {', '.join(failed)}. The other steps deleted: {done}.")
@@ -44,7 +44,7 @@ def purge() -> dict[str, int]:
 @with_appcontext
 @as_json
 def purge_command(as_json: bool) -> None:
-    """Delete what was kept long enough: results (TASK_DAYS), history (HISTORY_DAYS), expired sessions, deleted tasks.
+    """Delete old results (TASK_DAYS), old history (HISTORY_DAYS), expired sessions and deleted tasks.
 
     Example: flask purge
     """

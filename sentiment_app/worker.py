@@ -1,6 +1,7 @@
 """The worker: `python -m sentiment_app.worker [QUEUE]` runs the jobs of a queue.
 
-A worker has one queue. A worker with two queues can lose a job for good if Redis fails between them.
+A worker reads only one queue. With several queues, RQ removes a job from Redis before the worker has registered it, and
+a failure at that moment would lose the job for good.
 """
 
 import argparse
@@ -23,12 +24,13 @@ from sentiment_app.infrastructure.systemd import notify_ready
 class Worker(SimpleWorker):
     """Runs jobs in this process: without a fork, and without importing the application for each job.
 
-    While Redis does not answer, the worker asks again every two seconds, and within 15 seconds if its host vanished. So
-    work continues within 15 seconds of its return. RQ's own pauses grow to a minute.
+    While Redis refuses connections, the worker tries again every two seconds. If the host of Redis vanishes, the worker
+    notices it after at most 15 seconds. So work continues within 15 seconds after Redis returns. RQ's default pauses
+    grow to a minute.
     """
 
     max_connection_wait_time = 2.0
-    IDLE_SECONDS = 20  # five to wait for a job, and fifteen to wait for an answer
+    IDLE_SECONDS = 20  # RQ derives two timeouts from it: 5 seconds for a job, and 15 seconds for an answer of Redis
 
     def __init__(self, app: Flask, connection: Redis, name: str = TASKS_QUEUE) -> None:
         queue = Queue(name, connection=connection, serializer=JSONSerializer)

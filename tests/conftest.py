@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Valkey, the schema made by the migrations, and a savepoint around each test."""
+"""Fixtures: real PostgreSQL and Valkey, a migrated database, and a transaction around each test that is rolled back."""
 
 import io
 import os
@@ -28,7 +28,7 @@ pytest_plugins = ["task_fixtures"]
 
 @pytest.fixture(scope="session")
 def server_urls():
-    """URLs of PostgreSQL and Redis: given, or of servers that live as long as the tests."""
+    """URLs of PostgreSQL and Redis: from the environment, or of servers that run during the tests."""
     given = os.environ.get("TEST_DATABASE_URL"), os.environ.get("TEST_REDIS_URL")
     if all(given):
         yield given
@@ -67,7 +67,7 @@ def settings(server_urls, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pipeline():
-    """A pipeline fitted on our own template sentences: small, quick, and good enough to tell good from bad."""
+    """A pipeline fitted on the template sentences: small, quick, and good enough to separate positive from negative."""
     return training.train(training.TrainingData([], {}), replace(training.FAST, min_count=1))
 
 
@@ -124,7 +124,7 @@ def make_app(base_app, settings):
         db.engines[None] = engine
     transaction.rollback()
     connection.close()
-    logs.configure(settings.log_level)  # a test that captured stderr had it closed
+    logs.configure(settings.log_level)  # a test that captured stderr has closed the log's stream
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def make_user(app):
 
 @pytest.fixture
 def sign_in(client):
-    """Signs a user in, and returns the header that says so."""
+    """Signs a user in, and returns the Authorization header."""
 
     def sign_in(user, client=client):
         answer = client.post("/api/v1/auth/login", json={"username": user.username, "password": PASSWORD})
@@ -183,7 +183,7 @@ def as_admin(admin, sign_in):
 
 @pytest.fixture
 def full():
-    """Takes all places of a ConcurrencyLimit until the block ends."""
+    """Uses up a ConcurrencyLimit until the block ends."""
 
     @contextmanager
     def full(limit):

@@ -1,4 +1,4 @@
-"""How stateful tests run: some hundred steps every day, and STATEFUL_STEPS steps in a long run.
+"""Runs stateful tests: some hundred steps in the daily run, and STATEFUL_STEPS steps in a long run.
 
 A long run is divided into parts, each with its own transaction: the rows that a transaction deletes slow it down.
 """
@@ -17,7 +17,7 @@ PARTS = range(max(1, asked // PART))
 
 
 class CountingIds:
-    """Makes ids in the order of their creation, so that a run can be repeated: Hypothesis replays what failed."""
+    """Replaces random UUIDs by a counter, so that Hypothesis can replay a failed run."""
 
     def __init__(self, monkeypatch):
         self.restart()
@@ -35,7 +35,7 @@ class CountingIds:
 
 
 def run_machine(machine):
-    """Run a RuleBasedStateMachine. The daily run is the same each time: only a change of the code makes it fail."""
+    """Run a RuleBasedStateMachine. The daily run always has the same steps, so only changed code can make it fail."""
     chosen = settings(
         max_examples=(min(asked, PART) or DAILY) // STEPS,
         stateful_step_count=STEPS,

@@ -1,4 +1,4 @@
-"""Fixtures of tests that submit tasks and have them scored."""
+"""Fixtures for tests that submit and score tasks."""
 
 import json
 
@@ -13,7 +13,7 @@ TASKS = "/api/v1/sentiment/tasks"
 
 @pytest.fixture
 def work(app):
-    """Runs all that is queued."""
+    """Runs all queued jobs."""
     return lambda name="default": Worker(app, REDIS.get(app), name).work(burst=True, logging_level="WARNING")
 
 
@@ -24,7 +24,7 @@ def small_chunks(monkeypatch):
 
 @pytest.fixture
 def lines():
-    """Texts as NDJSON with names."""
+    """Texts as NDJSON, each with a custom_id."""
     return lambda *texts: "".join(
         json.dumps({"text": text, "custom_id": f"row-{index}"}) + "\n" for index, text in enumerate(texts)
     )

@@ -1,4 +1,4 @@
-"""The flask commands: what they print, and how a mistake ends."""
+"""The flask commands: their output, and how they report errors."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def test_user_is_created(flask):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "typed", "said"),
+    ("arguments", "typed", "message"),
     [
         (["create", "ada", "new@example.org"], TYPED, "username: Another account has this username."),
         (["create", "x", "new@example.org"], TYPED, "username: A username has 3 to 32"),
@@ -37,15 +37,15 @@ def test_user_is_created(flask):
         (["reset-password", "nobody"], TYPED, "There is no user named 'nobody'."),
     ],
 )
-def test_errors_have_no_traceback(flask, ada, arguments, typed, said):
+def test_errors_have_no_traceback(flask, ada, arguments, typed, message):
     done = flask("user", *arguments, "--password-stdin", input=typed)
     assert done.exit_code == 1
-    assert said in done.output
+    assert message in done.output
     assert "Traceback" not in done.output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["user", "deactivate", "\udcff"], "not valid UTF-8"),
         (["model", "log", "\udcff"], "not valid UTF-8"),
@@ -54,10 +54,10 @@ def test_errors_have_no_traceback(flask, ada, arguments, typed, said):
         (["model", "score", "\udcff"], "text: "),
     ],
 )
-def test_invalid_argument_is_reported(flask, arguments, said):
+def test_invalid_argument_is_reported(flask, arguments, message):
     done = flask(*arguments)
     assert done.exit_code == 1
-    assert said in done.output
+    assert message in done.output
 
 
 def test_database_without_tables_is_reported(flask):

@@ -2,7 +2,7 @@ import pytest
 
 from sentiment_app.config import ConfigError, Settings
 
-GOOD = {
+VALID_SETTINGS = {
     "ENVIRONMENT": "production",
     "DATABASE_URL": "postgresql://u:p@db/sentiment",
     "REDIS_URL": "redis://redis:6379/0",
@@ -15,7 +15,7 @@ GOOD = {
 def environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in list(__import__("os").environ):
-        if name in GOOD or name.endswith("_FILE"):
+        if name in VALID_SETTINGS or name.endswith("_FILE"):
             monkeypatch.delenv(name)
 
     def put(**values):
@@ -32,7 +32,7 @@ def problems():
 
 
 def test_defaults_are_for_production(environment):
-    environment(**GOOD)
+    environment(**VALID_SETTINGS)
     settings = Settings.from_env()
     assert settings.debug is False
     assert settings.database_url == "postgresql+psycopg2://u:p@db/sentiment"
@@ -76,13 +76,13 @@ def test_all_problems_are_reported_at_once(environment):
     ],
 )
 def test_weak_or_malformed_value_is_refused(environment, name, value):
-    environment(**(GOOD | {name: value}))
+    environment(**(VALID_SETTINGS | {name: value}))
     assert problems() == {name}
 
 
 @pytest.mark.parametrize("url", ["redis://:s3cr/et@host:6379/0", "redis://:%2Fs3cr@host:s3cr"])
 def test_problems_quote_no_secret(environment, url):
-    environment(**(GOOD | {"REDIS_URL": url, "DATABASE_URL": "postgresql://u:s3cr/et@db:1/x"}))
+    environment(**(VALID_SETTINGS | {"REDIS_URL": url, "DATABASE_URL": "postgresql://u:s3cr/et@db:1/x"}))
     with pytest.raises(ConfigError) as caught:
         Settings.from_env()
     assert "s3cr" not in str(caught.value)
@@ -90,19 +90,19 @@ def test_problems_quote_no_secret(environment, url):
 
 @pytest.mark.parametrize("name", ["DEBUG", "FLASK_DEBUG"])
 def test_production_refuses_debug(environment, name):
-    environment(**GOOD, **{name: "true"})
+    environment(**VALID_SETTINGS, **{name: "true"})
     assert problems() == {"DEBUG"}
 
 
 def test_secret_can_be_given_as_file(environment, tmp_path):
     (tmp_path / "secret").write_text("a secret from a file, long enough\n")
-    without = {name: value for name, value in GOOD.items() if name != "JWT_SECRET_KEY"}
+    without = {name: value for name, value in VALID_SETTINGS.items() if name != "JWT_SECRET_KEY"}
     environment(**without, JWT_SECRET_KEY_FILE=str(tmp_path / "secret"))
     assert Settings.from_env().jwt_secret_key == "a secret from a file, long enough"
 
 
 def test_missing_secret_file_is_reported(environment):
-    environment(**GOOD, JWT_SECRET_KEY_FILE="/nowhere")
+    environment(**VALID_SETTINGS, JWT_SECRET_KEY_FILE="/nowhere")
     with pytest.raises(ConfigError, match="JWT_SECRET_KEY_FILE"):
         Settings.from_env()
 
@@ -110,7 +110,7 @@ def test_missing_secret_file_is_reported(environment):
 @pytest.mark.parametrize(("name", "read"), [("development", True), ("production", False)])
 def test_dotenv_file_is_read_only_in_development(environment, tmp_path, name, read):
     (tmp_path / ".env").write_text("RELEASE=from-the-file\n")
-    environment(**(GOOD | {"ENVIRONMENT": name}))
+    environment(**(VALID_SETTINGS | {"ENVIRONMENT": name}))
     assert (Settings.from_env().release == "from-the-file") is read
 
 
@@ -122,7 +122,7 @@ def test_file_that_was_not_read_is_reported(environment, tmp_path):
 
 
 def test_masked_settings_show_no_secret(environment):
-    environment(**GOOD)
+    environment(**VALID_SETTINGS)
     shown = Settings.from_env().masked()
     assert shown["JWT_SECRET_KEY"] == shown["DATABASE_URL"] == "(set)"
-    assert not any(secret in str(shown) for secret in GOOD.values() if secret != "production")
+    assert not any(secret in str(shown) for secret in VALID_SETTINGS.values() if secret != "production")

@@ -1,4 +1,4 @@
-"""The audit of models: who released, activated, retired or was refused what, and when."""
+"""The audit log of the model registry."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["version"], ["model_releases.version"], name="fk_model_events_version_model_releases"),
     )
     op.create_index("ix_model_events_version_id", "model_events", ["version", "id"])
-    # Of those that were active once, the last one only is "previous": what a rollback goes back to.
+    # A rollback activates the previous model, so only the model that was active last keeps the state "previous".
     op.execute(
         """
         UPDATE model_releases SET state = 'candidate' WHERE state = 'previous' AND version <> (

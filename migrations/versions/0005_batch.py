@@ -74,7 +74,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name="fk_task_chunks_task_id_tasks", ondelete="CASCADE"),
         sa.CheckConstraint("state IN ('waiting', 'queued', 'running', 'done')", name="ck_task_chunks_state"),
     )
-    # Compressed before they come here: PostgreSQL shall not try again.
+    # The service compresses these columns, so PostgreSQL must not try to compress them again.
     for column in ("texts", "keys", "results"):
         op.execute(f"ALTER TABLE task_chunks ALTER COLUMN {column} SET STORAGE EXTERNAL")
     op.create_index("uq_task_chunks_task_id_first", "task_chunks", ["task_id", "first"], unique=True)

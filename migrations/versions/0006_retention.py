@@ -1,4 +1,4 @@
-"""What a task's chunks add up to stands in its row once it has ended; indexes for what is deleted by age."""
+"""Store the totals of a task's chunks in its row when it has ended, and add indexes for the deletion of old rows."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""A delivery knows its attempt in progress; a task knows how many rows an earlier run had done."""
+"""Store the current attempt of a delivery, and the number of rows that were done before a task was retried."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,7 @@
 """Deliveries have their own snapshot of the owner, the URL and the payload.
 
-The columns may be null, and the migration fills in nothing: the table is locked only for a moment. The reconciler fills
-in pending deliveries, also those that the release before this one still inserts.
+The columns may be null, and the migration does not fill them in, so that it locks the table only for a moment. The
+reconciler fills in pending deliveries, including deliveries that the previous release still inserts.
 """
 
 import sqlalchemy as sa

@@ -57,7 +57,7 @@ def login(body: dict[str, Any]) -> tokens.TokenPair:
 def refresh(body: dict[str, Any]) -> tokens.TokenPair:
     """Exchange a refresh token for new tokens.
 
-    A refresh token can be used once. If it is used twice, somebody stole it, and the session ends.
+    A refresh token can be used once. If it is used twice, it may have been stolen, so the session ends.
     """
     return tokens.issue(sessions.refresh(**tokens.read_refresh(body["refresh_token"])))
 

@@ -9,7 +9,7 @@ from sentiment_app.users.models import Session
 
 
 class BadCredentialsError(UnauthenticatedError):
-    """The user does not exist, is not active, or has another password. The answer does not say which."""
+    """The user does not exist, the account is not active, or the password is wrong. The response does not say which."""
 
     kind = "bad-credentials"
     detail = "The username or the password is wrong."
@@ -19,7 +19,7 @@ def sign_in(username: str, password: str) -> Session:
     """Start a session.
 
     Raises:
-        BadCredentialsError: it takes the same time for an unknown user as for a wrong password.
+        BadCredentialsError: the credentials are wrong. An unknown user takes the same time as a wrong password.
     """
     for _ in range(2):  # a concurrent sign-in may replace the hash although the password stays the same
         user = users.authenticate(username, password)
@@ -27,7 +27,7 @@ def sign_in(username: str, password: str) -> Session:
             break
         with contextlib.suppress(sessions.AccountChangedError):
             session = sessions.start(user.id, user.password_hash)
-            with contextlib.suppress(passwords.TooManySignInsError):  # the next sign-in does it then
+            with contextlib.suppress(passwords.TooManySignInsError):  # the next sign-in tries again
                 users.rehash_password(user, password)
             return session
     raise BadCredentialsError

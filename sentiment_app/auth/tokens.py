@@ -1,4 +1,4 @@
-"""JSON web tokens (RFC 7519): issued for a session, and verified."""
+"""Issue and verify JSON web tokens (RFC 7519)."""
 
 import threading
 import time
@@ -37,9 +37,9 @@ class RefreshClaims(TypedDict):
 
 
 class VerifiedTokens:
-    """Access tokens whose signature was verified, until they expire.
+    """A cache of access tokens whose signature was verified, until they expire.
 
-    To verify a token costs more than to score a text. Whether its session has ended is asked of Redis for each request.
+    Verifying a token costs more than scoring a text. Each request still checks in Redis whether the session has ended.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class VerifiedTokens:
         return entry and entry[0]
 
     def add(self, token: str, principal: Principal, expires_at: float) -> None:
-        """Remember a verified token until it expires, in seconds since 1970."""
+        """Remember a verified token until `expires_at`, in seconds since 1970."""
         with self._lock:
             self._tokens[token] = principal, expires_at
 

@@ -1,1 +1,1 @@
-"""Reading tables of texts from files, as a stream. Knows neither Flask nor the database."""
+"""Read texts from files as a stream. This package depends on neither Flask nor the database."""

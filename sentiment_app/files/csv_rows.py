@@ -23,7 +23,7 @@ class _CountingLines:
         self._characters = 0
 
     def next_record(self) -> int:
-        """The number of the line where the next record begins."""
+        """Begin the next record, and return the number of its first line."""
         self._characters = 0
         return self._number + 1
 

@@ -1,4 +1,4 @@
-"""Character encodings: which are known, and which one a file probably has."""
+"""Find the codec for the name of a character encoding, and detect the encoding of a file."""
 
 import codecs
 import encodings.aliases
@@ -30,7 +30,7 @@ def find_codec(encoding: str) -> str:
     Raises:
         FileError: there is no such encoding.
     """
-    # Python caches every name that it is asked for, forever.
+    # Look up only known names, because Python caches every name forever.
     normal = encodings.normalize_encoding(encoding.lower()).replace(".", "_")
     try:
         name = codecs.lookup(normal).name if normal in NAMES else ""
@@ -38,7 +38,7 @@ def find_codec(encoding: str) -> str:
         name = ""
     if not ALLOWED.fullmatch(name):
         raise FileError(f"The encoding {encoding[:40]!r} is not known. Use for example utf-8 or cp1252.", "encoding")
-    return "utf-8-sig" if name == "utf-8" else name  # with or without a byte order mark
+    return "utf-8-sig" if name == "utf-8" else name  # reads files with and without a byte order mark
 
 
 def detect(sample: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What can be wrong with a file as a whole. What is wrong with a row is in the row."""
+"""Errors of a whole file. The error of a single row is stored in the row."""
 
 
 class FileError(Exception):

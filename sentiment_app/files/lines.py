@@ -1,4 +1,4 @@
-"""The lines of a file: decompressed, decoded and split as a stream, with a bounded part of it in memory."""
+"""Read the lines of a file as a stream: decompress, decode and split it in bounded memory."""
 
 import codecs
 import gzip
@@ -11,7 +11,7 @@ from sentiment_app.files import encodings
 from sentiment_app.files.errors import FileError, FileTooLargeError
 
 PIECE_BYTES = 64 * 1024
-# A text of 20,000 characters of which each is escaped as a surrogate pair, and a custom_id.
+# Room for a text of 20,000 characters, even if each is escaped as a surrogate pair, and for a custom_id.
 MAX_LINE_CHARACTERS = 256 * 1024
 LINE_TOO_LONG = f"The line has more than {MAX_LINE_CHARACTERS:,} characters."
 
@@ -19,7 +19,7 @@ LINE_TOO_LONG = f"The line has more than {MAX_LINE_CHARACTERS:,} characters."
 def read_lines(stream: IO[bytes], *, encoding: str | None, is_gzip: bool, max_bytes: int) -> Iterator[str | None]:
     """The lines with their line ends; None in place of a line that is too long.
 
-    Without an encoding, it is detected from the first PIECE_BYTES bytes.
+    If `encoding` is None, the encoding is detected from the first PIECE_BYTES bytes.
 
     Raises:
         FileError: the file is not gzip, or not in the encoding; or the encoding is not known.

@@ -24,7 +24,7 @@ def _parse(number: int, line: str) -> Row:
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:
-        try:  # orjson refuses lone surrogates; the error for them should name them
+        try:  # orjson refuses lone surrogates. Parse them here, so that make_row reports them as such.
             record = json.loads(line)
         except (ValueError, RecursionError):
             return Row(number, None, None, "The line is not valid JSON.")
@@ -34,7 +34,7 @@ def _parse(number: int, line: str) -> Row:
         return Row(number, None, None, 'The line is not a JSON object such as {"text": "…"}.')
     custom_id = record.get("custom_id")
     if isinstance(custom_id, float):  # orjson also reads integers of more than 64 bits as floats
-        with contextlib.suppress(ValueError):  # thousands of digits
+        with contextlib.suppress(ValueError):  # Python refuses integers with thousands of digits
             custom_id = json.loads(line)["custom_id"]
     if isinstance(custom_id, bool | list | dict) or (isinstance(custom_id, float) and not math.isfinite(custom_id)):
         return Row(number, None, None, "The custom_id must be a string or a number.")

@@ -13,7 +13,7 @@ NDJSON, CSV = "application/x-ndjson", "text/csv"
 
 
 class Format(NamedTuple):
-    """How a file is read. What is None is detected."""
+    """How to read a file. Options that are None are detected."""
 
     media_type: str
     column: str | None = None

@@ -6,9 +6,9 @@ MAX_CUSTOM_ID_CHARACTERS = 200
 
 
 class Row(NamedTuple):
-    """A row of a file: a text, or the reason why it has none.
+    """A row of a file: its text, or an error if it has no acceptable text.
 
-    `line` is the number of its first line, from 1. `custom_id` is what the sender calls the row.
+    `line` is the number of its first line, from 1. `custom_id` is the sender's identifier of the row.
     """
 
     line: int

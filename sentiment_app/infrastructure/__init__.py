@@ -1,1 +1,1 @@
-"""What every feature stands on: the database, the queue, logs, metrics, and tools for concurrency."""
+"""Infrastructure that all features share: the database, the queue, logs, metrics, and tools for concurrency."""

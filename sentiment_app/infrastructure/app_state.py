@@ -1,8 +1,8 @@
 """State that lives as long as the application, reached through typed keys.
 
 A module that owns such an object declares its key: `SERVING = AppKey[Serving]("serving")`. `app.create_app` sets the
-object, and everybody else reads it with `SERVING.get()`. Two applications in one process do not share these objects.
-The idea is aiohttp's `web.AppKey`.
+object, and all other code reads it with `SERVING.get()`. Two applications in one process do not share these objects.
+The idea comes from aiohttp's `web.AppKey`.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class AppKey(Generic[T]):
 
 
 SETTINGS = AppKey[Settings]("settings")
-# What a process calls before its first request or job: loads the active model.
+# Loads the active model. Each process calls it before its first request or job.
 START = AppKey[Callable[[], None]]("start")
 
 

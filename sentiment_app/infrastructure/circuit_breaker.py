@@ -34,7 +34,7 @@ class CircuitBreaker:
         return self._is_open
 
     def allows(self) -> bool:
-        """Whether this caller asks the dependency. It must report the outcome with `succeed` or `fail`."""
+        """Whether this caller asks the dependency. It must report the outcome: `record_success` or `record_failure`."""
         if not self._is_open:
             return True
         with self._lock:
@@ -43,13 +43,13 @@ class CircuitBreaker:
             self._next_attempt = time.monotonic() + self._pause_seconds
             return True
 
-    def succeed(self) -> None:
+    def record_success(self) -> None:
         """Report that the dependency answered."""
         if self._is_open:
             self._is_open = False
             log.info("dependency_available", dependency=self._name)
 
-    def fail(self, error: Exception) -> None:
+    def record_failure(self, error: Exception) -> None:
         """Report that the dependency did not answer. Only the first of several failures is logged."""
         with self._lock:
             was_open, self._is_open = self._is_open, True

@@ -1,13 +1,13 @@
 """Coalescing: many threads submit items of the same kind, and one thread processes them together.
 
-A commit for each row, or a round trip to Redis for each request, is what a request costs most. Threads that arrive at
-the same time can share it. This module implements flat combining (Hendler, Incze, Shavit, Tzafrir: "Flat Combining and
+The most expensive parts of a request are its commit and its round trip to Redis. Threads that arrive at the same time
+can share them. This module implements flat combining (Hendler, Incze, Shavit, Tzafrir: "Flat Combining and
 the Synchronization-Parallelism Tradeoff", SPAA 2010):
 
 The first thread that submits an item becomes the leader. It takes all items that have gathered and processes them as
 one batch. Threads that arrive meanwhile add their items to the next batch and sleep. When the leader is done, it wakes
 the threads of its batch with their outcomes, and wakes one sleeping thread of the next batch, which becomes the leader.
-No thread is created for this, so none can die unnoticed, and a thread that arrives alone waits for nobody.
+This needs no background thread that could die unnoticed, and a thread that arrives alone does not wait.
 
 A leader may also wait a moment for threads that have announced an item. A request announces its item when it begins,
 long before it has computed the item. Waiting for those items doubles the size of a batch under load. The wait has an
@@ -50,7 +50,7 @@ class Coalescer(Generic[Item, Outcome]):
     Args:
         process: processes a batch; returns the outcome of each item in order, an exception for an item that failed.
         timeout: seconds after which an item that no leader has taken is withdrawn.
-        max_delay: seconds that a leader waits at most for announced items.
+        max_delay: the longest time in seconds that a leader waits for announced items.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Coalescer(Generic[Item, Outcome]):
             self._announced.add(threading.get_ident())
 
     def withdraw(self) -> None:
-        """Take back the announcement, if no item was submitted since."""
+        """Withdraw this thread's announcement, unless it has submitted its item."""
         if threading.get_ident() in self._announced:
             with self._lock:
                 self._remove_announcement()
@@ -102,7 +102,7 @@ class Coalescer(Generic[Item, Outcome]):
         return own.outcome
 
     def _sleep(self, own: _Submission[Item, Outcome]) -> None:
-        """Wait to be woken. An item that no leader took in time is withdrawn, so that "not processed" is true."""
+        """Wait until a leader wakes this thread. An item that no leader took in time is withdrawn before the error."""
         if own.wait(self._timeout):
             return
         with self._lock:

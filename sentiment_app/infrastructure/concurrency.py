@@ -33,10 +33,10 @@ class ConcurrencyLimit:
 
     @contextmanager
     def acquire(self, user_id: UUID | None = None) -> Iterator[None]:
-        """Hold a place until the block ends; waits for it if it must.
+        """Hold a place until the block ends. Waits for a place if all are in use.
 
         Raises:
-            Exception: made by `error`; all places, and all places to wait, are taken.
+            Exception: made by `error`; no more requests may run or wait.
         """
         with self.try_admit(user_id) as is_admitted:
             if not is_admitted:
@@ -46,7 +46,7 @@ class ConcurrencyLimit:
 
     @contextmanager
     def try_admit(self, user_id: UUID | None = None) -> Iterator[bool]:
-        """Take a place until the block ends if one is free, and say whether it was. Never waits."""
+        """Hold a place until the block ends, if a place is free. Yields whether a place was free, and never waits."""
         with self._lock:
             is_admitted = self._admitted.total() < self.capacity and self._admitted[user_id] < self._limit_per_user
             self._admitted[user_id] += is_admitted

@@ -33,9 +33,9 @@ UNDEFINED_TABLE = "42P01"
 CONFLICTS = ("40001", "40P01")  # serialization_failure, deadlock_detected: the transaction was rolled back
 
 CONNECT_SECONDS = 3.0
-# What the client waits beyond the statement timeout, which the server enforces as long as it can.
+# How long the client waits after the statement timeout. Usually the server has enforced the timeout by then.
 GRACE_SECONDS = 2.0
-# A silent connection is probed after this many seconds, and given up after this many probes, one a second.
+# A silent connection is probed after this many seconds, and closed after this many failed probes, one per second.
 KEEPALIVE_IDLE_SECONDS, KEEPALIVE_PROBES = 5, 5
 
 # For statements whose results the session does not need to know.
@@ -88,7 +88,7 @@ def flask_config(settings: Settings) -> dict[str, Any]:
 
 
 def init_app(app: Flask, settings: Settings) -> None:
-    """Connect the application with PostgreSQL."""
+    """Connect the application to PostgreSQL."""
     install_wait_timeout(settings)
     db.init_app(app)
     migrate.init_app(app)
@@ -96,16 +96,16 @@ def init_app(app: Flask, settings: Settings) -> None:
 
 
 def autocommit() -> AbstractContextManager[Connection]:
-    """A connection apart from the session on which each statement is a transaction: one round trip."""
+    """A connection, separate from the session, on which each statement is a transaction and takes one round trip."""
     return db.engines[AUTOCOMMIT].connect()
 
 
 def install_wait_timeout(settings: Settings) -> None:
     """Limit how long this process waits for an answer.
 
-    A server that was stopped (SIGSTOP, a frozen virtual machine) keeps its connections open: neither its statement
-    timeout nor TCP notices. psycopg2 closes a connection whose wait callback raised an error (psycopg2 manual,
-    "Support for coroutine libraries").
+    A server that was stopped (SIGSTOP, a frozen virtual machine) keeps its connections open: its statement timeout
+    cannot run, and TCP does not notice. psycopg2 closes a connection whose wait callback raised an error (psycopg2
+    manual, "Support for coroutine libraries").
     """
 
     def wait(connection: Any) -> None:
@@ -132,7 +132,7 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def is_disconnect(error: BaseException) -> bool:
-    """Whether a database error means that the server is away, rather than that the statement is wrong.
+    """Whether a database error means that the server is unavailable, rather than that the statement is wrong.
 
     SQLSTATE class 08 is "connection exception", 57P is "operator intervention" (shutting down, starting up). No
     SQLSTATE at all means that no server answered (PostgreSQL manual, appendix A).
@@ -176,14 +176,14 @@ RESOURCE_ERRORS = AppKey[ResourceErrors]("resource_errors")
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same transaction may succeed when it is repeated: the server was away, or ended a deadlock."""
+    """Whether the same transaction may succeed when it is repeated: after a disconnect, deadlock or conflict."""
     return is_disconnect(error) or sqlstate(error) in CONFLICTS
 
 
 def retry_on_disconnect(seconds: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call `work`, which must be safe to repeat, and repeat it after transient errors for so many seconds."""
+    """Call `work`, which must be safe to repeat, and repeat it after transient errors for at most `seconds`."""
     try:
-        return work(*args, **kwargs)  # nearly always the only attempt, without the cost of a retry loop
+        return work(*args, **kwargs)  # nearly always succeeds, and saves the cost of a retry loop
     except DBAPIError as error:
         if not is_transient(error):
             raise

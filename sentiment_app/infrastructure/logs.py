@@ -54,7 +54,7 @@ def dict_config(level: str) -> dict[str, Any]:
         "loggers": {
             "gunicorn.error": {"level": level, "propagate": True, "handlers": []},
             "alembic.runtime.plugins": {"level": "WARNING"},
-            "urllib3": {"level": "ERROR"},  # below it, it logs the URLs of webhooks and their responses
+            "urllib3": {"level": "ERROR"},  # at lower levels it logs the URLs of webhooks
         },
     }
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics that are right with several processes, served at the internal address only."""
+"""Prometheus metrics that are correct with several processes, served only at the internal address."""
 
 import contextlib
 import fcntl
@@ -26,7 +26,7 @@ COMMIT_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class _ProcessSlot:
-    """A number that identifies this process among the living processes: it holds the lock of a file with that number.
+    """A number that identifies this process among all running processes. The process locks a file with that number.
 
     The library names the files of its counters by this number. With process ids, each replaced worker would leave its
     files behind forever. With slots, the successor of a worker continues its files.
@@ -113,12 +113,12 @@ def exposition() -> Response:
 
 def _count(response: Response) -> Response:
     route = str(request.url_rule or "unmatched")
-    method = request.method if request.method in METHODS else "other"  # a client may send any word
+    method = request.method if request.method in METHODS else "other"  # clients can send any word
     _request_counter(method, route, str(response.status_code)).inc()
     _duration_histogram(route).observe(time.perf_counter() - g.started)
     return response
 
 
-# Methods, routes and statuses are few. The library looks up each of them under a lock.
+# Cached, because the library looks up labels under a lock. There are few methods, routes and statuses.
 _request_counter = functools.cache(requests.labels)
 _duration_histogram = functools.cache(request_duration.labels)

@@ -1,4 +1,4 @@
-"""The work queue: RQ on Redis. Only ids travel through it; PostgreSQL knows the work."""
+"""The work queue: RQ on Redis. Jobs contain only ids; the work itself is in PostgreSQL."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -17,7 +17,7 @@ from sentiment_app.infrastructure.circuit_breaker import CircuitBreaker
 
 TASKS_QUEUE, WEBHOOKS_QUEUE = "default", "webhooks"
 QUEUES = (TASKS_QUEUE, WEBHOOKS_QUEUE)
-# The longest that a job may take. A chunk takes a second or two, and has a lease of its own.
+# The timeout of a job. A chunk takes a second or two, and its lease expires long before this timeout.
 JOB_SECONDS = 600
 # How long RQ keeps the record of a job that failed.
 FAILED_JOB_SECONDS = 3600
@@ -50,11 +50,11 @@ def redis() -> Redis:
 
 
 def queue(name: str = TASKS_QUEUE) -> Queue:
-    """A queue by its name. Its messages are JSON: RQ's default, pickle, would run any code that a message holds."""
+    """A queue by its name. Its messages are JSON. RQ's default, pickle, would run code from a message."""
     return Queue(name, connection=redis(), serializer=JSONSerializer)
 
 
-def answers() -> bool:
+def is_available() -> bool:
     """Whether Redis answers."""
     try:
         redis().ping()
@@ -78,7 +78,7 @@ def enqueue(
     queue_name: str = TASKS_QUEUE,
     timeout: int = JOB_SECONDS,
 ) -> bool:
-    """Enqueue a job with the ids of what it works on. Returns False if Redis does not answer.
+    """Enqueue a job with the ids that it works on. Returns False if Redis does not answer.
 
     The description is fixed because RQ's default description quotes the arguments, and RQ logs it.
     """

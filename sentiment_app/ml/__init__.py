@@ -1,1 +1,1 @@
-"""The model as it is served: text, word lists, scoring, artifacts. Knows neither Flask nor the database."""
+"""The model code for serving: text, word lists, scoring, artifacts. It depends on neither Flask nor the database."""

@@ -5,8 +5,8 @@
                           outcomes.npz      which held-out texts it predicted correctly, for later comparisons
                           manifest.json     digests, recipe, data, metrics, golden texts with their scores
 
-To load a joblib file runs code from it. So no file is loaded before its SHA-256 digest was found in the manifest, and
-the manifest of a release has an HMAC-SHA256 signature (RFC 2104) with the service's key.
+Loading a joblib file runs code from it. So a file is loaded only if the manifest contains its SHA-256 digest. The
+manifest of a release is signed with the service's key (HMAC-SHA256, RFC 2104).
 """
 
 import contextlib
@@ -127,7 +127,7 @@ class Cache:
 
     def get(self, sha256: str) -> bytes | None:
         """The file with this digest. A file with another digest is deleted."""
-        if not re.fullmatch("[0-9a-f]{64}", sha256):  # the signature of its manifest is not verified yet
+        if not re.fullmatch("[0-9a-f]{64}", sha256):  # it may come from a manifest that is not verified yet
             return None
         path = self._directory / sha256
         with contextlib.suppress(OSError):
@@ -159,7 +159,7 @@ def read(directory: Path) -> Artifact:
         manifest = (directory / MANIFEST).read_bytes()
         return Artifact(manifest, (directory / _served_file(json.loads(manifest)["files"])).read_bytes())
     except FileNotFoundError as error:
-        raise ModelError(f"there is no model in {directory}: {error.filename} is missing") from None
+        raise ModelError(f"the folder {directory} contains no model: {error.filename} is missing") from None
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the model in {directory} cannot be read: {error}") from None
 
@@ -209,7 +209,7 @@ def write(model_dir: Path, version: str, files: dict[str, bytes]) -> Path:
 
 
 def _served_file(files: Mapping[str, object]) -> str:
-    """Recipes of this service have a serving form. Any other pipeline is served as it was fitted."""
+    """The name of the file that is served: the compiled form, or an imported pipeline as it was fitted."""
     return SERVING if SERVING in files else PIPELINE
 
 
@@ -219,6 +219,6 @@ def _check_golden(scorer: TextScorer, golden: Sequence[Golden]) -> None:
             scores = scorer.score(entry["text"])
         except Exception as error:
             raise ModelError(f"the golden texts cannot be scored: {type(error).__name__}") from error
-        # A comparison with NaN is false.
+        # A comparison with NaN is false, so NaN is refused.
         if not all(abs(a - b) <= GOLDEN_TOLERANCE for a, b in zip(scores, entry["scores"], strict=True)):
-            raise ModelError("the golden texts have other scores than when the model was built")
+            raise ModelError("the golden texts have different scores than when the model was built")

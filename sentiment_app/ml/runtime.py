@@ -185,7 +185,7 @@ def _read_with_pauses(blob: io.BytesIO) -> Iterator[str]:
     """The lines of a blob, with pauses in which other threads serve requests.
 
     A thread that only computes makes another thread wait for 5 ms whenever that thread needs the interpreter lock
-    (`sys.getswitchinterval`), which is a dozen times in a request.
+    (`sys.getswitchinterval`). A request needs it about a dozen times.
     """
     lines = io.TextIOWrapper(blob, "utf-8", "surrogatepass", newline="\n")
     for number, line in enumerate(lines):
@@ -225,7 +225,7 @@ class PipelineScorer:
         names = LABELS if set(classes) == set(LABELS) else range(len(LABELS))
         if set(classes) != set(names) or not hasattr(pipeline, "predict_proba"):
             raise ModelError(
-                f"the pipeline needs predict_proba with {', '.join(LABELS)} (or 0, 1, 2), and has {classes}"
+                f"the pipeline needs predict_proba with {', '.join(LABELS)} (or 0, 1, 2). Its classes are {classes}"
             )
         self._pipeline = pipeline
         self._order = [classes.index(name) for name in names]
@@ -240,7 +240,7 @@ class PipelineScorer:
         return [Scores(*map(float, row)) for row in rows]
 
     def explain(self, text: str) -> None:
-        """None: such a model cannot be explained."""
+        """Return None, because such a model cannot be explained."""
 
     def assess(self, text: str) -> Assessment:
         """Scores. Such a model does not say which words it knows."""
@@ -277,7 +277,7 @@ def find_assessment(scorer: TextScorer, text: str) -> Assessment:
         negative, neutral, positive = assessment.scores
     except Exception as error:  # noqa: BLE001  # an imported pipeline may raise anything
         raise _failure(error) from None
-    # A comparison with NaN is false, so NaN is refused too. numpy would take as long as the scoring of a short text.
+    # A comparison with NaN is false, so NaN is refused, too. With numpy, this check would take as long as scoring.
     is_valid = negative >= 0 and neutral >= 0 and positive >= 0
     if not (is_valid and abs(negative + neutral + positive - 1) <= SUM_TOLERANCE):
         raise _no_probabilities()
@@ -293,4 +293,4 @@ def _failure(error: Exception) -> ScoringError:
 
 
 def _no_probabilities() -> ScoringError:
-    return ScoringError("The model returned no probabilities for this text.")
+    return ScoringError("The model returned no valid probabilities for this text.")

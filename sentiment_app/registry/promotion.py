@@ -90,7 +90,7 @@ def _activate(
 ) -> None:
     _lock_releases()
     if db.session.get(ModelEvent, event):
-        return  # a first run did it, and its answer was lost
+        return  # an earlier attempt was committed, but its answer was lost
     chosen = db.session.get(ModelRelease, version, populate_existing=True)
     if chosen is None:
         raise releases.unknown_version(version)
@@ -114,7 +114,7 @@ def _activate(
 
 
 def _lock_releases() -> None:
-    """Let only one transaction at a time change the states of models. Each sees what the one before it did."""
+    """Let only one transaction at a time change the states of models. Each transaction sees all earlier changes."""
     db.session.execute(text("LOCK TABLE model_releases IN SHARE ROW EXCLUSIVE MODE"))
 
 
@@ -165,18 +165,18 @@ def _check_metrics(candidate: Manifest, active: Manifest) -> None:
         texts = ", ".join(name for name, _ in sorted(common))
     elif against.get("version") == active["version"]:
         mean, floor = against["macro_recall"], against["its_macro_recall"]
-        texts = f"{against['texts']:,} texts that neither was trained on"
+        texts = f"{against['texts']:,} texts that neither model was trained on"
     elif not theirs:
         return  # the active model was not measured either
     else:
         raise ModelError(
-            f"it was not measured on the texts that the active model {active['version']} was measured on. Compare them "
-            "with 'flask model evaluate --compare', on texts that neither was trained on. To activate it nevertheless, "
-            "use --allow-worse (in the API allow_worse=true)"
+            f"it has no metrics on the texts of the active model {active['version']}. Compare both models with 'flask "
+            "model evaluate --compare', on texts that neither model was trained on. To activate it nevertheless, use "
+            "--allow-worse (in the API allow_worse=true)"
         )
     if not mean >= floor - METRIC_TOLERANCE:  # written so that NaN is refused
         raise ModelError(
-            f"its macro recall on {texts} is {mean:.3f}, that of the active model {active['version']} is {floor:.3f}. "
+            f"its macro recall on {texts} is {mean:.3f}, and the active model {active['version']} has {floor:.3f}. "
             "To activate it nevertheless, use --allow-worse (in the API allow_worse=true)"
         )
 

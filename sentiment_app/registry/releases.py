@@ -83,7 +83,7 @@ def fetch(version: str) -> Artifact:
 
 
 def fetch_cached(version: str) -> Artifact:
-    """The same. The large part comes from this host's cache if the cache has it with the right digest.
+    """The artifact of a release, with the model file from this host's cache if its digest is right.
 
     Raises:
         NotFoundError: the version is not released.
@@ -165,7 +165,7 @@ def verify(version: str) -> Manifest:
 
     Raises:
         NotFoundError: the version is not released.
-        ModelError: naming the check that failed.
+        ModelError: a check failed. The message names it.
     """
     return open_artifact(fetch(version), settings().model_signing_key)[0]
 

@@ -31,7 +31,7 @@ class ModelRecordSchema(ModelSchema):
     data = fields.List(fields.Dict(), required=True, metadata={"description": "The training data, with digests"})
     metrics = fields.Dict(required=True, metadata={"description": "Measured on held-out texts, by source"})
     libraries = fields.Dict(fields.String(), fields.String(), required=True)
-    files = fields.Dict(fields.String(), fields.String(), required=True, metadata={"description": "sha256 of each"})
+    files = fields.Dict(fields.String(), fields.String(), required=True, metadata={"description": "SHA-256 digests"})
     code_version = fields.String(required=True)
 
 

@@ -169,13 +169,13 @@ class Serving:
                 self._report(version, error)
                 is_retired = self._served and states and not _may_serve(states, self._served.version)
                 if self._served is None or is_retired:
-                    self._served = self._load_previous(states)  # loaded first: until then the old model answers
+                    self._served = self._load_previous(states)  # until it is loaded, the old model answers
 
     def _load_previous(self, states: dict[str, str]) -> Served | None:
         version = next((version for version, state in states.items() if state == "previous"), None)
         previous = None
         if version:
-            with contextlib.suppress(Exception):  # the problem with the active model is what is reported
+            with contextlib.suppress(Exception):  # only the problem with the active model is reported
                 previous = self._load(version)
         log.warning("previous_model_served", model_version=previous and version)
         return previous

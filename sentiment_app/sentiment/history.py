@@ -12,7 +12,7 @@ from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.sentiment.models import SentimentRequest
 
-# Rows that are deleted in one transaction, so that nobody waits for it.
+# Rows that are deleted in one transaction. Small transactions do not block other requests.
 BATCH_ROWS = 1000
 
 
@@ -104,6 +104,6 @@ def time_of_id(id_: UUID) -> datetime:
 
 
 def _first_id_at(moment: datetime, milliseconds_later: int = 0) -> UUID:
-    """The smallest id of a moment, or of some milliseconds later: the last moment of datetime has no later moment."""
+    """The smallest id at a moment plus some milliseconds, which may be later than the last moment of datetime."""
     milliseconds = max(0, int(moment.timestamp() * 1000) + milliseconds_later)
     return UUID(int=milliseconds << 80)

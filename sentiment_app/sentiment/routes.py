@@ -30,10 +30,11 @@ REQUEST_KEY = re.compile(r"([0-9]{1,10})\.([0-9]{3})-([0-9a-f]{32})")
 def analyze(body: dict[str, Any]) -> Response:
     """Score a text.
 
-    The result is in your history when you receive it. Texts of more than 20,000 characters are refused, not truncated.
+    The result is stored in your history before you receive it. Texts of more than 20,000 characters are refused, not
+    truncated.
     """
     analysis = service.analyze(caller().user_id, _row_id(), **body)
-    # The same as `AnalysisSchema().dump`, which takes longer than scoring.
+    # This replaces `AnalysisSchema().dump`, which takes longer than scoring.
     answer = {name: analysis[name] for name in ANSWER_FIELDS if name in analysis}
     if "explanation" in analysis:
         answer["explanation"] = schemas.ExplanationSchema().dump(analysis["explanation"])
@@ -73,7 +74,7 @@ def delete(request_id: UUID) -> None:
 def init_app(app: Flask) -> None:
     """Give the application its group writer, and announce the rows of requests to it.
 
-    This must come before the guard: its checks take the time in which other rows can gather.
+    This must run before the guard, so that rows of other requests can gather while the guard checks this request.
     """
     WRITER.set(app, GroupWriter(autocommit, retry_seconds=SETTINGS.get(app).database_retry_seconds))
     app.before_request(_announce_row)

@@ -31,9 +31,9 @@ class ScoresSchema(Schema):
 
 
 class StoredSchema(Schema):
-    """What is stored of a scored text and returned with every answer."""
+    """The stored fields of a scored text, which every response contains."""
 
-    id = fields.UUID(required=True, metadata={"description": "Of the entry in the history"})
+    id = fields.UUID(required=True, metadata={"description": "Id of the entry in the history"})
     sentiment = fields.String(required=True, metadata={"enum": list(LABELS)})
     confidence = fields.Float(required=True, metadata={"description": "Probability of the sentiment"})
     scores = fields.Nested(ScoresSchema, required=True)

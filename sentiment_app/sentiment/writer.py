@@ -1,7 +1,7 @@
 """Group commit: the rows of concurrent requests share one statement and one commit.
 
 Under load, a commit for each row costs more than everything else in a request. A group waits a moment for the rows of
-requests that have begun, which doubles its size. A request that is alone waits for nobody.
+requests that have begun, which doubles its size. A request that arrives alone does not wait.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from sentiment_app.infrastructure.coalescing import Coalescer
 from sentiment_app.infrastructure.database import retry_on_disconnect
 from sentiment_app.sentiment.models import SentimentRequest
 
-# What a request waits for its group beyond the time for which the group is retried.
+# How much longer a request waits for its group than the group is retried.
 GRACE_SECONDS = 5.0
 # How long a group waits at most for the rows of requests that have begun.
 MAX_DELAY_SECONDS = 0.008
@@ -64,7 +64,7 @@ class GroupWriter:
         self._rows.announce()
 
     def withdraw(self) -> None:
-        """Take back the announcement, if this thread has written no row since."""
+        """Withdraw this thread's announcement, unless it has written its row."""
         self._rows.withdraw()
 
     def write(self, row: Row) -> None:

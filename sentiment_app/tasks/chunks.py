@@ -4,8 +4,9 @@
        ▲                                       │
        └── the lease expired, or was released ─┘
 
-PostgreSQL is the truth and Redis is only transport. A job may arrive twice or not at all. A lease has a token, and one
-statement writes the results and the state if the token is still the same: so each chunk has its results exactly once.
+PostgreSQL is the source of truth, and Redis only transports jobs. A job may arrive twice or not at all. A lease has a
+token. One statement writes the results and the state if the token is still the same, so the results of each chunk are
+stored exactly once.
 """
 
 import zlib
@@ -50,7 +51,7 @@ class Claim(NamedTuple):
 @unit_of_work
 def claim(chunk_id: UUID, token: UUID) -> Claim | None:
     """Take the lease of a chunk that is queued or whose lease has expired; None if another worker has it."""
-    # This update comes first because two workers that both held a shared lock on the task could not update it.
+    # This update comes first. If two workers held the shared lock below before it, their updates would deadlock.
     task_id = select(Chunk.task_id).where(Chunk.id == chunk_id).scalar_subquery()
     is_open = Task.status.in_(("uploading", *OPEN))
     first = update(Task).where(Task.id == task_id, is_open, (Task.status == "queued") | Task.started_at.is_(None))
@@ -137,14 +138,14 @@ def bisect(claim: Claim) -> None:
     db.session.execute(select(Task.id).where(Task.id == claim.task_id).with_for_update(read=True, key_share=True))
     chunk = db.session.get(Chunk, claim.id, with_for_update=True, populate_existing=True)
     if chunk is None or chunk.token != claim.token:
-        return  # another worker has it, or this was done before
+        return  # another worker has the chunk, or it was bisected before
     if chunk.size == 1:
         chunk.state, chunk.failed = "done", 1
         chunk.errors, chunk.results = {"0": {"detail": POISON_TEXT, "retryable": True}}, write_scores(claim.scores)
         return
     middle = chunk.size // 2
     keys = unpack(chunk.keys)
-    # Both halves get new ids: the job with this chunk's id is running, and its end would remove a new job of that id.
+    # Both halves get new ids. This chunk's job is still running, and its end would remove a new job with the same id.
     db.session.delete(chunk)
     db.session.flush()
     for start, end in ((0, middle), (middle, chunk.size)):
@@ -170,7 +171,7 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(content: bytes) -> Any:
-    """The value that `pack` packed."""
+    """The list that `pack` compressed."""
     return orjson.loads(zlib.decompress(content))
 
 
@@ -180,7 +181,7 @@ def write_scores(scores: Floats) -> bytes:
 
 
 def read_scores(content: bytes | None, size: int) -> Floats:
-    """Stored scores as an array of `size` by 3, NaN where there are none yet."""
+    """Stored scores as an array of `size` by 3. Rows without scores are NaN."""
     if content is None:
         return np.full((size, len(LABELS)), np.nan)
     return np.frombuffer(content, dtype="<f8").reshape(size, len(LABELS)).copy()

@@ -45,7 +45,7 @@ def submit(file: Path, username: str, model: str | None, follow: bool, **options
     media_type = MEDIA_TYPES.get(file.with_suffix("").suffix if is_gzip else file.suffix)
     if media_type is None:
         raise click.ClickException(
-            f"The type of {file} is not known. Its name must end in .csv, .ndjson or .jsonl, or .gz."
+            f"The type of {file} is not known. Its name must end in .csv, .ndjson or .jsonl, optionally with .gz."
         )
     to_submit = submission.Submission(users.get_by_username(username).id, model)
     with file.open("rb") as stream:
@@ -132,7 +132,7 @@ def cancel(task_id: UUID) -> None:
 @tasks.command("retry")
 @click.argument("task_id", type=click.UUID)
 def retry(task_id: UUID) -> None:
-    """Retry the rows of a task that failed.
+    """Score the failed and unscored rows of a task again.
 
     Example: flask tasks retry 01a20810-6c0c-7378-b5fe-cfc50592fba5
     """
@@ -141,11 +141,11 @@ def retry(task_id: UUID) -> None:
 
 @tasks.command("reconcile")
 @click.option(
-    "--every", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Repeat after this time, until SIGTERM."
+    "--every", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Repeat after this time until SIGTERM."
 )
 @as_json
 def reconcile(every: float | None, as_json: bool) -> None:
-    """Put back work that was lost with a worker or with Redis, and send webhooks that are due.
+    """Requeue work that was lost when a worker or Redis failed, and send webhooks that are due.
 
     Example: flask tasks reconcile --every 5
     """

@@ -15,9 +15,9 @@ from sentiment_app.registry.serving import NoModelError, UnknownModelError, Unus
 from sentiment_app.tasks import chunks, lifecycle
 from sentiment_app.tasks.chunks import Claim, Floats
 
-# The most texts that are scored before the lease is renewed. The first slice is a single text, and each slice has at
-# most twice the characters of the slice before it. So neither a model that takes seconds for a text, nor long texts
-# after short texts, can cost the lease.
+# The limit on the texts that are scored before the lease is renewed. The first slice is a single text, and each slice
+# has at most twice the characters of the slice before it. So the lease does not expire, even if the model takes seconds
+# for a text, or if long texts follow short texts.
 MAX_SLICE_ROWS = 256
 # How long a task waits for a model that does not load.
 MODEL_PATIENCE = timedelta(hours=1)
@@ -43,7 +43,7 @@ def score_chunk(chunk_id: UUID) -> None:
 
 
 def score(claim: Claim) -> None:
-    """Score a claimed chunk. On any failure its lease is released, so that another worker can have it at once."""
+    """Score a claimed chunk. On any failure its lease is released, so that another worker can claim it at once."""
     try:
         scorer = serving().pinned(claim.model_version).scorer
         scores, errors = _score_texts(scorer, claim)
@@ -53,7 +53,7 @@ def score(claim: Claim) -> None:
     except UnknownModelError as error:
         lifecycle.fail(claim.task_id, error.detail)
         return
-    except (NoModelError, UnusableModelError) as error:  # it may load on another host, or later; but not forever
+    except (NoModelError, UnusableModelError) as error:  # it may load later, or on another host
         chunks.release_lease(claim.id, claim.token)
         if claim.task_age < MODEL_PATIENCE:
             raise
@@ -67,7 +67,7 @@ def score(claim: Claim) -> None:
 
 
 def _score_texts(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
-    """Score the texts that have no scores yet. A text that the model cannot score fails alone.
+    """Score the texts that have no scores yet. If the model cannot score a text, only this text fails.
 
     Raises:
         LeaseLostError: another worker has the chunk.
@@ -111,7 +111,7 @@ class _Lease:
         self._renewed_at = time.monotonic()
 
     def renew_if_due(self) -> bool:
-        """Renew the lease when a quarter of its time is over, and say whether it was renewed.
+        """Renew the lease when a quarter of its time is over. Returns whether it was renewed.
 
         Raises:
             LeaseLostError: it had expired, and another worker has the chunk.

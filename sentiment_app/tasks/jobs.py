@@ -1,4 +1,4 @@
-"""The job of batch scoring, by the name under which it is queued."""
+"""The RQ job of batch scoring. Queued jobs refer to it by name."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""How a task proceeds: its next chunks are queued, and it ends when nothing is left to do, or when it fails.
+"""The lifecycle of a task: its next chunks are queued, and it ends when all chunks are done, or when it fails.
 
 Only a few chunks of a task are queued at a time, and each chunk that is done queues the next. So tasks take turns, and
 a small task does not wait behind a large one.
@@ -55,7 +55,7 @@ def _queue_next(task_id: UUID) -> Sequence[UUID]:
 
 
 def finish(task_id: UUID) -> bool:
-    """End a task that has nothing left to do. Called after each chunk is committed: the last chunk sees all done."""
+    """End a task if it has nothing left to do. Called after each commit of a chunk, so the last chunk ends the task."""
     has_ended = _finish(task_id)
     if has_ended:
         outbox.send_new(task_id)
@@ -64,7 +64,7 @@ def finish(task_id: UUID) -> bool:
 
 @unit_of_work
 def _finish(task_id: UUID) -> bool:
-    if not _has_nothing_left(task_id):  # nearly always, and without a lock
+    if not _has_nothing_left(task_id):  # the usual case needs no lock
         return False
     # Lock the task, then look again. A single UPDATE with both conditions is wrong: if it waits for another finish and
     # a retry, PostgreSQL rereads the task's row but not the chunks, and the update ends a task that was just reopened
@@ -100,8 +100,8 @@ def fail(task_id: UUID, error: str) -> None:
 
 @unit_of_work
 def _fail(task_id: UUID, error: str) -> bool:
-    # A task that is being uploaded only keeps the error. Its owner has not seen it yet, and the upload ends, is given
-    # up or is replayed like any other. When the upload ends, the task becomes failed.
+    # A task that is still being uploaded only stores the error, because its owner does not know the task yet. It
+    # becomes failed when the upload ends.
     is_open = Task.status.in_(OPEN)
     ended = update(Task).where(Task.id == task_id, is_open | (Task.status == "uploading"))
     values = {

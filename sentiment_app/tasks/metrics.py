@@ -19,7 +19,7 @@ PAUSE_SECONDS = 30.0
 
 
 class ScrapeReader:
-    """Reads from PostgreSQL at a scrape. After a failure it pauses: Prometheus gives up after ten seconds."""
+    """Reads from PostgreSQL at a scrape. It pauses after a failure, because a scrape times out after ten seconds."""
 
     def __init__(self) -> None:
         self.paused_until = 0.0
@@ -59,7 +59,7 @@ def count_rows() -> dict[tuple[str, ...], float] | None:
 def oldest_waits() -> dict[tuple[str, ...], float] | None:
     """How long the oldest work of each queue has waited, in seconds; None while PostgreSQL does not answer.
 
-    The jobs in Redis would not tell: only a few chunks of a task are queued at a time.
+    The number of jobs in Redis does not show this, because only a few chunks of a task are queued at a time.
     """
     oldest = {
         TASKS_QUEUE: select(func.min(Chunk.queued_at))

@@ -14,7 +14,7 @@ STATUSES = ("uploading", "queued", "running", "cancelling", "completed", "failed
 OPEN = ("queued", "running")
 UNFINISHED = ("uploading", *OPEN, "cancelling")
 SETTLED = ("completed", "cancelled", "expired")
-"""No chunk of these is scored any more. (A worker may still score a chunk of a failed task.)"""
+"""In these statuses, no chunk is scored any more. (A worker may still score a chunk of a failed task.)"""
 VISIBLE = tuple(status for status in STATUSES if status != "uploading")
 HISTOGRAM_BINS = 10
 
@@ -51,7 +51,7 @@ class Task(Base):
     histogram: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{0,0,0,0,0,0,0,0,0,0}")
     """The totals of these five columns over all chunks, when the task has ended."""
     rows_before_run: Mapped[int] = mapped_column(server_default="0")
-    """Rows that were done when the task was last retried. Rates count the rows of the current run."""
+    """Rows that were done when the task was last retried. `rows_per_second` counts only rows that were done since."""
     error: Mapped[str | None]
     webhook_url: Mapped[str | None]
     idempotency_key: Mapped[str | None]
@@ -65,7 +65,7 @@ class Task(Base):
 
 
 class Chunk(Base):
-    """A part of a task with up to some thousand texts. One job scores one chunk.
+    """A part of a task, with up to several thousand texts. One job scores one chunk.
 
     Results and state are columns of the same row, so that one statement writes both. A chunk is done if and only if its
     results are stored, and no text can have two results.

@@ -1,8 +1,8 @@
 """Progress of a task as Server-Sent Events (WHATWG HTML, section 9.2).
 
 An open connection occupies a thread. So only MAX_HELD_REQUESTS connections wait at a time in a process, each for a
-minute at most. Other clients get the current state, and reconnect after a few seconds: every client of the protocol
-does so by itself, and sends the last id that it has seen.
+minute at most. Other clients get the current state, and reconnect after a few seconds. The protocol requires that
+clients reconnect automatically, and send the last id that they have seen.
 """
 
 import json

@@ -10,7 +10,7 @@ from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.tasks.models import UNFINISHED, Task
 
-# While Redis does not answer, a user may have so many times more unfinished tasks. The quota of rows stays.
+# While Redis does not answer, the limit on a user's unfinished tasks is multiplied by this. The quota of rows stays.
 WAITING_FACTOR = 10
 
 
@@ -34,7 +34,7 @@ def check(user_id: UUID) -> None:
 
 
 def reserve_task(user_id: UUID, task_id: UUID, rows: int) -> None:
-    """Check the quotas for a task that is opened, or opened again, with some rows. Within a unit of work.
+    """Check the quotas for a task that is opened or reopened with `rows` rows, within the caller's unit of work.
 
     Other units of work for the same user wait here until this one ends, so that they count this task.
 
@@ -48,11 +48,11 @@ def reserve_task(user_id: UUID, task_id: UUID, rows: int) -> None:
 
 
 def reserve_rows(user_id: UUID, task_id: UUID, rows: int) -> None:
-    """Check the quota of rows for a task that has grown to some rows. Within a unit of work, as above.
+    """Check the quota of rows for a task that has grown to `rows` rows, within the caller's unit of work.
 
     Raises:
         TooManyTasksError
-        TooLargeError: the task alone exceeds the quota; to wait would not help.
+        TooLargeError: the task alone exceeds the quota, so waiting would not help.
     """
     if rows > (limit := settings().max_queued_rows):
         raise TooLargeError(f"The task has too many rows. The limit is {limit:,} rows. Split it.")
@@ -75,8 +75,8 @@ def _unfinished(user_id: UUID, except_task: UUID | None = None) -> tuple[int, in
 
 def _refuse_task(tasks: int) -> None:
     limit = settings().max_tasks
-    # While Redis is away, tasks can only wait. The caller cannot make them end, and must not lose their data meanwhile.
-    if tasks > limit and not queue.answers():
+    # While Redis does not answer, no task can end. The limit is higher meanwhile, so that callers can store their data.
+    if tasks > limit and not queue.is_available():
         limit *= WAITING_FACTOR
     if tasks > limit:
         raise TooManyTasksError(

@@ -1,4 +1,4 @@
-"""The reconciler puts back what was lost with a worker, with Redis, or with a web process.
+"""The reconciler repairs tasks and webhooks after a worker, Redis or a web process failed.
 
 PostgreSQL knows all work. The reconciler compares it with the leases and with the jobs in Redis. Two reconcilers at the
 same time do no harm: each step is safe to repeat.
@@ -22,18 +22,18 @@ from sentiment_app.webhooks.models import Delivery
 
 # A chunk that has been queued for longer than this without a job in Redis has lost its job.
 JOB_GRACE = timedelta(seconds=3)
-# An upload of which nothing has arrived for this long is given up.
+# An upload is abandoned if no data has arrived for this long.
 UPLOAD_LIFE = timedelta(minutes=5)
 
 log = structlog.get_logger()
 
 
 def reconcile() -> dict[str, int]:
-    """Run one round, and return how much each step put back."""
+    """Run one round, and return how many items each step repaired."""
     done = {
         "leases": _release_expired_leases(),
         "jobs": _send_lost_jobs(),
-        "tasks": _move_tasks_on(),
+        "tasks": _advance_tasks(),
         "uploads": give_up_uploads(UPLOAD_LIFE),
         "deliveries": _send_due_deliveries(),
     }
@@ -43,7 +43,7 @@ def reconcile() -> dict[str, int]:
 
 
 def try_reconcile() -> None:
-    """Run one round of many. If a dependency does not answer, a later round does the work."""
+    """Run one round of a loop. If a dependency does not answer, a later round does the work."""
     try:
         reconcile()
     except (SQLAlchemyError, RedisError) as error:
@@ -52,8 +52,8 @@ def try_reconcile() -> None:
 
 @unit_of_work
 def _release_expired_leases() -> int:
-    # To "waiting": the task's turn decides when the chunk is queued again. Locked chunks are skipped, because somebody
-    # is changing them; and a statement that locks many chunks must not wait, or two of them could wait for each other.
+    # The new state is "waiting", so that a chunk is queued again when its task has a turn. Locked chunks are skipped:
+    # another transaction is changing them, and two statements that wait for locks on many chunks could deadlock.
     expired = (
         select(Chunk.id)
         .where(Chunk.state == "running", Chunk.lease_until < func.now())
@@ -86,7 +86,7 @@ def _find_queued() -> Sequence[UUID]:
     return db.session.scalars(queued.order_by(Chunk.queued_at)).all()
 
 
-def _move_tasks_on() -> int:
+def _advance_tasks() -> int:
     """End tasks that have nothing left to do, and queue chunks of tasks that have too few queued."""
     moved = 0
     for task_id in retention.find(Task.status.in_((*OPEN, "cancelling")), Task.deleted_at.is_(None)):
@@ -96,7 +96,7 @@ def _move_tasks_on() -> int:
 
 
 def give_up_uploads(age: timedelta, *task_ids: UUID) -> int:
-    """Erase uploads of which nothing has arrived for some time, of these tasks or of all; returns their number."""
+    """Erase uploads of these tasks, or of all tasks, if no data has arrived for `age`. Returns their number."""
     stale = _mark_stale(age, *task_ids)
     for task_id in stale:
         retention.erase(task_id)
@@ -122,7 +122,7 @@ def _send_due_deliveries() -> int:
 
 @unit_of_work
 def _complete_deliveries() -> None:
-    """Fill in pending deliveries that a process of release 0.1 stored, while both releases run."""
+    """Fill in the columns of migration 0008 in pending deliveries that an older release stored."""
     incomplete = (
         select(Delivery.id)
         .join(Task, Task.id == Delivery.task_id)

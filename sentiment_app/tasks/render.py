@@ -13,7 +13,7 @@ from sentiment_app.tasks.service import Result
 COLUMNS = ("index", "line", "custom_id", "sentiment", "confidence", *LABELS, "error")
 # Spreadsheets run a cell that begins with one of these as a formula (OWASP, "CSV Injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
-# Rows that are sent together.
+# Rows in each piece of the response.
 PIECE_ROWS = 500
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

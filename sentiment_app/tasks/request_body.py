@@ -52,7 +52,7 @@ class HashingStream(io.RawIOBase):
             pass
 
     def digest(self) -> bytes:
-        """The digest of the whole body. The rest is read first: a file may end before the body does."""
+        """The digest of the whole body. Reads the rest of the body first, because the file in it may end earlier."""
         self.drain()
         return self._hash.digest()
 
@@ -67,7 +67,7 @@ def upload_timeout(seconds: float) -> Iterator[None]:
         UploadTooSlowError: the block failed after the timeout.
     """
     is_late = threading.Event()
-    connection: socket.socket | None = request.environ.get("gunicorn.socket")  # Werkzeug's test client has none
+    connection: socket.socket | None = request.environ.get("gunicorn.socket")  # not set by Werkzeug's test client
 
     def stop_reading() -> None:
         is_late.set()

@@ -13,7 +13,7 @@ from sentiment_app.tasks.models import Chunk, Task
 
 IDEMPOTENCY_KEY_LIFE = timedelta(hours=24)
 BATCH_CHUNKS = 50
-# How long the chunks of an expired task are looked for, in case a purge was interrupted.
+# How long each purge looks for remaining chunks of an expired task, in case an earlier purge was interrupted.
 LEFTOVER_LIFE = timedelta(days=2)
 
 
@@ -28,7 +28,7 @@ def expire_results() -> int:
     expired = 0
     for task_id in find(Task.expires_at < func.now(), Task.status != "expired"):
         expired += _mark_expired(task_id)
-    # Also the chunks of tasks that an interrupted purge had marked.
+    # Also delete the chunks of tasks that an interrupted purge marked as expired.
     recent = Task.status == "expired", Task.expires_at > func.now() - LEFTOVER_LIFE
     for task_id in find(*recent, select(Chunk.id).where(Chunk.task_id == Task.id).exists()):
         _delete_chunks(task_id)
@@ -68,7 +68,7 @@ def _erase_all(task_ids: Sequence[UUID]) -> int:
 
 @unit_of_work
 def _mark_expired(task_id: UUID) -> bool:
-    """Mark a task before its chunks are deleted, so that no retry reopens half of it. Its totals are kept."""
+    """Mark a task before its chunks are deleted, so that a retry cannot reopen it with missing chunks. Keeps totals."""
     old = update(Task).where(Task.id == task_id, Task.expires_at < func.now(), Task.status != "expired")
     marked = old.values(status="expired", **totals.of_task(task_id)._asdict())
     return db.session.execute(marked.returning(Task.id)).first() is not None

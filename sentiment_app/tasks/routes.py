@@ -31,7 +31,7 @@ from sentiment_app.webhooks import outbox
 from sentiment_app.webhooks.models import Delivery
 from sentiment_app.webhooks.schemas import DeliveryListSchema, DeliverySchema
 
-# NDJSON has no registered media type. The first is documented, and the others are accepted.
+# NDJSON has no registered media type. The first type is documented, and the other types are also accepted.
 NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl")
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_WAIT_SECONDS = 30
@@ -40,7 +40,7 @@ IDEMPOTENCY_KEY = re.compile(r'"?([\x21\x23-\x7e]{1,255})"?')
 PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 SUBMITTED = ("Location", "Retry-After", "Preference-Applied")
 
-# Requests that wait for a task; uploads; downloads of results. Each occupies a thread for long.
+# Requests that wait for a task, uploads, and downloads of results. Each occupies a thread for a long time.
 WAITING = AppKey[ConcurrencyLimit]("waiting")
 UPLOADS = AppKey[ConcurrencyLimit]("uploads")
 DOWNLOADS = AppKey[ConcurrencyLimit]("downloads")
@@ -63,17 +63,17 @@ class TooManyDownloadsError(UnavailableError):
 
 
 def init_app(app: Flask) -> None:
-    """Give the application its limits on requests that occupy a thread for long."""
+    """Give the application its limits on requests that occupy a thread for a long time."""
     limit = SETTINGS.get(app).max_held_requests
     WAITING.set(app, ConcurrencyLimit(limit, UnavailableError))
-    # Uploads and downloads may take any time, so that one user must not occupy all places.
+    # Uploads and downloads may take very long, so one user must not occupy all places.
     UPLOADS.set(app, ConcurrencyLimit(limit, TooManyUploadsError, limit_per_user=(limit + 1) // 2))
     DOWNLOADS.set(app, ConcurrencyLimit(limit, TooManyDownloadsError, limit_per_user=(limit + 1) // 2))
     metrics.init_app(app)
 
 
 def _check_quota() -> None:
-    """Refuse an upload before its body is read if the caller's quota is used up; but not a replay."""
+    """Refuse an upload before its body is read if the caller's quota is used up. Replays are not refused."""
     if submission.find_by_idempotency_key(_submission(None, None)) is None:
         quotas.check(caller().user_id)
 
@@ -116,16 +116,16 @@ def submit_batch(body: dict[str, Any]) -> Response:
 def submit_file(query: dict[str, Any]) -> Response:
     """Score a file of NDJSON or CSV as a task, up to a million rows.
 
-    The file is read as a stream, also with `Content-Encoding: gzip`. A row that cannot be read fails alone, and its
-    error names its line. Each line of NDJSON is an object `{"text": …, "custom_id": …}` or a string. NDJSON may also
-    have the media types application/ndjson and application/jsonl.
+    The file is read as a stream, and may be compressed (`Content-Encoding: gzip`). A row that cannot be read does not
+    affect the other rows, and its error names the line. Each line of NDJSON is an object `{"text": …, "custom_id": …}`
+    or a string. NDJSON may also have the media types application/ndjson and application/jsonl.
     """
     to_submit = _submission(query.pop("model"), query.pop("webhook_url"))
     query["encoding"] = query["encoding"] or request.mimetype_params.get("charset")
     format_ = Format(_media_type(), is_gzip=_is_gzip(), **query)
     with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
         task = _receive(to_submit, format_)
-    return _submitted(task)  # it may wait for the task, and the upload has ended
+    return _submitted(task)  # outside the limit on uploads, because it may wait for the task
 
 
 def _receive(to_submit: Submission, format_: Format) -> Task:
@@ -172,7 +172,7 @@ def cancel(task_id: UUID) -> dict[str, Any]:
 @blueprint.post("/tasks/<uuid:task_id>/retry")
 @operation(status=202, returns=schemas.TaskSchema(), headers=("Location",), errors=(409,))
 def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
-    """Retry the rows of a task that failed."""
+    """Score the failed and unscored rows of a task again."""
     return service.describe(service.retry(caller().user_id, task_id)), {"Location": _location(task_id)}
 
 
@@ -186,9 +186,9 @@ def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
 def results(task_id: UUID, query: dict[str, Any]) -> Response:
     """Get the results in the order of the input: pages of JSON, or all of them as NDJSON or CSV.
 
-    A task that is running, cancelled or failed has the results that are finished. Continue with the index of your last
-    row as `cursor`. In CSV, a cell that a spreadsheet would run as a formula has an apostrophe before it. If the task
-    is retried or deleted meanwhile, a page is answered with 409, and the download of a file breaks off.
+    For a task that is running, cancelled or failed, these are the results that are finished. To continue, send the
+    index of your last row as `cursor`. In CSV, a cell that a spreadsheet would run as a formula begins with an
+    apostrophe. If the task is retried or deleted meanwhile, a request for a page gets 409, and a file download fails.
     """
     after, limit = query["cursor"], query["limit"]
     status, _, rows = service.results(caller().user_id, task_id, after)
@@ -207,8 +207,9 @@ def results(task_id: UUID, query: dict[str, Any]) -> Response:
 def follow(task_id: UUID) -> Response:
     """Follow the progress of a task as Server-Sent Events.
 
-    The last event is named `end`. After Last-Event-ID, the stream continues; 204 means that no event will follow. If
-    the task is deleted meanwhile, the data of the last event has only its `task_id` and the status `deleted`.
+    The last event is named `end`. With Last-Event-ID, the stream continues after that event; 204 means that no event
+    will follow. If the task is deleted meanwhile, the data of the last event has only its `task_id` and the status
+    `deleted`.
     """
     user_id, seen = caller().user_id, request.headers.get("Last-Event-ID")
     task = service.get(user_id, task_id)
@@ -285,10 +286,10 @@ def _submitted(task: Task) -> Response:
             if may_wait:
                 task = service.wait(caller().user_id, task.id, seconds)
                 headers["Preference-Applied"] = f"wait={seconds}"
-    # With all results or with none. Results of a larger task are read from /results.
+    # The response has all results or no results. Clients read the results of a larger task from /results.
     is_done = seconds is not None and task.status not in UNFINISHED and task.total <= schemas.MAX_ITEMS
     described = _with_results(task) if is_done else service.describe(task)
-    is_done = "result" in described  # not if the task was retried meanwhile
+    is_done = "result" in described  # false if the task was retried meanwhile
     response = jsonify(schemas.TaskSchema().dump(described))
     response.status_code = 200 if is_done else 202
     response.headers.update(headers if is_done else {**headers, **RETRY_AFTER})
@@ -301,7 +302,7 @@ def _preferred_wait() -> int | None:
 
 
 def _with_results(task: Task) -> dict[str, Any]:
-    """A task that has ended with its results; or the task as it is now if it was retried meanwhile."""
+    """The description of a finished task with its results, or without results if the task was retried meanwhile."""
     try:
         opened = service.results(task.user_id, task.id)
         found = [render.as_object(result) for result in opened.rows]
@@ -334,7 +335,7 @@ def _stream(pieces: Iterator[str], media_type: str) -> Response:
 
 
 def _reset_on_error(pieces: Iterator[str]) -> Iterator[str]:
-    """The pieces. After an error the connection is reset, so that no client takes a part for the whole.
+    """The pieces. An error resets the connection, so that clients notice that the response is not complete.
 
     It is too late for a problem document. Gunicorn handles a reset connection without a traceback in the log, which
     could quote a row.

@@ -16,7 +16,7 @@ SIZE = {"minItems": 1, "maxItems": MAX_ITEMS}
 
 
 class BoundedList(fields.List[Any]):
-    """A list whose length is checked first. Otherwise a million invalid items would each have an error."""
+    """A list whose length is checked before its items. Otherwise a million invalid items cause a million errors."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
         if isinstance(value, list):
@@ -135,8 +135,8 @@ class TaskSchema(Schema):
     result = fields.List(
         fields.Nested(ResultSchema),
         metadata={
-            "description": "Results of a completed task of at most 1,000 rows. After `Prefer: wait`, of a task that "
-            "has ended, of at most 10,000 rows."
+            "description": "Present if the task is completed and has at most 1,000 rows. With `Prefer: wait`, present "
+            "if the task has ended and has at most 10,000 rows."
         },
     )
 

@@ -43,7 +43,7 @@ class ResultsChangedError(ConflictError):
 
 
 class Result(NamedTuple):
-    """The outcome of a row: its scores, or the reason why it has none."""
+    """The outcome of a row: its scores, or the reason why it has no scores."""
 
     row_index: int
     line: int
@@ -97,14 +97,14 @@ def describe(task: Task) -> dict[str, Any]:
     done_rows = progress(task)
     seconds = _seconds(task)
     done = done_rows.completed + done_rows.failed
-    done_in_run = done - task.rows_before_run  # rows of runs before a retry took none of this time
+    done_in_run = done - task.rows_before_run  # `seconds` does not include earlier runs
     rate = done_in_run / seconds if seconds and seconds > 0 and done_in_run > 0 else None
     is_running = task.status in OPEN
     return {
         "task_id": task.id,
         "status": task.status,
         "request_counts": {"total": task.total, "completed": done_rows.completed, "failed": done_rows.failed},
-        "percent": math.floor(10_000 * done / task.total) / 100 if task.total else 0.0,  # 100 only when all are done
+        "percent": math.floor(10_000 * done / task.total) / 100 if task.total else 0.0,  # 100 only if all rows are done
         "rows_per_second": round(rate, 1) if rate else None,
         "seconds_left": round((task.total - done) / rate, 1) if rate and is_running else None,
         "model_version": task.model_version,
@@ -171,7 +171,7 @@ def _results(status: str, outline: Sequence[Any], after: int) -> Iterator[Result
 
 @unit_of_work
 def _outline(user_id: UUID | None, task_id: UUID, after: int) -> Sequence[Any]:
-    """The chunks of a task, each with the status of the task. Without chunks it is one row without a chunk."""
+    """The chunks of a task, each with the status of the task. A task without chunks has a row without a chunk."""
     is_wanted = (Chunk.task_id == Task.id) & (Chunk.first + Chunk.size > after + 1)
     statement = (
         select(
@@ -192,7 +192,7 @@ def _outline(user_id: UUID | None, task_id: UUID, after: int) -> Sequence[Any]:
 def _read(chunk_id: UUID, first: int, size: int, token: UUID | None) -> list[Result]:
     columns = Chunk.state, Chunk.token, Chunk.keys, Chunk.results, Chunk.errors
     row = db.session.execute(select(*columns).where(Chunk.id == chunk_id)).one_or_none()
-    if row is None or row.state != "done" or row.token != token:  # another token belongs to another run
+    if row is None or row.state != "done" or row.token != token:  # another token means that another run stored it
         raise ResultsChangedError
     scores = chunks.read_scores(row.results, size).tolist()
     return [
@@ -229,7 +229,7 @@ def _cancel(task_id: UUID) -> bool:
     stopped = update(Task).where(Task.id == task_id, Task.status.in_((*OPEN, "cancelling")))
     if db.session.execute(stopped.values(status="cancelling").returning(Task.id)).first():
         return True
-    return _status(task_id) == "cancelled"  # by a concurrent request, or by a first run whose answer was lost
+    return _status(task_id) == "cancelled"  # by another request, or by an earlier attempt whose answer was lost
 
 
 def delete(user_id: UUID | None, task_id: UUID) -> None:
@@ -251,7 +251,7 @@ def _mark_deleted(task_id: UUID) -> None:
 
 
 def retry(user_id: UUID | None, task_id: UUID) -> Task:
-    """Score the rows again that the model failed to score. Rows without an acceptable text stay failed.
+    """Score the failed and unscored rows of a task again. Rows without an acceptable text stay failed.
 
     Raises:
         NotFoundError: it does not exist, or belongs to another user.
@@ -280,7 +280,7 @@ def _reopen(task: Task) -> bool:
     fresh = dict.fromkeys(("error", "started_at", "finished_at", "expires_at"))
     reopened = ended.values(status="queued", **fresh).returning(Task.id)
     if db.session.execute(reopened).first() is None:
-        return _status(task.id) in UNFINISHED  # a first run did it, and its answer was lost
+        return _status(task.id) in UNFINISHED  # an earlier attempt reopened it, but its answer was lost
     again = update(Chunk).where(*is_retryable)
     values = {"state": "waiting", "attempts": 0, "token": None}
     db.session.execute(again.values(values), execution_options=UNSYNCHRONIZED)
@@ -301,7 +301,7 @@ def _status(task_id: UUID) -> str | None:
 
 
 def wait(user_id: UUID, task_id: UUID, seconds: float) -> Task:
-    """Wait until a task has ended, at most some seconds, and return it."""
+    """Wait until a task has ended, but at most `seconds`, and return it."""
     deadline = time.monotonic() + seconds
     pause = 0.02
     while (task := get(user_id, task_id)).status in UNFINISHED and time.monotonic() + pause < deadline:

@@ -32,9 +32,9 @@ from sentiment_app.webhooks import egress
 
 # Rows of a chunk: enough that a worker spends its time on scoring, few enough that tasks take turns every second.
 CHUNK_ROWS = 5_000
-# A chunk with fewer rows of long texts ends here. To score it takes a second or two.
+# A chunk of long texts ends at this number of characters. Scoring it takes a second or two.
 CHUNK_CHARACTERS = 2_000_000
-# An upload of which nothing has arrived for this long may be replaced by a request with the same idempotency key.
+# If no data has arrived for this long, a request with the same idempotency key may replace the upload.
 STALE_UPLOAD = timedelta(seconds=60)
 TOUCH_SECONDS = 10.0
 
@@ -47,10 +47,10 @@ class IdempotencyInProgressError(ConflictError):
 
 
 class UploadLostError(ConflictError):
-    """The upload was given up because nothing arrived for too long, or its owner deleted the task."""
+    """The upload was abandoned because no data arrived for too long, or the task was deleted."""
 
     kind = "upload-lost"
-    detail = "The upload was given up because nothing arrived for too long, or the task was deleted. Send it again."
+    detail = "The upload was abandoned because no data arrived for too long, or the task was deleted. Send it again."
 
 
 class IdempotencyKeyReusedError(InvalidError):
@@ -61,7 +61,7 @@ class IdempotencyKeyReusedError(InvalidError):
 
 
 class Submission(NamedTuple):
-    """For whom rows are scored, and how."""
+    """The owner and the options of a new task."""
 
     user_id: UUID
     model: str | None = None
@@ -166,7 +166,7 @@ def submit(submission: Submission, rows: Iterable[Row], fingerprint: Callable[[]
     """Create a task from all rows and have workers score it, or create nothing.
 
     Args:
-        submission: for whom, and how.
+        submission: the owner and the options of the task.
         rows: read one after the other, and stored chunk by chunk.
         fingerprint: called after the last row; identifies the request.
 
@@ -242,7 +242,7 @@ def _divide(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _keep_alive(task_id: UUID, rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows. While they arrive, the task is touched now and then, so that a slow upload is not given up."""
+    """The rows. While they arrive, `touched_at` of the task is updated, so that a slow upload is not abandoned."""
     touched = time.monotonic()
     for row in rows:
         yield row

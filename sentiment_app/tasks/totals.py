@@ -1,4 +1,4 @@
-"""Totals: what the results of a chunk, or of a task, add up to."""
+"""The totals of the results of a chunk or of a task."""
 
 from typing import Any, NamedTuple
 from uuid import UUID

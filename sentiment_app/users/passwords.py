@@ -33,8 +33,8 @@ HASHING_LIMIT = AppKey[ConcurrencyLimit]("hashing_limit")
 def make_hashing_limit() -> ConcurrencyLimit:
     """The limit on password hashes of one application.
 
-    Each hash takes 64 MiB and a core for about 50 ms. Two at a time leave most of the process to scoring; six that
-    wait leave half of its threads.
+    Each hash takes 64 MiB and a core for about 50 ms. Two hashes at a time leave most of the process to scoring. With
+    six more requests that wait, half of its threads stay free.
     """
     return ConcurrencyLimit(2, TooManySignInsError, waiting=6)
 
@@ -102,7 +102,7 @@ def _normal(password: str) -> str:
 
 @functools.cache
 def _decoy_hash(hasher: PasswordHasher) -> str:
-    """A hash that no password matches, as slow to verify as any other. It is not computed: that would take time."""
+    """A random hash that no password matches, and that is as slow to verify as a real hash."""
     salt, digest = (
         b64encode(secrets.token_bytes(size)).rstrip(b"=").decode() for size in (hasher.salt_len, hasher.hash_len)
     )

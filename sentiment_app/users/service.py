@@ -204,10 +204,10 @@ def _change(
 def _store(
     user_id: UUID, changes: dict[str, Any], verified: str | None, ends: sessions.Reason | None, keep: UUID | None
 ) -> tuple[User, list[UUID]]:
-    # With the lock, a concurrent sign-in is either committed before, and its session ended below, or sees the change.
+    # With this lock, a concurrent sign-in either sees the change, or has committed before. Then its session ends below.
     user = _get(user_id, with_for_update=True)
     if verified and user.password_hash not in (verified, changes["password_hash"]):
-        raise WrongPasswordError  # another request changed it first; if this runs again, it is the new hash
+        raise WrongPasswordError  # another request changed it first. A repeated run finds the new hash
     for name, value in changes.items():
         setattr(user, name, value)
     try:
@@ -219,7 +219,7 @@ def _store(
 
 
 def _get(user_id: UUID, *, with_for_update: bool = False) -> User:
-    # Inserts of this user's rows take KEY SHARE on the user. They must not wait: they share a commit with other users.
+    # Inserts of this user's rows lock the user with KEY SHARE. They must not wait, as other users share their commit.
     lock = {"key_share": True} if with_for_update else None
     user = db.session.get(User, user_id, populate_existing=True, with_for_update=lock)
     if user is None:

@@ -1,4 +1,4 @@
-"""Sessions: they start with a sign-in, live as long as their refresh tokens are renewed, and end for a reason."""
+"""Sessions: they start with a sign-in, last while their refresh tokens are renewed, and store why they ended."""
 
 import enum
 from datetime import UTC, datetime
@@ -48,7 +48,7 @@ def _start(session_id: UUID, jti: UUID, user_id: UUID, verified_hash: str) -> Se
 
 
 def refresh(session_id: UUID, presented_jti: UUID) -> Session:
-    """Replace the refresh token of a session by its successor.
+    """Replace the refresh token of a session with a new token.
 
     Raises:
         InvalidTokenError: the session has ended; or the token was used before, which ends the session.
@@ -68,7 +68,7 @@ def _rotate(session_id: UUID, presented_jti: UUID, next_jti: UUID) -> Session:
     if session.ended_at is None and session.refresh_jti == presented_jti:
         session.refresh_jti, session.expires_at = next_jti, _new_expiry()
     elif session.ended_at is None and session.refresh_jti != next_jti:
-        # It is next_jti if this runs again because the answer to the first commit was lost.
+        # If this runs again after a lost answer, refresh_jti is already next_jti, and the session goes on.
         session.ended_at, session.end_reason = datetime.now(UTC), Reason.REUSE
     return session
 

@@ -1,1 +1,1 @@
-"""HTTP that belongs to no feature: the operation decorator, the guard, rate limits, problems, OpenAPI, health."""
+"""HTTP code that all features share: the operation decorator, the guard, rate limits, problems, OpenAPI, health."""

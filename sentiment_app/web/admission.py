@@ -1,8 +1,8 @@
-"""Admission of a signed-in request: its session has not ended, and its user is within the rate.
+"""Admits a signed-in request if its session has not ended, and if its user is within the rate limit.
 
-One Redis script answers both questions. Redis is only a cache: PostgreSQL knows which sessions have ended. The list of
-ended sessions in Redis is loaded from PostgreSQL when it is missing, after LIST_SECONDS, and after Redis was away.
-While Redis does not answer, PostgreSQL is asked for each request, and rates are counted in this process.
+One Redis script checks both. Redis is only a cache: PostgreSQL stores which sessions have ended. The list of ended
+sessions in Redis is loaded from PostgreSQL when it is missing, after LIST_SECONDS, and after Redis was unavailable.
+While Redis does not answer, each request checks its session in PostgreSQL, and rates are counted in this process.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from sentiment_app.web.rate_limits import RateLimits, Standing
 
 LIST_KEY = "sessions-ended:listed"
 LIST_SECONDS = 30
-# For questions that wait behind others. Whether Redis itself answers is decided by a shorter timeout.
-QUESTION_TIMEOUT_SECONDS = 5.0
+# How long a command may wait behind other commands. The Redis client has a shorter timeout for an answer.
+COMMAND_TIMEOUT_SECONDS = 5.0
 
 # KEYS: the list's marker, the session's end, the count of this window and of the window before.
 # ARGV: allowed requests, the window in ms, the ms of it that have passed.
@@ -85,8 +85,8 @@ class Admission:
         self._breaker = breaker
         self._rate_limits = rate_limits
         self._connection: Any = None  # redis-py has no types for it
-        self._questions: Coalescer[tuple[Any, ...], Any] = Coalescer(
-            self._ask_together, timeout=QUESTION_TIMEOUT_SECONDS
+        self._commands: Coalescer[tuple[Any, ...], Any] = Coalescer(
+            self._send_commands, timeout=COMMAND_TIMEOUT_SECONDS
         )
         self._session_seconds = session_seconds
         self._find_ended = find_ended
@@ -101,13 +101,13 @@ class Admission:
             except (RedisError, TimeoutError) as error:
                 self._note_failure(error)
             else:
-                self._breaker.succeed()
+                self._breaker.record_success()
                 return admitted
         metrics.limiter_fallbacks.inc()
         return self._ask_postgresql(user, session, rate)
 
     def end(self, sessions: Iterable[UUID]) -> None:
-        """Refuse sessions whose end is committed. If Redis misses them now, its next list has them."""
+        """Refuse sessions whose end is committed. If Redis does not answer now, its next list contains them."""
         try:
             self._publish(sessions)
         except RedisError as error:
@@ -115,13 +115,13 @@ class Admission:
 
     def _ask_redis(self, user: UUID, session: UUID, rate: str) -> Admitted:
         if self._list_is_suspect:
-            self._list_is_suspect = False  # first: a failure from here on makes it suspect again
+            self._list_is_suspect = False  # reset first, because a failure below sets it again
             self._client.delete(LIST_KEY)
         answer = self._run_script(user, session, rate)
         if answer.verdict is Verdict.LIST_MISSING:
             self._publish(self._find_ended(), is_complete=True)
             answer = self._run_script(user, session, rate)
-        if answer.verdict is Verdict.LIST_MISSING:  # another process, for which it was suspect, deleted it again
+        if answer.verdict is Verdict.LIST_MISSING:  # another process deleted the list again
             answer = self._ask_postgresql(user, session, rate)
         return answer
 
@@ -133,17 +133,17 @@ class Admission:
         keys = LIST_KEY, _end_key(session), f"{counter}{number}", f"{counter}{number - 1}"
         arguments = len(keys), *keys, item.amount, window, passed
         try:
-            verdict, now, before = self._questions.submit(("EVALSHA", SCRIPT_SHA, *arguments))
+            verdict, now, before = self._commands.submit(("EVALSHA", SCRIPT_SHA, *arguments))
         except NoScriptError:  # Redis was restarted or wiped
-            verdict, now, before = self._questions.submit(("EVAL", SCRIPT, *arguments))
+            verdict, now, before = self._commands.submit(("EVAL", SCRIPT, *arguments))
         is_exceeded = verdict == Verdict.RATE_EXCEEDED
         remaining = item.amount - math.ceil(now + before * (window - passed) / window)
         wait = _milliseconds_until_room(item.amount, window, passed, now, before) if is_exceeded else window - passed
         standing = Standing(rate, item, is_exceeded, max(0, remaining), math.ceil(wait / 1000))
         return Admitted(Verdict(verdict), standing)
 
-    def _ask_together(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Redis' answers, over a connection that is kept: a client with its pool costs more than the question."""
+    def _send_commands(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """The answers of Redis, over one permanent connection. The client's pool costs more than the command."""
         answers: list[Any] = []
         try:
             if self._connection is None:
@@ -177,7 +177,7 @@ class Admission:
 
     def _note_failure(self, error: Exception) -> None:
         self._list_is_suspect = True
-        self._breaker.fail(error)
+        self._breaker.record_failure(error)
 
 
 def _milliseconds_until_room(allowed: int, window: int, passed: int, now: int, before: int) -> float:

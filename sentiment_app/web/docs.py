@@ -1,4 +1,4 @@
-"""The OpenAPI document and the pages that show it. All assets are vendored: the pages load nothing from elsewhere."""
+"""The OpenAPI document and the pages that show it. All assets are vendored: the pages load nothing from other hosts."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -43,14 +43,14 @@ def openapi() -> Response:
 @blueprint.get("/docs")
 @operation(access="public", rates=(), media_types=("text/html",))
 def swagger_ui() -> Response:
-    """Documentation to try the API in (Swagger UI)."""
+    """Interactive documentation of the API (Swagger UI)."""
     return _page("swagger-ui.html")
 
 
 @blueprint.get("/redoc")
 @operation(access="public", rates=(), media_types=("text/html",))
 def redoc() -> Response:
-    """Documentation to read (Redoc)."""
+    """Reference documentation of the API (Redoc)."""
     return _page("redoc.html")
 
 

@@ -1,4 +1,4 @@
-"""The default-deny guard: it stands before every route, including routes that nobody declared."""
+"""The default-deny guard: it checks every request, also of views that declare no access."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Guard:
 
     Args:
         identify: verifies an access token. Raises InvalidTokenError.
-        is_administrator: whether a user is an administrator, now.
+        is_administrator: whether a user is currently an administrator.
         admission: knows ended sessions, and counts the user's first rate.
         rate_limits: counts all other rates.
     """
@@ -42,7 +42,7 @@ class Guard:
         app.before_request(self._check)
 
     def _check(self) -> None:
-        if request.endpoint is None:  # a 404 or 405 says nothing that /openapi.json does not say
+        if request.endpoint is None:  # a 404 or 405 reveals no more than /openapi.json
             return
         operation = operation_of(current_app.view_functions[request.endpoint])
         if operation.access == "public":

@@ -36,7 +36,7 @@ class QuietLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
     """Writes no access log: the application logs each request, and knows more about it."""
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
-        """Do nothing, at no cost."""
+        """Do nothing."""
 
 
 class ProblemWorker(ThreadWorker):  # type: ignore[misc]  # as above
@@ -97,7 +97,7 @@ def start(app: Flask) -> None:
 def bad_request_response(error: ParseException) -> bytes:
     """A complete response, with a problem, to bytes that gunicorn cannot parse as a request.
 
-    Neither the response nor the log quotes the bytes: after a wrong Content-Length they are customers' text.
+    Neither the response nor the log quotes the bytes: after a wrong Content-Length they can be a customer's text.
     """
     status, request_id = HTTPStatus(STATUSES.get(type(error), 400)), str(uuid.uuid7())
     log.warning("bad_request", error=type(error).__name__, status=status, request_id=request_id)

@@ -25,7 +25,7 @@ from sentiment_app.web.schemas import Schema
 
 REQUIRED = {"database", "migrations", "model"}
 RETRY_SECONDS = 0.2
-# What the check of Redis writes, because a server whose disk or memory is full still answers a ping.
+# The check of Redis writes this key, because a server whose disk or memory is full still answers a ping.
 PROBE_KEY, PROBE_SECONDS = "readiness-probe", 60
 
 # Says what is wrong, without secrets; None if nothing is wrong.
@@ -52,7 +52,7 @@ class LiveSchema(Schema):
 
 
 class ReadySchema(Schema):
-    """The state of every dependency. "degraded" means that a dependency is missing that the service can do without."""
+    """The state of every dependency. "degraded" means that only checks that are not required fail."""
 
     status = fields.String(required=True, metadata={"enum": ["ok", "degraded"]})
     checks = fields.Dict(fields.String(), fields.String(), required=True)
@@ -138,7 +138,7 @@ def scrape() -> Response:
 
 
 def _listening_port() -> str | None:
-    """The port, or the path, of the socket that accepted the request. Its Host header proves nothing."""
+    """The port, or the path, of the socket that accepted the request. A client can send any Host header."""
     socket = request.environ.get("gunicorn.socket")
     name = socket and socket.getsockname()
     return str(name[1]) if isinstance(name, tuple) else name

@@ -23,7 +23,7 @@ DESCRIPTION = """
     """
 
 HEADERS = {
-    "X-Request-ID": "Identifies the request in the log. Taken from the request, or generated",
+    "X-Request-ID": "Identifies the request in the log. Copied from the request, or generated",
     "RateLimit": "Remaining requests, and seconds until the limit resets (draft-ietf-httpapi-ratelimit-headers-10)",
     "RateLimit-Policy": "The rate limit (draft-ietf-httpapi-ratelimit-headers-10)",
     "Retry-After": "Seconds to wait before a retry",

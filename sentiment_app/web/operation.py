@@ -20,8 +20,8 @@ from sentiment_app.web.schemas import Schema, load
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
 LARGE_BODY_BYTES, MAX_VALUES = 1024 * 1024, 60_000
-# A string ends at its closing quote or at the end of the body. Possessive, so that a string without an end is not
-# tried again from each quote in it.
+# A string ends at its closing quote or at the end of the body. The quantifier is possessive, so that the search takes
+# linear time even if a string has no closing quote.
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 View = Callable[..., Response]

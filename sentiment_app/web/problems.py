@@ -1,4 +1,4 @@
-"""Error responses: every error leaves the service here, as application/problem+json (RFC 9457)."""
+"""Error responses: this module turns every error into application/problem+json (RFC 9457)."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -54,7 +54,7 @@ class InvalidFieldsError(errors.InvalidError):
     """Fields of the request are invalid.
 
     Args:
-        fields: for each its location ("in"), a JSON pointer to it (RFC 6901) and the reason ("detail").
+        fields: for each field its location ("in"), a JSON pointer to it (RFC 6901) and the reason ("detail").
     """
 
     def __init__(self, fields: Sequence[dict[str, str]]) -> None:
@@ -66,7 +66,7 @@ class InvalidFieldsError(errors.InvalidError):
 
 
 def init_app(app: Flask) -> None:
-    """Turn every exception into a problem, also those of libraries."""
+    """Turn every exception into a problem document, including exceptions of libraries."""
     app.register_error_handler(AppError, to_response)
     app.register_error_handler(HTTPException, _http_exception)
     app.register_error_handler(SQLAlchemyError, _database_error)

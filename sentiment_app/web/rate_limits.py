@@ -1,4 +1,4 @@
-"""Every rate limit of the API, who is counted together, and the headers that tell callers where they stand.
+"""The rate limits of the API: whose requests are counted together, and the headers that report what is left.
 
 A view names its rates in `@operation(rates=…)`; the guard counts the request under each of them. The guard counts the
 `user` and `scoring` rates with the session check, in one round trip (`web/admission.py`). This module counts the
@@ -59,7 +59,7 @@ class Standing(NamedTuple):
 
 
 def network(_user_id: UUID | None = None) -> str:
-    """The caller's IPv4 address; or the /64 network of an IPv6 address, because a client has all of its addresses."""
+    """The caller's IPv4 address, or the /64 network of an IPv6 address, because a client can use the whole network."""
     given = get_remote_address()
     try:
         address = ipaddress.ip_address(given)
@@ -116,15 +116,15 @@ class RateLimits:
             try:
                 standing = self._hit(self._limiter.limiter, name, key)
             except RedisError as error:
-                self._breaker.fail(error)
+                self._breaker.record_failure(error)
             else:
-                self._breaker.succeed()
+                self._breaker.record_success()
                 return standing
         metrics.limiter_fallbacks.inc()
         return self.hit_in_memory(name, key)
 
     def hit_in_memory(self, name: str, key: str) -> Standing:
-        """The same without Redis: each process counts for itself."""
+        """Count a request under a rate in the memory of this process, without Redis."""
         return self._hit(self._in_memory, name, key)
 
     def _hit(self, strategy: limits.strategies.RateLimiter, name: str, key: str) -> Standing:
@@ -132,7 +132,7 @@ class RateLimits:
         is_admitted = strategy.hit(item, name, key)
         window = strategy.get_window_stats(item, name, key)
         reset = math.ceil(window.reset_time - time.time())
-        if reset < 1:  # the library's answer for a window that began in this instant
+        if reset < 1:  # the library returns this for a window that has just begun
             reset = item.get_expiry()
         return Standing(name, item, not is_admitted, window.remaining, min(reset, item.get_expiry()))
 
@@ -152,9 +152,9 @@ def flask_config(settings: Settings) -> dict[str, Any]:
 
 
 def init_app(app: Flask) -> None:
-    """Give the application its rate limits, and each response the headers."""
+    """Give the application its rate limits, and add their headers to each response."""
     limiter = Limiter(network)
-    # Without this entry the library installs hooks that look for limits of its own on every request.
+    # Without this entry, flask-limiter would look for its own limits in every request.
     app.extensions["limiter"] = {limiter}
     limiter.init_app(app)
     RATE_LIMITS.set(app, RateLimits(limiter, SETTINGS.get(app), REDIS_BREAKER.get(app)))
@@ -163,7 +163,7 @@ def init_app(app: Flask) -> None:
 
 
 def record(standing: Standing) -> None:
-    """Keep a standing of the current request for its headers."""
+    """Store a standing for the headers of the current response."""
     g.standings.append(standing)
 
 

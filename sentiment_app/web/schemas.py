@@ -1,4 +1,4 @@
-"""What all schemas share: strict fields, strings that can be stored, and errors that point to the field."""
+"""The parts that all schemas share: strict fields, storable strings, and errors that point to the field."""
 
 import base64
 import binascii
@@ -22,7 +22,7 @@ MAX_ERRORS = 100
 class Schema(marshmallow.Schema):
     """Base class of every schema. Unknown fields are errors, never ignored.
 
-    `constraints` repeats in JSON Schema what a schema's own validation requires beyond its fields.
+    `constraints` documents, in JSON Schema, the rules that a schema checks across several fields.
     """
 
     constraints: ClassVar[dict[str, Any]] = {}
@@ -102,9 +102,9 @@ class Instant(fields.AwareDateTime):
 
 
 class Cursor(fields.Field[UUID]):
-    """The end of a page: the id of its last row, opaque to callers, who send it back to get the next page."""
+    """The id of the last row of a page, in an opaque form. Callers send it back to get the next page."""
 
-    default_error_messages = {"invalid": "Not a cursor of this service. Use the next_cursor of the previous page."}  # noqa: RUF012  # as marshmallow declares it
+    default_error_messages = {"invalid": "This is not a valid cursor. Use the next_cursor of the previous page."}  # noqa: RUF012  # as marshmallow declares it
 
     def _serialize(self, value: UUID | None, *args: Any, **kwargs: Any) -> str | None:
         return base64.urlsafe_b64encode(value.bytes).decode().rstrip("=") if value else None

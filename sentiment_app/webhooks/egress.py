@@ -2,8 +2,8 @@
 
 Internal addresses are refused, unless WEBHOOK_NETWORKS allows them. When a URL is submitted, only an address in it is
 checked: a web process may have no network, and must not wait for a name server. At each attempt, the name is resolved
-once, all its addresses are checked, and the connection goes to a checked address. So a name that changes its address
-between the check and the connection achieves nothing. Redirects are not followed.
+once, all its addresses are checked, and the connection goes to a checked address. So an attacker gains nothing by
+changing the address of a name after the check. Redirects are not followed.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 PUBLIC_ONLY = (
     "Webhooks go to public addresses over https, or to networks that the operator allows with WEBHOOK_NETWORKS. "
-    "This URL is neither."
+    "This URL leads to neither."
 )
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -35,7 +35,7 @@ class ForbiddenAddressError(Exception):
 
 
 def check_url(url: str) -> None:
-    """Refuse a URL to which no webhook will be sent, as far as this is known without resolving its name.
+    """Refuse a URL that webhooks must not use, as far as this is known without resolving its name.
 
     Raises:
         InvalidError: its field is webhook_url.

@@ -1,4 +1,4 @@
-"""The job of webhooks, by the name under which it is queued."""
+"""The RQ job of webhooks. Queued jobs refer to it by name."""
 
 from uuid import UUID
 

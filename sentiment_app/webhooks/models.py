@@ -23,8 +23,8 @@ class Delivery(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     task_id: Mapped[UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
     """The task that the event is about."""
-    # The owner, the URL and the payload are null in rows of release 0.1, until the reconciler fills in pending rows.
-    # The owner is no foreign key: a deleted user's deliveries are deleted with the tasks.
+    # The owner, the URL and the payload are null in rows from before migration 0008. The reconciler fills them in while
+    # the delivery is pending. The owner is not a foreign key, because deliveries are deleted with the user's tasks.
     user_id: Mapped[UUID | None]
     url: Mapped[str | None]
     payload: Mapped[dict[str, Any] | None] = mapped_column(JSON)

@@ -1,4 +1,4 @@
-"""The outbox: deliveries are stored in the transaction of their event, then attempted until one succeeds.
+"""The outbox: deliveries are stored in the transaction of their event, and then attempted for up to a day.
 
 A delivery has its own snapshot of the URL, the owner and the payload, so it depends on nothing that may change.
 """
@@ -26,7 +26,7 @@ from sentiment_app.webhooks.models import Delivery
 JOB = "sentiment_app.webhooks.jobs.deliver"
 # Pauses after the first, second, … failed attempt: a day in all. Up to a tenth is added, to spread the attempts.
 RETRY_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 300, 1800, 7200, 18_000, 28_800, 28_800))
-# After this time, an attempt without an outcome is taken for dead.
+# An attempt without an outcome after this time is considered dead.
 ATTEMPT_LIFE = timedelta(minutes=2)
 # The limit on a whole attempt: a receiver that sends a byte now and then must not delay the webhooks of others.
 JOB_SECONDS = 20
@@ -80,7 +80,7 @@ def find_due() -> Sequence[UUID]:
 
 
 def redeliver(task_id: UUID, delivery_id: UUID) -> Delivery:
-    """Send a delivery again, whatever its outcome was, with all attempts.
+    """Send a delivery again, whatever its outcome was. Its attempts are counted from zero again.
 
     Raises:
         NotFoundError: the task has no such delivery.
@@ -101,7 +101,7 @@ def _reset(task_id: UUID, delivery_id: UUID) -> Delivery | None:
 
 
 def attempt(delivery_id: UUID) -> None:
-    """Make one attempt, if it is due and no other worker makes it."""
+    """Make one attempt, if the delivery is due and no other worker is attempting it."""
     delivery = _claim(delivery_id, attempt_id := uuid.uuid4())
     if delivery is None or delivery.user_id is None or delivery.payload is None:
         return

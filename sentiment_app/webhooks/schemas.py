@@ -30,4 +30,4 @@ class DeliveryListSchema(Schema):
 class SecretSchema(Schema):
     """The secret that verifies the signatures of webhooks."""
 
-    secret = fields.String(required=True, metadata={"description": "In the format of Standard Webhooks' libraries"})
+    secret = fields.String(required=True, metadata={"description": "In the format of the Standard Webhooks libraries"})

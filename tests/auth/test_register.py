@@ -5,11 +5,11 @@ from sentiment_app.infrastructure.database import db
 from sentiment_app.users.models import User
 
 URL = "/api/v1/auth/register"
-GOOD = {"username": "ada", "email": "ada@example.org", "password": "correct horse battery staple"}
+VALID_ACCOUNT = {"username": "ada", "email": "ada@example.org", "password": "correct horse battery staple"}
 
 
 def test_register_returns_account_without_password(client):
-    answer = client.post(URL, json=GOOD)
+    answer = client.post(URL, json=VALID_ACCOUNT)
     assert answer.status_code == 201
     assert set(answer.json) == {
         "id",
@@ -28,7 +28,7 @@ def test_register_returns_account_without_password(client):
 
 
 def test_password_is_stored_as_argon2id(client):
-    client.post(URL, json=GOOD)
+    client.post(URL, json=VALID_ACCOUNT)
     assert db.session.scalar(select(User.password_hash)).startswith("$argon2id$v=19$")
 
 
@@ -40,8 +40,8 @@ def test_password_is_stored_as_argon2id(client):
     ],
 )
 def test_username_and_email_are_unique_regardless_of_case(client, changes, field):
-    client.post(URL, json=GOOD)
-    answer = client.post(URL, json=GOOD | changes)
+    client.post(URL, json=VALID_ACCOUNT)
+    answer = client.post(URL, json=VALID_ACCOUNT | changes)
     assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:taken")
     assert answer.json["errors"][0]["pointer"] == f"/{field}"
     assert db.session.scalar(select(func.count(User.id))) == 1
@@ -66,7 +66,7 @@ def test_username_and_email_are_unique_regardless_of_case(client, changes, field
     ],
 )
 def test_error_points_to_invalid_field(client, changes, field):
-    answer = client.post(URL, json=GOOD | changes)
+    answer = client.post(URL, json=VALID_ACCOUNT | changes)
     assert answer.status_code == 422
     assert [entry["pointer"] for entry in answer.json["errors"]] == [f"/{field}"]
     assert db.session.scalar(select(func.count(User.id))) == 0
@@ -79,6 +79,6 @@ def test_error_lists_all_invalid_fields(client):
 
 @pytest.mark.parametrize("password", ["a" * 7 + "é", "no digits or capitals here", "密码密码密码密码密码"])
 def test_password_accepts_any_character(client, password):
-    assert client.post(URL, json=GOOD | {"password": password}).status_code == 201
+    assert client.post(URL, json=VALID_ACCOUNT | {"password": password}).status_code == 201
     login = {"username": "ada", "password": password}
     assert client.post("/api/v1/auth/login", json=login).status_code == 200

@@ -12,7 +12,7 @@ from sentiment_app.users import passwords, sessions
 from sentiment_app.users import service as users
 from sentiment_app.users.models import Session
 
-LOGIN, REFRESH, LOGOUT, WHO = (
+LOGIN, REFRESH, LOGOUT, PROTECTED = (
     "/api/v1/auth/login",
     "/api/v1/auth/refresh",
     "/api/v1/auth/logout",
@@ -40,7 +40,7 @@ def test_login_accepts_oauth2_form(client, ada):
 
 
 def test_token_identifies_its_user(client, ada, tokens):
-    answer = client.get(WHO, headers=bearer(tokens["access_token"]))
+    answer = client.get(PROTECTED, headers=bearer(tokens["access_token"]))
     assert answer.status_code == 200
     assert (answer.json["user_id"], answer.json["username"]) == (str(ada.id), "ada")
 
@@ -54,7 +54,7 @@ def test_unknown_user_and_wrong_password_get_the_same_answer(client, ada, name, 
 
 
 def test_unknown_user_and_wrong_password_take_the_same_work(client, ada, make_user, monkeypatch):
-    """Counted in hashes, each with its costs: a measured time would be that of whatever else runs here."""
+    """Compares the hashes and their parameters. Measured times would depend on the load of the machine."""
     users.set_active(make_user("closed").id, False)
     verify, hashes = passwords.PasswordHasher.verify, []
 
@@ -79,7 +79,7 @@ def test_deactivated_user_cannot_sign_in(client, ada):
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Token x"])
 def test_missing_token_is_answered_with_challenge(client, header):
-    answer = client.get(WHO, headers={"Authorization": header} if header is not None else {})
+    answer = client.get(PROTECTED, headers={"Authorization": header} if header is not None else {})
     assert (answer.status_code, answer.mimetype) == (401, "application/problem+json")
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="sentiment"'
 
@@ -99,7 +99,7 @@ def forgeries(app, user, tokens):
 
 def test_invalid_token_is_refused(app, client, ada, tokens):
     for token in forgeries(app, ada, tokens):
-        answer = client.get(WHO, headers=bearer(token))
+        answer = client.get(PROTECTED, headers=bearer(token))
         assert answer.status_code == 401, token
         assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
 
@@ -107,14 +107,14 @@ def test_invalid_token_is_refused(app, client, ada, tokens):
 def test_refresh_token_can_be_used_once(client, tokens):
     renewed = client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]})
     assert renewed.status_code == 200
-    assert client.get(WHO, headers=bearer(renewed.json["access_token"])).status_code == 200
+    assert client.get(PROTECTED, headers=bearer(renewed.json["access_token"])).status_code == 200
 
 
 def test_reused_refresh_token_ends_the_session(client, tokens):
     renewed = client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).json
     assert client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).status_code == 401
     assert client.post(REFRESH, json={"refresh_token": renewed["refresh_token"]}).status_code == 401
-    assert client.get(WHO, headers=bearer(renewed["access_token"])).status_code == 401
+    assert client.get(PROTECTED, headers=bearer(renewed["access_token"])).status_code == 401
     assert db.session.query(Session).one().end_reason == "refresh token used twice"
 
 
@@ -129,14 +129,14 @@ def test_access_token_cannot_refresh(client, tokens):
 
 def test_logout_ends_access_and_refresh(client, tokens):
     assert client.post(LOGOUT, headers=bearer(tokens["access_token"])).status_code == 204
-    assert client.get(WHO, headers=bearer(tokens["access_token"])).status_code == 401
+    assert client.get(PROTECTED, headers=bearer(tokens["access_token"])).status_code == 401
     assert client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).status_code == 401
 
 
 def test_logout_keeps_other_sessions(client, tokens):
     other = client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).json
     client.post(LOGOUT, headers=bearer(tokens["access_token"]))
-    assert client.get(WHO, headers=bearer(other["access_token"])).status_code == 200
+    assert client.get(PROTECTED, headers=bearer(other["access_token"])).status_code == 200
 
 
 def test_outdated_hash_is_replaced_at_sign_in(make_app, ada):
@@ -162,7 +162,7 @@ def test_sign_in_succeeds_if_another_sign_in_rehashed(make_app, ada, monkeypatch
 
     def start_late(*arguments):
         monkeypatch.undo()
-        users.rehash_password(users.get(ada.id), PASSWORD)  # what the other one does
+        users.rehash_password(users.get(ada.id), PASSWORD)  # as the other sign-in does
         return start(*arguments)
 
     monkeypatch.setattr(sessions, "start", start_late)
@@ -212,4 +212,4 @@ def test_clocks_of_hosts_may_differ_by_thirty_seconds(client, app, ada, tokens, 
     if seconds < 0:
         shifted["exp"] = claims["iat"] + seconds
     token = jwt.encode(shifted, app.config["JWT_SECRET_KEY"])
-    assert client.get(WHO, headers=bearer(token)).status_code == status
+    assert client.get(PROTECTED, headers=bearer(token)).status_code == status

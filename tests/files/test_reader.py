@@ -1,4 +1,4 @@
-"""Reading uploads: whatever they hold, a bounded part of it is in memory, and each bad row is told with its line."""
+"""Reading uploads: memory stays bounded for any content, and each invalid row is reported with its line."""
 
 import contextlib
 import csv
@@ -203,7 +203,7 @@ def test_hostile_header_takes_linear_time(content):
     started = time.process_time()
     with contextlib.suppress(FileError):
         read(content, CSV)
-    assert time.process_time() - started < 30  # a quadratic one takes hours
+    assert time.process_time() - started < 30  # a quadratic algorithm would take hours
 
 
 @pytest.mark.no_cover

@@ -1,4 +1,4 @@
-"""Flat combining, with many threads at once."""
+"""The coalescer (flat combining) with many threads at once."""
 
 import threading
 from itertools import chain
@@ -9,7 +9,7 @@ from sentiment_app.infrastructure.coalescing import Coalescer
 
 
 class Work:
-    """Records what is done together; held up while its gate is closed."""
+    """Records the items of each batch. It blocks while its gate is closed."""
 
     def __init__(self):
         self.groups, self.gate = [], threading.Event()
@@ -32,8 +32,8 @@ def start(function, *arguments):
     return thread
 
 
-def hold_up(work, coalescer):
-    """The thread whose item is being done until the gate opens."""
+def block_leader(work, coalescer):
+    """Start a thread whose item is being processed until the gate opens."""
     work.gate.clear()
     first = start(coalescer.submit, "first")
     while coalescer._gathered or not coalescer._has_leader:
@@ -43,7 +43,7 @@ def hold_up(work, coalescer):
 
 def test_items_submitted_during_a_batch_are_processed_together(work):
     coalescer = Coalescer(work, timeout=5)
-    first = hold_up(work, coalescer)
+    first = block_leader(work, coalescer)
     others = [start(coalescer.submit, letter) for letter in "abcdefgh"]
     while len(coalescer._gathered) < 8:
         pass
@@ -64,30 +64,30 @@ def test_each_item_is_processed_once_with_its_own_outcome(work):
 
 
 def test_leader_waits_for_announced_items(work):
-    coalescer, both_said_so = Coalescer(work, timeout=5, max_delay=30), threading.Barrier(2)
+    coalescer, both_announced = Coalescer(work, timeout=5, max_delay=30), threading.Barrier(2)
 
-    def come(item):
+    def announce_and_submit(item):
         coalescer.announce()
-        both_said_so.wait(5)
+        both_announced.wait(5)
         coalescer.submit(item)
         coalescer.withdraw()
 
-    for thread in [start(come, item) for item in ("a", "b")]:
+    for thread in [start(announce_and_submit, item) for item in ("a", "b")]:
         thread.join(5)
     assert work.groups == [["a", "b"]]
 
 
 def test_leader_does_not_wait_for_withdrawn_items(work):
-    coalescer, said_so, may_go = Coalescer(work, timeout=5, max_delay=30), threading.Event(), threading.Event()
+    coalescer, announced, may_go = Coalescer(work, timeout=5, max_delay=30), threading.Event(), threading.Event()
 
-    def go_again():
+    def announce_and_withdraw():
         coalescer.announce()
-        said_so.set()
+        announced.set()
         may_go.wait(5)
         coalescer.withdraw()
 
-    other = start(go_again)
-    said_so.wait(5)
+    other = start(announce_and_withdraw)
+    announced.wait(5)
     alone = start(coalescer.submit, "alone")
     alone.join(0.2)
     assert not work.groups
@@ -105,7 +105,7 @@ def test_leader_does_not_wait_longer_than_the_delay(work):
 
 def test_item_that_times_out_is_never_processed(work):
     coalescer = Coalescer(work, timeout=0.2)
-    first = hold_up(work, coalescer)
+    first = block_leader(work, coalescer)
     with pytest.raises(TimeoutError):
         coalescer.submit("late")
     work.gate.set()
@@ -115,23 +115,23 @@ def test_item_that_times_out_is_never_processed(work):
 
 
 def test_missing_outcome_is_an_error_for_every_thread():
-    def break_off(_items):
+    def raise_error(_items):
         raise RuntimeError
 
-    coalescer, both_said_so, errors = Coalescer(break_off, timeout=5, max_delay=30), threading.Barrier(2), []
+    coalescer, both_announced, errors = Coalescer(raise_error, timeout=5, max_delay=30), threading.Barrier(2), []
 
-    def come(item):
+    def announce_and_submit(item):
         coalescer.announce()
-        both_said_so.wait(5)
+        both_announced.wait(5)
         try:
             coalescer.submit(item)
-        except Exception as error:  # noqa: BLE001  # its kind is what the test looks at
+        except Exception as error:  # noqa: BLE001  # the test checks its type
             errors.append(type(error))
 
-    for thread in [start(come, item) for item in ("a", "b")]:
+    for thread in [start(announce_and_submit, item) for item in ("a", "b")]:
         thread.join(5)
     assert sorted(errors, key=str) == [RuntimeError, TimeoutError]
-    with pytest.raises(RuntimeError):  # and the next one finds nobody busy
+    with pytest.raises(RuntimeError):  # the next submit becomes the leader
         coalescer.submit("c")
 
 

@@ -1,4 +1,4 @@
-"""Few at a time, few that wait, and the rest turned away at once."""
+"""The concurrency limit: some callers run, some wait, and all others are refused at once."""
 
 import threading
 import time
@@ -9,32 +9,32 @@ from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
 
 
 class FullError(Exception):
-    """There is no room."""
+    """The limit is reached."""
 
 
-def test_limit_runs_few_lets_few_wait_and_refuses_others():
+def test_limit_queues_one_caller_and_refuses_others():
     limit = ConcurrencyLimit(1, FullError, waiting=1)
-    inside, may_leave, went = threading.Event(), threading.Event(), []
+    inside, may_leave, entered = threading.Event(), threading.Event(), []
 
-    def go(name):
+    def enter(name):
         with limit.acquire():
-            went.append(name)
+            entered.append(name)
             inside.set()
             assert may_leave.wait(10)
 
-    first, second = (threading.Thread(target=go, args=(name,)) for name in ("first", "second"))
+    first, second = (threading.Thread(target=enter, args=(name,)) for name in ("first", "second"))
     first.start()
     assert inside.wait(10)
     second.start()
-    while limit._admitted.total() < 2:  # until the second one waits
+    while limit._admitted.total() < 2:  # until the second caller waits
         time.sleep(0.01)
-    assert went == ["first"]
+    assert entered == ["first"]
     with pytest.raises(FullError), limit.acquire():
         pass
     may_leave.set()
     for thread in (first, second):
         thread.join(10)
-    assert went == ["first", "second"]
+    assert entered == ["first", "second"]
 
 
 def test_failed_block_frees_its_place():

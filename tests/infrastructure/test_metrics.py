@@ -1,4 +1,4 @@
-"""Counts of processes that come and go."""
+"""Metrics that several processes write, also when processes end and start."""
 
 import os
 import subprocess
@@ -20,8 +20,8 @@ print(generate_latest(registry).decode())
 """
 
 
-def begin(folder):
-    """A process that counts one, and lives until its input ends."""
+def start_counting_process(folder):
+    """Start a process that increments the counter, and runs until its input ends."""
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
     command = [sys.executable, "-c", COUNT]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -36,9 +36,9 @@ def total(folder):
 
 
 def test_successor_continues_counters_of_dead_process(tmp_path):
-    first, second = begin(tmp_path), begin(tmp_path)
+    first, second = start_counting_process(tmp_path), start_counting_process(tmp_path)
     first.communicate("")
-    third = begin(tmp_path)
+    third = start_counting_process(tmp_path)
     for process in (second, third):
         process.communicate("")
     assert total(tmp_path) == "sentiment_rate_limiter_fallbacks_total 3.0"

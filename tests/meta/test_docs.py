@@ -15,7 +15,7 @@ from sentiment_app.errors import AppError
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "deploy/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOP_LEVEL = "sentiment_app|migrations|deploy|scripts|tests|ansible|docs|clients"
-# Written by people or programs at run time.
+# These paths are created by users or at run time.
 NOT_IN_GIT = ("ansible/secrets/", "ansible/inventories/YOURS")
 ANSWERED_WITHOUT_A_CLASS = {"not-ready", "internal", "https-required"}
 

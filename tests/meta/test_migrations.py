@@ -1,4 +1,4 @@
-"""Each migration, up and down, on a database of its own; and the models agree with them."""
+"""Migrations: each upgrade and downgrade works on a separate database, and the models match the result."""
 
 from dataclasses import replace
 

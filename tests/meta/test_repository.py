@@ -1,4 +1,4 @@
-"""What the repository holds: the product, and never the texts or models that are fetched and made here."""
+"""The repository contains the product, but no downloaded data and no trained models."""
 
 import shutil
 import subprocess
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 FOLDERS = {".ci", "ansible", "deploy", "docs", "migrations", "scripts", "sentiment_app", "tests"}
-LARGEST = 2_000_000  # Swagger UI's script; data and models are larger, or many
+LARGEST = 2_000_000  # the largest file is Swagger UI's script; data and models are larger
 
 
 @pytest.fixture(scope="module")
 def tracked():
     if not (shutil.which("git") and Path(".git").exists()):
-        pytest.skip("no git checkout: nothing says what would be committed")
+        pytest.skip("this is not a git checkout")
     listing = subprocess.run(["git", "ls-files", "-z"], capture_output=True, check=True, text=True)
     return [path for path in map(Path, listing.stdout.split("\0")[:-1]) if path.exists()]
 

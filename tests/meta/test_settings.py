@@ -4,7 +4,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from servers import SILENT
+from servers import LOG_SETTINGS
 
 from sentiment_app.config import Settings
 
@@ -22,5 +22,5 @@ def test_template_lists_every_setting():
 def test_development_servers_log_as_little_as_production():
     production = Path("ansible/roles/postgresql/templates/settings.conf.j2").read_text()
     assert {
-        name: value for name, value in re.findall(r"^(\w+) = (.+)$", production, re.MULTILINE) if name in SILENT
-    } == SILENT
+        name: value for name, value in re.findall(r"^(\w+) = (.+)$", production, re.MULTILINE) if name in LOG_SETTINGS
+    } == LOG_SETTINGS

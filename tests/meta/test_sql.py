@@ -1,6 +1,6 @@
-"""SQL is written as expressions, whose precedence SQLAlchemy knows; text() holds whole statements alone.
+"""SQL conditions are SQLAlchemy expressions, which have the right precedence. Only whole statements use text().
 
-A fragment such as text("a OR b") behind an AND once let a retry reopen the tasks of all users.
+Once, the fragment text("a OR b") after an AND let a retry reopen the tasks of all users.
 """
 
 import ast
@@ -23,7 +23,7 @@ def test_sql_text_contains_only_whole_statements():
     found = [
         (path.name, ast.unparse(call)) for path in Path("sentiment_app").rglob("*.py") for call in calls_of_text(path)
     ]
-    assert found, "the test looks at nothing"
+    assert found, "the test found no call of text()"
     fragments = [row for row in found if not row[1].partition("(")[2].strip("\"'").startswith(STATEMENTS)]
     assert fragments == []
 

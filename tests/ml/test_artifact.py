@@ -48,7 +48,7 @@ def test_different_golden_scores_are_refused(signed):
 
 
 class Odd:
-    """A scorer as an imported pipeline may be one, after an upgrade of its library."""
+    """A scorer that fails like an imported pipeline may fail after an upgrade of its library."""
 
     def __init__(self, scores):
         self.scores = scores
@@ -84,7 +84,7 @@ def test_broken_manifest_does_not_hide_others(tmp_path, content):
 SERVE = """
 import pathlib, re, sys
 from sentiment_app.ml.artifact import Artifact, open_artifact
-manifest, serving = (pathlib.Path(one).read_bytes() for one in sys.argv[1:3])
+manifest, serving = (pathlib.Path(path).read_bytes() for path in sys.argv[1:3])
 scorer = open_artifact(Artifact(manifest, serving, sys.argv[3]), sys.argv[4])[1]
 size = re.search(r"VmRSS:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]
 print(scorer.score("w1 w2 w3").label, "sklearn" in sys.modules, size)

@@ -1,4 +1,4 @@
-"""Any scikit-learn pipeline, served through the signed joblib path; and a crafted file that is not loaded."""
+"""Imported scikit-learn pipelines are served from signed joblib files, and a crafted file is never loaded."""
 
 import pickle
 from pathlib import Path
@@ -22,7 +22,7 @@ LABELS = ["positive", "negative", "neutral"] * 2
 
 
 class Bomb:
-    """Loading it leaves a file behind: what a crafted joblib file can do."""
+    """Creates a file when it is unpickled, as a crafted joblib file could."""
 
     def __init__(self, target):
         self.target = target

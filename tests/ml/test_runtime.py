@@ -118,7 +118,7 @@ _HOSTILE = [
 
 
 def seconds(text: str) -> float:
-    """The least processor time of this thread in five goes: a slow or busy machine doesn't change how it grows."""
+    """The least CPU time of five runs. A slow or busy machine does not change how this time grows."""
     goes = []
     for _ in range(5):
         start = time.thread_time()

@@ -1,4 +1,4 @@
-"""Models over HTTP: what is released, their records and cards, and their activation by administrators."""
+"""Models over HTTP: the list of releases, records, model cards, and activation by administrators."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Models under everything that may happen to them, in random order: two processes serve, operators act, files rot."""
+"""Stateful test of the model registry: random actions of operators, two serving processes, and corrupt artifacts."""
 
 import json
 
@@ -34,7 +34,7 @@ class Models(RuleBasedStateMachine):
         db.session.commit()
         self.processes = [self.start() for _ in range(2)]
         self.refreshed = [dict[str, str]()] * 2
-        self.rotten = set()
+        self.corrupted = set()
 
     @staticmethod
     def start():
@@ -51,14 +51,14 @@ class Models(RuleBasedStateMachine):
         manifest = json.loads(self.artifact.manifest) | {"version": version}
         manifest["metrics"] = {"by_source": {"tweets": {"macro_recall": RECALLS[version], "texts_sha256": "x"}}}
         releases.release(Artifact(json.dumps(manifest).encode(), self.artifact.serving), by="tests")
-        self.rotten.discard(version)
+        self.corrupted.discard(version)
 
     @rule(version=VERSIONS, allow_worse=st.booleans())
     def activate(self, version, allow_worse):
         before = releases.states()
         active = next((name for name, state in before.items() if state == "active"), None)
         is_worse = active and RECALLS[version] < RECALLS[active] - promotion.METRIC_TOLERANCE
-        is_fit = before.get(version, "retired") != "retired" and version not in self.rotten
+        is_fit = before.get(version, "retired") != "retired" and version not in self.corrupted
         try:
             promotion.activate(version, by="tests", allow_worse=allow_worse)
         except REFUSALS:
@@ -74,7 +74,7 @@ class Models(RuleBasedStateMachine):
 
     @rule(version=VERSIONS, better=VERSIONS)
     def activate_while_another_is_activated(self, version, better):
-        """Between the check of a model and the switch to it."""
+        """Another model is activated between the check of a model and the switch to it."""
         verify = releases.verify
 
         def verify_and_lose(name):
@@ -101,7 +101,7 @@ class Models(RuleBasedStateMachine):
             version = promotion.rollback(by="tests")
         except REFUSALS:
             assert releases.states() == before
-            assert previous is None or previous in self.rotten
+            assert previous is None or previous in self.corrupted
             return
         assert (version, releases.states()[version]) == (previous, "active")
 
@@ -122,11 +122,11 @@ class Models(RuleBasedStateMachine):
             assert before.get(version, "active") == "active"
 
     @rule(version=VERSIONS)
-    def rot(self, version):
-        rotten = update(ModelRelease).where(ModelRelease.version == version).values(artifact=b"rotten")
-        db.session.execute(rotten)
+    def corrupt(self, version):
+        corrupted = update(ModelRelease).where(ModelRelease.version == version).values(artifact=b"rotten")
+        db.session.execute(corrupted)
         db.session.commit()
-        self.rotten.add(version)
+        self.corrupted.add(version)
 
     @rule(process=PROCESSES)
     def poll(self, process):
@@ -139,10 +139,10 @@ class Models(RuleBasedStateMachine):
         self.poll(process)
 
     @rule(process=PROCESSES, version=VERSIONS)
-    def ask_for(self, process, version):
+    def request_by_name(self, process, version):
         """A request that names a model."""
         states = releases.states()
-        if self.processes[process].version() is None:  # it asks the registry for the active model first
+        if self.processes[process].version() is None:  # it reads the registry first
             self.refreshed[process] = states
         try:
             served = self.processes[process].pinned(version)
@@ -152,7 +152,7 @@ class Models(RuleBasedStateMachine):
             pass
         else:
             assert served.version == version
-            known = self.refreshed[process]  # a retired one is served until the next poll, and no longer
+            known = self.refreshed[process]  # a retired model is served until the next poll
             assert states.get(version, "retired") != "retired" or known.get(version, "retired") != "retired"
 
     @invariant()
@@ -179,11 +179,11 @@ class Models(RuleBasedStateMachine):
 
 @pytest.fixture
 def artifact(app, model):
-    assert releases.states()  # those of the other tests go, and come back when the transaction is rolled back
+    assert releases.states()  # the test deletes these models, and the rollback restores them
     return model[0]
 
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("part", PARTS)
-def test_models_hold_under_everything_in_any_order(part, artifact):
+def test_models_keep_invariants_under_random_actions(part, artifact):
     run_machine(type("ModelsOfOneRegistry", (Models,), {"artifact": artifact}))

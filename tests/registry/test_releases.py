@@ -74,7 +74,7 @@ def test_invalid_artifact_is_not_released(app, model):
 
 
 def test_second_release_signs_with_current_key(make_app, model, second):
-    app = make_app(model_signing_key="another key, after the first one was exchanged")
+    app = make_app(model_signing_key="another key, after the first key was rotated")
     with app.app_context():
         with pytest.raises(promotion.PromotionError, match="sign"):
             promotion.activate(second, by="tests")
@@ -152,7 +152,7 @@ def test_worse_model_needs_allow_worse(app, model):
 def test_model_that_cannot_be_compared_needs_allow_worse(app, model, candidate):
     promotion.activate(released(model, "v1", 0.75), by="tests")
     other = released(model, "v2", **candidate)
-    with pytest.raises(promotion.PromotionError, match="not measured on the texts"):
+    with pytest.raises(promotion.PromotionError, match="no metrics on the texts"):
         promotion.activate(other, by="tests")
     promotion.activate(other, by="tests", allow_worse=True)
     assert releases.active_version() == "v2"
@@ -222,11 +222,11 @@ def test_cache_is_used_and_verified(make_app, tmp_path, second):
 @pytest.mark.parametrize("piece", [1000, 1024**2])
 def test_artifact_is_fetched_in_pieces(second, model, monkeypatch, piece):
     monkeypatch.setattr(releases, "PIECE_BYTES", piece)
-    assert len(model[0].serving) % 1000 != 0  # so the last piece is a shorter one
+    assert len(model[0].serving) % 1000 != 0  # so that the last piece is shorter
     assert releases.fetch(second).serving == model[0].serving
 
 
-OLD_KEY = "the key that was before this one"
+OLD_KEY = "the signing key before the rotation"
 
 
 def test_models_survive_rotation_of_signing_key(app, second, model):
@@ -272,7 +272,7 @@ def test_metrics_are_compared_with_model_active_at_the_switch(app, model, monkey
         return manifest
 
     monkeypatch.setattr(releases, "verify", verify_and_lose)
-    with pytest.raises(promotion.PromotionError, match=r"0\.710.*v2 is 0\.900"):
+    with pytest.raises(promotion.PromotionError, match=r"0\.710.*v2 has 0\.900"):
         promotion.activate(candidate, by="tests")
     assert releases.active_version() == "v2"
     assert actions("v3") == ["released", "refused"]
@@ -286,7 +286,7 @@ def test_repeated_activation_does_not_undo_a_later_one(app, model):
     promotion._activate("v2", "tests", "activated", uuid4(), verified=second, allow_worse=True)
     promotion._activate(
         "v1", "tests", "activated", event, verified=first, allow_worse=True
-    )  # as when the answer to its first commit was lost
+    )  # as if the answer to its first commit was lost
     assert releases.active_version() == "v2"
 
 

@@ -52,7 +52,7 @@ def test_explanation_adds_up_to_the_score(client, as_ada):
 @pytest.mark.parametrize("explain", [True, False])
 def test_answer_matches_its_schema(client, as_ada, text, explain):
     answer = client.post(URL, json={"text": text, "explain": explain}, headers=as_ada).json
-    AnalysisSchema().load(answer)  # it raises where a field lacks, or is one too many
+    AnalysisSchema().load(answer)  # raises if a field is missing or unknown
     assert ("explanation" in answer, "warnings" in answer) == (explain, text.startswith("qwrt"))
 
 

@@ -26,10 +26,10 @@ def test_history_is_newest_first(client, as_ada, analyze):
 
 
 def test_history_row_equals_the_answer(client, as_ada, analyze):
-    before = datetime.now(UTC) - timedelta(milliseconds=1)  # of which an id keeps no fraction
+    before = datetime.now(UTC) - timedelta(milliseconds=1)  # because ids have a precision of a millisecond
     (made,) = analyze(as_ada, "one")
     row = client.get(f"{URL}/{made['id']}", headers=as_ada).json
-    kept = set(made) - {"coverage", "warnings"}  # which tell about the answer, not about the row
+    kept = set(made) - {"coverage", "warnings"}  # these fields are not stored
     assert {name: row[name] for name in kept} == {name: made[name] for name in kept}
     assert before <= datetime.fromisoformat(row["created_at"]) <= datetime.now(UTC)
 

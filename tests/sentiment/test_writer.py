@@ -20,7 +20,7 @@ def row(text="x"):
 
 
 class Database:
-    """Records each statement's texts; a scripted fault stands for a PostgreSQL that is away or refuses."""
+    """Records each statement's texts. `fault` simulates errors of PostgreSQL."""
 
     def __init__(self, fault=None):
         self.groups, self.fault, self.gate = [], fault, threading.Event()
@@ -44,7 +44,7 @@ def write_all(writer, rows):
     def write(entry):
         try:
             writer.write(entry)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the test looks at it
+        except Exception as error:  # noqa: BLE001  # the test checks it
             errors[entry["text"]] = error
 
     threads = [threading.Thread(target=write, args=(entry,)) for entry in rows]

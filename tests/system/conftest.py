@@ -22,7 +22,7 @@ def product(model):
 
 @pytest.fixture(scope="session")
 def second(product):
-    """Another model, released but not active: of the same templates, fitted otherwise, so that its scores differ."""
+    """Another model, released but not active. Its training parameters differ, so that its scores differ."""
     fitted = training.train(
         training.TrainingData([], {}), replace(training.FAST, min_count=2, polarity_temperature=0.9)
     )
@@ -30,6 +30,6 @@ def second(product):
     scorer.save(content)
     known = {"recipe": "templates", "parameters": {}, "data": [], "metrics": {}, "duration_seconds": 0.0}
     manifest, raw = describe({SERVING: content.getvalue()}, scorer, "tests", **known)
-    product.keep_model(Artifact(raw, content.getvalue()), manifest["version"])
-    product.must("flask", "model", "release", manifest["version"])
+    product.store_model(Artifact(raw, content.getvalue()), manifest["version"])
+    product.run_or_fail("flask", "model", "release", manifest["version"])
     return manifest["version"]

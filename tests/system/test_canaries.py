@@ -1,4 +1,4 @@
-"""Texts, passwords, tokens and addresses reach no log: they are planted, and whatever was written is searched."""
+"""No log contains texts, passwords, tokens or addresses. The tests send marked values, and search all files."""
 
 import json
 import os
@@ -12,14 +12,14 @@ import pytest
 from harness import PASSWORD, call
 
 CANARY = "canary7f3a"
-"""In each planted value, and nowhere else."""
+"""A string that occurs only in the values that the tests send."""
 DATA = ("base", "global", "pg_wal", "pg_xact", "pg_multixact", "pg_subtrans", "pg_stat", "pg_stat_tmp")
 """PostgreSQL's own data, where the values belong."""
 
 
 @pytest.fixture
-def plant(product):
-    """Makes an account; returns a function that sends a request, whatever is answered."""
+def send_canary(product):
+    """Creates an account, and returns a function that sends a request and ignores errors."""
     account = {"username": f"u{CANARY}", "email": f"{CANARY}@example.org", "password": f"{PASSWORD} {CANARY}"}
     call(product.url + "/api/v1/auth/register", account)
     del account["email"]
@@ -34,13 +34,13 @@ def plant(product):
 
 
 def lock_tables(product, release):
-    """Hold what every insert needs, until it is released."""
+    """Lock the tables that every insert needs, until `release` is set."""
     with psycopg2.connect(product.servers.database_url) as connection, connection.cursor() as cursor:
         cursor.execute("LOCK TABLE sentiment_requests, users, tasks, task_chunks IN ACCESS EXCLUSIVE MODE")
         release.wait(60)
 
 
-def found_in(folder: Path, wanted: bytes):
+def find_in_files(folder: Path, wanted: bytes):
     places = []
     for file in folder.rglob("*"):
         if not file.is_file() or any(part in DATA for part in file.relative_to(folder).parts):
@@ -54,7 +54,7 @@ def found_in(folder: Path, wanted: bytes):
     return places
 
 
-def test_no_file_contains_a_customer_value(product, plant):
+def test_no_file_contains_a_customer_value(product, send_canary):
     folder = product.models.parent
     texts = {"text": f"A wonderful {CANARY} day."}
     url = f"https://example.org/hook?secret={CANARY}"
@@ -63,19 +63,19 @@ def test_no_file_contains_a_customer_value(product, plant):
         ("/sentiment/analyze", {**texts, "wrong": CANARY}),
         ("/sentiment/analyze/batch", {"texts": [texts["text"]], "webhook_url": url}),
         ("/sentiment/analyze/batch", {"texts": [texts["text"]], "webhook_url": f"http://{CANARY}/"}),
-        # A name that is taken, with another address: PostgreSQL's DETAIL would quote it.
+        # An existing username or email address: PostgreSQL's DETAIL would quote it.
         ("/auth/register", {"username": f"U{CANARY}", "email": f"other-{CANARY}@example.org", "password": PASSWORD}),
         ("/auth/register", {"username": f"other{CANARY}", "email": f"{CANARY}@EXAMPLE.org", "password": PASSWORD}),
         ("/auth/login", {"username": CANARY, "password": CANARY}),
         ("/auth/refresh", {"refresh_token": CANARY}),
     ):
-        plant(path, body)
-    # Statements that wait, are slow, and are cut off by a crash of the server.
+        send_canary(path, body)
+    # These statements wait for a lock, are slow, and are interrupted by a crash of the server.
     release = threading.Event()
     locker = threading.Thread(target=lock_tables, args=(product, release))
     locker.start()
     waiting = [
-        threading.Thread(target=plant, args=(path, body))
+        threading.Thread(target=send_canary, args=(path, body))
         for path, body in (
             ("/sentiment/analyze", texts),
             ("/sentiment/analyze/batch", {"texts": [texts["text"]]}),
@@ -91,17 +91,17 @@ def test_no_file_contains_a_customer_value(product, plant):
     for thread in waiting:
         thread.join()
     product.wait_until_ready()
-    assert plant("/sentiment/analyze", texts) == 200
+    assert send_canary("/sentiment/analyze", texts) == 200
     with urllib.request.urlopen(f"http://127.0.0.1:{product.metrics_port}/metrics", timeout=60) as answer:
         assert CANARY.encode() not in answer.read()
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         assert CANARY.encode() not in read(process)
-    assert found_in(folder, CANARY.encode()) == []
-    assert found_in(folder, plant.token.encode()) == []
-    assert found_in(folder, b"$argon2id$") == []
-    # The search finds what there is: the account's row, in PostgreSQL's data; and the logs were written.
+    assert find_in_files(folder, CANARY.encode()) == []
+    assert find_in_files(folder, send_canary.token.encode()) == []
+    assert find_in_files(folder, b"$argon2id$") == []
+    # Check the search itself: PostgreSQL has logged the provoked errors in the searched folder.
     logs = [file for file in folder.rglob("*") if file.is_file() and b"duplicate key value" in file.read_bytes()]
-    assert logs, "PostgreSQL's log has not one of the errors that were provoked"
+    assert logs, "PostgreSQL's log contains none of the provoked errors"
 
 
 def read(file):
@@ -121,13 +121,13 @@ def wait_until_blocked(product, number):
             if cursor.fetchone()[0] >= number:
                 break
             threading.Event().wait(0.1)
-        # Longer than deadlock_timeout, after which log_lock_waits speaks, and than what used to be a slow statement.
+        # Wait longer than deadlock_timeout, after which log_lock_waits writes to the log.
         threading.Event().wait(1.5)
     connection.close()
 
 
 def crash_in_an_insert(product):
-    """End a backend that runs a statement with a value in it: the server tells what it was doing, and restarts."""
+    """Kill a backend while it runs a statement that contains a value. The server logs the crash, and restarts."""
     connection = psycopg2.connect(product.servers.database_url)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")

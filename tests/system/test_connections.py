@@ -1,4 +1,4 @@
-"""Connections that stay open are shared out evenly among the web processes."""
+"""Keep-alive connections are balanced between the web processes."""
 
 import socket
 import time
@@ -22,7 +22,7 @@ def test_connections_are_balanced_between_processes(product):
         assert all(entry.recv(1000).startswith(b"HTTP/1.1 200") for entry in clients)
         shares = sorted(held(pid, product.port) for pid in product.workers())
     assert sum(shares) == CONNECTIONS
-    # An even share is 8. On a loaded machine, the process with fewer may come too late for some of its own.
+    # An even share is 8. On a loaded machine, a slow process may accept fewer connections.
     assert shares[0] >= CONNECTIONS // 8, shares
 
 

@@ -1,4 +1,4 @@
-"""scripts/dev, from the first start to the last process gone."""
+"""scripts/dev, from the first start until its last process has ended."""
 
 import contextlib
 import json
@@ -15,12 +15,12 @@ import psutil
 import pytest
 from harness import ROOT, call, free_port
 
-at_length = pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="half a minute; CHAOS_SECONDS=60 runs it")
+slow_test = pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="half a minute; CHAOS_SECONDS=60 runs it")
 
 
 @pytest.fixture(scope="module")
 def checkout():
-    """A copy of the source as git sees it, with this environment's .venv."""
+    """A copy of the files that git tracks or would add, with this environment's .venv."""
     with tempfile.TemporaryDirectory(prefix="sentiment-dev-") as directory:
         Path(directory).chmod(0o755)
         listed = subprocess.run(
@@ -39,7 +39,7 @@ def checkout():
 
 @pytest.fixture
 def start(checkout):
-    """Starts scripts/dev, and ends what a test that failed has left running."""
+    """Starts scripts/dev, and stops it if a failed test has left it running."""
     started = []
 
     def begin(*around):
@@ -68,11 +68,11 @@ class Dev:
         self.process.kill()
         self.process.wait()
 
-    def family(self):
+    def child_processes(self):
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def has_worker(self):
-        for process in self.family():
+        for process in self.child_processes():
             with contextlib.suppress(psutil.Error):  # gone by now
                 if process.cmdline()[1:] == ["-m", "sentiment_app.worker"]:
                     return True
@@ -82,49 +82,49 @@ class Dev:
         (manifest,) = self.checkout.glob(".dev/models/*/manifest.json")
         return json.loads(manifest.read_text())
 
-    def has_welcomed(self):
-        """Whether it says what to paste; that must work from then on."""
+    def has_printed_welcome(self):
+        """Whether the welcome text was printed. From then on, the API must answer."""
         if "Paste this" not in self.log.read_text():
             return False
         assert call(f"http://127.0.0.1:{self.port}/livez")[0] == 200
         return True
 
-    def is_well(self):
+    def is_ready(self):
         status, shown = call(f"http://127.0.0.1:{self.port}/readyz", timeout=2)
         return status == 200 and shown["status"] == "ok"
 
     def wait_until_it_serves(self):
         deadline = time.monotonic() + 240
-        while not (self.has_welcomed() and self.is_well() and self.has_worker()):
+        while not (self.has_printed_welcome() and self.is_ready() and self.has_worker()):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=at_length)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=slow_test)])
 def test_dev_starts_serves_and_leaves_no_process(checkout, start, number):
     dev = start()
     dev.wait_until_it_serves()
-    measures = dev.first_model()["metrics"]  # kept at the second start
+    measures = dev.first_model()["metrics"]  # a second start keeps this model
     assert measures["by_source"]["reviews"]["accuracy"] > 0.85
     assert measures["all"]["macro_recall"] > 0.65
-    family = dev.family()
-    assert not [entry for entry in family if entry.status() == psutil.STATUS_ZOMBIE]
+    child_processes = dev.child_processes()
+    assert not [entry for entry in child_processes if entry.status() == psutil.STATUS_ZOMBIE]
     dev.process.send_signal(number)
     assert dev.process.wait(90) == 0
-    _, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(child_processes, timeout=60)
     assert not [entry for entry in alive if entry.status() != psutil.STATUS_ZOMBIE]
     assert not servers_of(checkout)
     assert f"http://127.0.0.1:{dev.port}/docs" in dev.log.read_text()
 
 
-@at_length
+@slow_test
 def test_killed_process_restarts(checkout, start):
     dev = start()
     dev.wait_until_it_serves()
-    family = dev.family()
+    child_processes = dev.child_processes()
     for part in ("gunicorn", "sentiment_app.worker", "reconcile"):
-        next(entry for entry in family if part in " ".join(entry.cmdline()) and entry.name() != "bash").kill()
+        next(entry for entry in child_processes if part in " ".join(entry.cmdline()) and entry.name() != "bash").kill()
     for part in ("valkey-server", "bin/postgres"):
         next(entry for entry in servers_of(checkout) if part in " ".join(entry.cmdline())).kill()
     time.sleep(2)
@@ -134,17 +134,17 @@ def test_killed_process_restarts(checkout, start):
     assert not servers_of(checkout)
 
 
-@at_length
-def test_servers_of_a_killed_start_are_used_again(checkout, start):
+@slow_test
+def test_new_start_reuses_servers_of_killed_start(checkout, start):
     dev = start()
     dev.wait_until_it_serves()
-    family = dev.family()
+    child_processes = dev.child_processes()
     refused = subprocess.run(
         ["scripts/dev", "--port", str(free_port())], cwd=checkout, capture_output=True, text=True, timeout=90
     )
     assert (refused.returncode, "does scripts/dev run already?" in refused.stderr) == (1, True)
     dev.kill()
-    psutil.wait_procs([entry for entry in family if entry.name() != "valkey-server"], timeout=90)
+    psutil.wait_procs([entry for entry in child_processes if entry.name() != "valkey-server"], timeout=90)
     assert {entry.name() for entry in servers_of(checkout)} == {"postgres", "valkey-server"}
     dev = start()
     dev.wait_until_it_serves()
@@ -153,20 +153,20 @@ def test_servers_of_a_killed_start_are_used_again(checkout, start):
     assert not servers_of(checkout)
 
 
-@at_length
+@slow_test
 def test_closed_terminal_stops_everything(checkout, start):
-    heard = ("env", "--default-signal=HUP")  # nohup around the tests does not reach them
+    heard = ("env", "--default-signal=HUP")  # otherwise they would ignore SIGHUP if the tests run under nohup
     dev = start(*heard, "script", "--quiet", "--flush", "--log-out", "/dev/null", "--command")
     dev.wait_until_it_serves()
-    family = dev.family()
-    dev.kill()  # it is the terminal
-    _, alive = psutil.wait_procs(family, timeout=90)
+    child_processes = dev.child_processes()
+    dev.kill()  # this process is the terminal
+    _, alive = psutil.wait_procs(child_processes, timeout=90)
     assert not alive
     assert not servers_of(checkout)
 
 
 def servers_of(checkout):
-    """They have sessions of their own, and this folder in their command lines."""
+    """The servers of a checkout: processes whose command lines contain its folder."""
     return [
         entry for entry in psutil.process_iter(["cmdline"]) if str(checkout) in " ".join(entry.info["cmdline"] or [])
     ]
@@ -179,14 +179,14 @@ def test_port_in_use_is_reported(checkout, which):
         done = subprocess.run(
             ["scripts/dev", f"--port={port}"], cwd=checkout, capture_output=True, text=True, timeout=60
         )
-    assert (done.returncode, f"port {port + which} is taken" in done.stderr) == (1, True)
+    assert (done.returncode, f"port {port + which} is in use" in done.stderr) == (1, True)
 
 
 def test_path_with_spaces_is_refused(checkout, tmp_path):
-    elsewhere = tmp_path / "with blanks"
+    elsewhere = tmp_path / "with spaces"
     shutil.copytree(checkout / "scripts", elsewhere / "scripts")
     done = subprocess.run(["scripts/dev"], cwd=elsewhere, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, "path with blanks" in done.stderr) == (1, True)
+    assert (done.returncode, "path with spaces" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("arguments", [["--port", "0"], ["--port", "x"], ["--nope"]])

@@ -1,4 +1,4 @@
-"""What happens to requests, and to what was acknowledged, when a part fails under load."""
+"""Requests and acknowledged rows when a part of the product fails under load."""
 
 import json
 import os
@@ -20,13 +20,13 @@ import redis
 from harness import PASSWORD, call, free_port
 
 THREADS = 8
-# Requests in every moment; all that the machine can take only where nothing else runs, as with CHAOS_SECONDS.
+# The pause between two requests of a thread. Runs with CHAOS_SECONDS have the machine for themselves, and send more.
 PAUSE = 0.01 if "CHAOS_SECONDS" in os.environ else 0.04
-FAR_TOO_LONG = 120
+TIMEOUT_SECONDS = 120
 
 
 class Load:
-    """Scores texts from several threads until told to stop; remembers each answer."""
+    """Scores texts in several threads until the block ends, and records each answer."""
 
     def __init__(self, product):
         self.url = product.url + "/api/v1/sentiment/analyze"
@@ -46,14 +46,14 @@ class Load:
     def __enter__(self):
         for thread in self.threads:
             thread.start()
-        self.go_on(THREADS)
+        self.wait_for_answers(THREADS)
         return self
 
-    def go_on(self, answers):
-        """Wait for so many more answers: on a slow machine they take longer."""
-        enough, deadline = len(self.answers) + answers, time.monotonic() + FAR_TOO_LONG
+    def wait_for_answers(self, answers):
+        """Wait until this number of further requests is answered."""
+        enough, deadline = len(self.answers) + answers, time.monotonic() + TIMEOUT_SECONDS
         while len(self.answers) < enough:
-            assert time.monotonic() < deadline, "nothing is answered any more"
+            assert time.monotonic() < deadline, "no request is answered any more"
             time.sleep(0.02)
 
     def __exit__(self, *_):
@@ -62,11 +62,11 @@ class Load:
             thread.join(60)
 
     def wait_until_all_have(self, version):
-        """Wait until every process has switched: then a long row of answers comes from that model."""
-        deadline = time.monotonic() + FAR_TOO_LONG
+        """Wait until every process serves a model: then the last 100 answers come from this model."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while {entry.get("model_version") for entry in self.bodies[-100:]} != {version}:
             assert time.monotonic() < deadline, f"some process has not switched to {version}"
-            self.go_on(THREADS)
+            self.wait_for_answers(THREADS)
 
     def statuses(self):
         return {status for status, _, _ in self.answers}
@@ -85,19 +85,19 @@ def test_killed_process_loses_no_acknowledged_row(product):
     with Load(product) as load:
         for _ in range(3):
             os.kill(product.workers()[0], signal.SIGKILL)
-            load.go_on(150)
+            load.wait_for_answers(150)
     acknowledged = load.acknowledged()
     assert len(acknowledged) > 100
     assert set(acknowledged) <= set(stored(product))
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_postgresql_restart_fails_no_request_and_doubles_no_row(product, mode):
+def test_postgresql_restart_fails_no_request_and_stores_each_row_once(product, mode):
     before = len(stored(product))
     with Load(product) as load:
-        load.go_on(50)
+        load.wait_for_answers(50)
         product.servers.restart_postgres(mode)
-        load.go_on(100)
+        load.wait_for_answers(100)
     assert load.statuses() == {200}
     acknowledged = load.acknowledged()
     assert len(acknowledged) > 100
@@ -108,10 +108,10 @@ def test_postgresql_restart_fails_no_request_and_doubles_no_row(product, mode):
 def test_scoring_continues_without_redis(product):
     with Load(product) as load:
         product.servers.stop_valkey()
-        load.go_on(200)  # so nobody waits long for it
+        load.wait_for_answers(200)  # fails if requests wait long for Redis
         assert call(product.url + "/readyz")[1]["status"] == "degraded"
         product.servers.start_valkey()
-        load.go_on(100)
+        load.wait_for_answers(100)
     assert load.statuses() == {200}
     product.wait_until_ready()
     assert call(product.url + "/readyz")[1]["status"] == "ok"
@@ -119,7 +119,7 @@ def test_scoring_continues_without_redis(product):
 
 @contextmanager
 def hung_redis(product):
-    """It takes connections, and answers nothing."""
+    """Suspend Redis: it accepts connections, and does not answer."""
     server = redis.Redis.from_url(product.servers.redis_url).info("server")["process_id"]
     os.kill(server, signal.SIGSTOP)
     try:
@@ -131,14 +131,14 @@ def hung_redis(product):
 def test_scoring_continues_while_redis_hangs(product):
     with Load(product) as load:
         with hung_redis(product):
-            load.go_on(200)  # so nobody waits long for it
-        load.go_on(50)
+            load.wait_for_answers(200)  # fails if requests wait long for Redis
+        load.wait_for_answers(50)
     assert load.statuses() == {200}
 
 
 def test_sign_in_is_limited_in_memory_while_redis_hangs(product):
     with hung_redis(product):
-        answers = at_once(8, lambda _: call(product.url + "/api/v1/auth/refresh", {"refresh_token": "x"}))
+        answers = run_in_parallel(8, lambda _: call(product.url + "/api/v1/auth/refresh", {"refresh_token": "x"}))
     assert {status for status, _ in answers} <= {401, 429}
 
 
@@ -146,7 +146,7 @@ def test_missing_postgresql_answers_503_with_retry_after(product):
     token = product.token()
     product.servers.stop_postgres()
     try:
-        status, problem = call(product.url + "/api/v1/sentiment/analyze", {"text": "x"}, token, timeout=FAR_TOO_LONG)
+        status, problem = call(product.url + "/api/v1/sentiment/analyze", {"text": "x"}, token, timeout=TIMEOUT_SECONDS)
         assert (status, problem["type"]) == (503, "urn:sentiment-app:problem:unavailable")
         assert call(product.url + "/livez")[0] == 200
         assert call(product.url + "/readyz")[1]["checks"]["database"] == "does not answer"
@@ -157,7 +157,7 @@ def test_missing_postgresql_answers_503_with_retry_after(product):
 
 @contextmanager
 def another_web(product, **settings):
-    """A web server with settings of its own beside the product's; its port."""
+    """Start another web server with other settings, and return its port."""
     port = free_port()
     binds = {"WEB_BIND": f"127.0.0.1:{port}", "METRICS_BIND": f"127.0.0.1:{free_port()}"}
     web = product.process("gunicorn", "-c", "deploy/gunicorn.conf.py", **binds, **settings)
@@ -175,8 +175,8 @@ def test_hanging_postgresql_answers_503(product):
     with psycopg2.connect(product.servers.database_url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         postmaster = psutil.Process(cursor.fetchone()[0]).parent()
-    entry = {"WEB_CONCURRENCY": "1"}  # a second process may come up only now, and has no model then
-    with another_web(product, DATABASE_STATEMENT_SECONDS="1", DATABASE_RETRY_SECONDS="1", **entry) as port:
+    single = {"WEB_CONCURRENCY": "1"}  # a second process might start while PostgreSQL hangs, and have no model
+    with another_web(product, DATABASE_STATEMENT_SECONDS="1", DATABASE_RETRY_SECONDS="1", **single) as port:
         url = f"http://127.0.0.1:{port}"
         family = [postmaster, *postmaster.children(recursive=True)]
         for process in family:
@@ -196,16 +196,16 @@ def test_hanging_postgresql_answers_503(product):
 
 def test_graceful_stop_finishes_running_requests(product):
     with Load(product) as load:
-        load.go_on(50)
+        load.wait_for_answers(50)
         os.kill(product.workers()[0], signal.SIGTERM)
-        load.go_on(200)
+        load.wait_for_answers(200)
     # A connection that the process had not accepted yet when it stopped may be lost: Nginx sends its request again.
     assert [status for status, _, _ in load.answers if status != 200] in ([], [0], [0, 0])
     assert set(load.acknowledged()) <= set(stored(product))
 
 
-def at_once(number, work):
-    """What as many threads get from `work(0)`, `work(1)`, ..."""
+def run_in_parallel(number, work):
+    """Call `work(0)`, `work(1)` and so on in parallel threads, and return the results."""
     with ThreadPoolExecutor(number) as threads:
         return list(threads.map(work, range(number)))
 
@@ -215,11 +215,11 @@ def test_concurrent_registrations_of_a_name_create_one_account(product):
         account = {"username": "Racer", "email": f"racer-{number}@example.org", "password": PASSWORD}
         return call(product.url + "/api/v1/auth/register", account)[0]
 
-    assert sorted(at_once(8, register)) == [201] + [409] * 7
+    assert sorted(run_in_parallel(8, register)) == [201] + [409] * 7
 
 
 def read_answer(client: socket.socket) -> tuple[int, str]:
-    """The status and problem type a raw connection is answered with, in however many segments they come."""
+    """Read the status and the problem type from a raw connection."""
     response = HTTPResponse(client)
     response.begin()
     return response.status, json.loads(response.read())["type"]
@@ -299,13 +299,13 @@ def test_metrics_add_up_over_processes(product):
 def test_model_switch_under_load_fails_no_request(product, second):
     first = call(product.url + "/version")[1]["model_version"]
     with Load(product) as load:
-        product.must("flask", "model", "activate", second)
+        product.run_or_fail("flask", "model", "activate", second)
         load.wait_until_all_have(second)
-        product.must("flask", "model", "rollback")
+        product.run_or_fail("flask", "model", "rollback")
         load.wait_until_all_have(first)
     assert load.statuses() == {200}
     assert {entry["model_version"] for entry in load.bodies} == {first, second}
-    # None mixes two versions: each has the scores of its own model.
+    # Each answer has the scores of the model that it names.
     assert len({(entry["model_version"], entry["confidence"]) for entry in load.bodies}) == 2
 
 

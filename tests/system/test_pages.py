@@ -1,4 +1,4 @@
-"""The documentation pages in a real browser: nothing from elsewhere, and "Try it out" works with Authorize."""
+"""The documentation pages in a real browser: they load nothing from other hosts, and "Try it out" works."""
 
 import shutil
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def page(product):
-    """A page that fails the test on any request to elsewhere and on any error of its scripts."""
+    """A browser page. The test fails after a request to another host or an error in a script."""
     wrong = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)

@@ -1,7 +1,7 @@
-"""Two users submit, cancel, retry, delete and download at once, while workers are late and reconcilers race.
+"""Two users submit, cancel, retry, delete and download tasks at once, while workers are late and reconcilers race.
 
-STORM_ACTIONS=5000 scripts/test tests/system/test_storm.py goes on for longer. The seed is printed, and may be given as
-STORM_SEED: it repeats the actions, though not their interleaving.
+STORM_ACTIONS=5000 scripts/test tests/system/test_storm.py runs longer. The test prints its seed. STORM_SEED repeats the
+actions of a seed, but not their interleaving.
 """
 
 import http.client
@@ -25,12 +25,12 @@ ENDED = ("completed", "failed", "cancelled")
 
 
 class User:
-    """A user with several clients at once, who notes every answer that should not be."""
+    """A user with several parallel clients. Records every unexpected answer."""
 
     def __init__(self, product, username):
         self.product = product
         self.username = username
-        self.wrong = []
+        self.unexpected_answers = []
         account = {"username": username, "email": f"{username}@example.org", "password": PASSWORD}
         call(product.url + "/api/v1/auth/register", account)
         status, tokens = call(product.url + "/api/v1/auth/login", {"username": username, "password": PASSWORD})
@@ -42,8 +42,8 @@ class User:
         status, page = call(self.url + "?limit=100", token=self.token, timeout=60)
         return page["items"] if status == 200 else []
 
-    def act(self, random_):
-        """One action on a task of his own, and now and then on a task of the other's."""
+    def do_random_action(self, random_):
+        """Do a random action, if possible on one of the user's tasks."""
         tasks = self.tasks()
         action = random_.choice([self.submit, self.cancel, self.retry, self.retry, self.delete, self.download])
         if not tasks or action == self.submit:
@@ -72,7 +72,7 @@ class User:
             self.expect(error.code, 404)
 
     def download(self, task):
-        """Whole, or refused, or broken off: never short without a word."""
+        """Check that results are complete, refused or visibly broken off, and never silently incomplete."""
         headers = self.headers(Accept="application/x-ndjson")
         request = urllib.request.Request(f"{self.url}/{task['task_id']}/results", headers=headers)
         try:
@@ -84,14 +84,14 @@ class User:
             return
         else:
             if task["status"] != "cancelled" and rows != list(range(len(rows))):
-                self.wrong.append(f"gaps in {task['task_id']}, which was {task['status']}")
+                self.unexpected_answers.append(f"gaps in {task['task_id']}, which was {task['status']}")
 
     def post(self, task, action):
         return call(f"{self.url}/{task['task_id']}/{action}", {}, self.token, timeout=60)[0]
 
     def expect(self, status, *expected):
         if status not in expected:
-            self.wrong.append(f"{status} instead of {expected}")
+            self.unexpected_answers.append(f"{status} instead of {expected}")
 
     def headers(self, **more):
         return {"Authorization": f"Bearer {self.token}", **more}
@@ -110,12 +110,12 @@ def workers(product):
     workers.stop()
 
 
-def make_workers_late(workers, over, random_):
-    """Stop a worker for longer than its lease now and then, so that it stores what is no longer its own."""
-    while not over.wait(random_.uniform(0.2, 1)):
+def make_workers_late(workers, is_over, random_):
+    """Suspend workers, sometimes for longer than their lease, so that they try to store results after they lost it."""
+    while not is_over.wait(random_.uniform(0.2, 1)):
         process = workers.processes[random_.randrange(2)]
         process.send_signal(signal.SIGSTOP)
-        over.wait(random_.choice([0.1, 0.5, 9]))
+        is_over.wait(random_.choice([0.1, 0.5, 9]))
         process.send_signal(signal.SIGCONT)
 
 
@@ -124,14 +124,14 @@ def test_storm_of_two_users_keeps_every_task_complete(product, workers, capsys):
         print(f"STORM_SEED={SEED}", end=" ")
     begun = len(product.log.read_text())
     users = [User(product, name) for name in ("ada", "bob")]
-    over = threading.Event()
-    late = threading.Thread(target=make_workers_late, args=(workers, over, random.Random(SEED)))
-    late.start()
+    is_over = threading.Event()
+    suspender = threading.Thread(target=make_workers_late, args=(workers, is_over, random.Random(SEED)))
+    suspender.start()
 
     def go_on(user, seed):
         random_ = random.Random(seed)
         for _ in range(ACTIONS // (len(users) * THREADS)):
-            user.act(random_)
+            user.do_random_action(random_)
 
     threads = [
         threading.Thread(target=go_on, args=(user, SEED + number * 10 + index))
@@ -142,10 +142,10 @@ def test_storm_of_two_users_keeps_every_task_complete(product, workers, capsys):
         thread.start()
     for thread in threads:
         thread.join()
-    over.set()
-    late.join()
-    users[0].submit()  # or nothing might be left to look at
-    assert [user.wrong for user in users] == [[], []]
+    is_over.set()
+    suspender.join()
+    users[0].submit()  # so that at least one task is left to check
+    assert [user.unexpected_answers for user in users] == [[], []]
     kept = 0
     for user in users:
         for task in user.tasks():
@@ -157,13 +157,13 @@ def test_storm_of_two_users_keeps_every_task_complete(product, workers, capsys):
             assert counts["failed"] == 0
             if shown["status"] == "completed":
                 assert [row["index"] for row in rows] == list(range(ROWS))
-            call(f"{user.url}/{task['task_id']}/retry", {}, user.token)  # what was cancelled is completed now
+            call(f"{user.url}/{task['task_id']}/retry", {}, user.token)  # completes cancelled tasks
             shown = wait_until_ended(product, user.token, task["task_id"], workers)
             assert shown["status"] == "completed", shown
             assert [row["index"] for row in user.whole_results(task)] == list(range(ROWS))
             kept += 1
     assert kept
-    # Of RQ it is known: where two workers had the same job, it cannot say what became of it.
+    # RQ logs a traceback if two workers had the same job. This is harmless, and ignored.
     lines = product.log.read_text()[begun:].splitlines()
     faults = [line for line in lines if "Traceback" in line and "rq.worker" not in line]
     faults += [line for line in lines if "unexpected_error" in line]

@@ -17,7 +17,7 @@ def chunk(chunk_id):
     return db.session.get(Chunk, UUID(chunk_id), populate_existing=True)
 
 
-def let_leases_run_out():
+def expire_leases():
     db.session.execute(update(Chunk).where(Chunk.state == "running").values(lease_until=func.now() - timedelta(1)))
 
 
@@ -37,7 +37,7 @@ def test_worker_with_lost_lease_cannot_store(upload, lines, chunk_jobs):
     upload(lines("a"))
     (chunk_id,) = chunk_jobs()
     late = chunks.claim(UUID(chunk_id), uuid4())
-    let_leases_run_out()
+    expire_leases()
     assert chunks.claim(UUID(chunk_id), uuid4()) is not None
     assert chunks.store(late, np.zeros((1, 3)), {}) is False
     assert chunk(chunk_id).state == "running"
@@ -51,7 +51,7 @@ def test_repeated_claim_counts_one_attempt(upload, lines, chunk_jobs):
 
 
 def test_chunk_that_crashes_workers_is_bisected(upload, lines, chunk_jobs, fetch):
-    """A death is what the engine sees of it: a claim, and never a word again."""
+    """A worker that crashes leaves a claim whose lease expires."""
     task = upload(lines("good one", "bad one", "POISON", "fine", "great")).json["task_id"]
     deaths = 0
     for _ in range(60):
@@ -60,7 +60,7 @@ def test_chunk_that_crashes_workers_is_bisected(upload, lines, chunk_jobs, fetch
             texts = chunks.unpack(chunk(str(job)).texts)
             if "POISON" in texts and chunk(str(job)).attempts < chunks.MAX_ATTEMPTS:
                 chunks.claim(job, uuid4())
-                let_leases_run_out()
+                expire_leases()
                 deaths += 1
             else:
                 executor.score_chunk(job)
@@ -76,7 +76,7 @@ def test_chunk_of_another_worker_is_not_bisected(upload, lines, chunk_jobs):
     upload(lines(*"abcd"))
     (chunk_id,) = chunk_jobs()
     late = chunks.claim(UUID(chunk_id), uuid4())
-    let_leases_run_out()
+    expire_leases()
     chunks.claim(UUID(chunk_id), uuid4())
     chunks.bisect(late)
     assert [(row.first, row.size) for row in db.session.query(Chunk)] == [(0, 4)]
@@ -87,6 +87,6 @@ def test_both_halves_of_a_chunk_are_queued(upload, lines, chunk_jobs):
     (chunk_id,) = chunk_jobs()
     queue().empty()
     chunks.bisect(chunks.claim(UUID(chunk_id), uuid4()))
-    lifecycle.dispatch(db.session.query(Task).chunk_id().id)
+    lifecycle.dispatch(db.session.query(Task).one().id)
     assert len(chunk_jobs()) == 2
     assert chunk_id not in chunk_jobs()

@@ -1,4 +1,4 @@
-"""The executor: slow models, texts that cannot be scored, models that are missing."""
+"""The executor: slow models, texts that cannot be scored, and missing models."""
 
 import json
 from datetime import timedelta
@@ -28,7 +28,7 @@ def outcome(fetch, task):
 
 
 class SlowModel:
-    """Takes some seconds for each text, by a clock that only it moves; counts the texts."""
+    """Needs some seconds for each text, by a fake clock that it advances itself. Counts the texts."""
 
     def __init__(self):
         self.now, self.seconds, self.texts = 1000.0, 0.05, 0
@@ -94,12 +94,12 @@ def test_worker_with_lost_lease_stops_scoring(upload, lines, chunk_jobs, slow_mo
 def test_unscorable_text_fails_alone_and_can_be_retried(client, as_ada, upload, lines, work, fetch, monkeypatch):
     score_many = Scorer.score_many
 
-    def moody(self, texts):
+    def fail_on_trouble(self, texts):
         if "trouble" in texts:
             raise ValueError
         return score_many(self, texts)
 
-    monkeypatch.setattr(Scorer, "score_many", moody)
+    monkeypatch.setattr(Scorer, "score_many", fail_on_trouble)
     task = upload(lines("good", "trouble", "bad") + "not json\n").json["task_id"]
     work()
     assert fetch(f"/{task}").json["request_counts"] == {"total": 4, "completed": 2, "failed": 2}
@@ -164,4 +164,4 @@ def test_text_without_probabilities_fails_alone(upload, lines, work, fetch, monk
     task = upload(lines("a")).json["task_id"]
     work()
     assert fetch(f"/{task}").json["request_counts"] == {"total": 1, "completed": 0, "failed": 1}
-    assert outcome(fetch, task) == [(0, None, "The model returned no probabilities for this text.")]
+    assert outcome(fetch, task) == [(0, None, "The model returned no valid probabilities for this text.")]

@@ -1,4 +1,4 @@
-"""How tasks proceed: queued chunks, and turns."""
+"""The progress of tasks: queued chunks, and fair turns between tasks."""
 
 from uuid import UUID
 
@@ -22,7 +22,7 @@ def test_tasks_take_turns(upload, lines, chunk_jobs, monkeypatch):
     for job in jobs:
         executor.score_chunk(UUID(job))
     assert chunk(small).state == "done"
-    assert len(chunk_jobs()) > lifecycle.QUEUED_CHUNKS  # each that was done has queued the next
+    assert len(chunk_jobs()) > lifecycle.QUEUED_CHUNKS  # each finished chunk has queued another chunk
 
 
 def test_only_ids_travel_through_redis(upload, lines, app):
@@ -30,12 +30,12 @@ def test_only_ids_travel_through_redis(upload, lines, app):
     redis = REDIS.get(app)
     for key in redis.keys("rq:*"):
         kind = redis.type(key)
-        said = key + (b"".join(redis.hgetall(key).values()) if kind == b"hash" else b"")
-        assert b"private" not in said
+        content = key + (b"".join(redis.hgetall(key).values()) if kind == b"hash" else b"")
+        assert b"private" not in content
 
 
 def test_queued_chunks_are_limited_by_user(upload, lines, small_chunks, chunk_jobs):
     for _ in range(4):
         upload(lines(*"abcdefghijklmnopqrstuvwxyz" * 2))
-    # Those of the first task, of the second, of the third and of the fourth: its share as it came.
+    # At its submission, a task gets QUEUED_CHUNKS divided by the number of the user's tasks: 8, 8 // 2, 8 // 3, 8 // 4.
     assert len(chunk_jobs()) == lifecycle.QUEUED_CHUNKS + 4 + 2 + 2

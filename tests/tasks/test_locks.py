@@ -1,7 +1,7 @@
-"""What must wait for what: two connections on committed data, the second in a thread of its own.
+"""Locks between two transactions on committed data. The second transaction runs in its own thread.
 
-The first transaction makes its changes and stays open until PostgreSQL says that the second waits for it, or until the
-second ends because nothing held it back. No test counts seconds.
+The first transaction makes its changes, and stays open until PostgreSQL reports that the second transaction waits for
+it, or until the second transaction ends without waiting. No test measures time.
 """
 
 import json
@@ -51,8 +51,8 @@ def user(committed):
 
 @pytest.fixture
 def second_waits(committed):
-    """Runs a function in another transaction. It must wait for the transaction that the caller has open, which is
-    committed then; the function's result or error comes back."""
+    """Runs a function in another transaction, which must wait for the caller's open transaction. Then the caller's
+    transaction is committed. Returns the result or the error of the function."""
 
     @contextmanager
     def second_waits(work):
@@ -79,7 +79,7 @@ def second_waits(committed):
 
 
 def is_held_back(first, thread):
-    """Whether a transaction waits for that of a backend, as soon as one waits or the thread has ended."""
+    """Wait until a transaction waits for a backend (true), or until the thread has ended (false)."""
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE :first = ANY (pg_blocking_pids(pid))")
     with db.engine.connect() as connection:
         while thread.is_alive():
@@ -91,7 +91,7 @@ def is_held_back(first, thread):
 
 
 def upload(user, rows=1, **options):
-    """A task of one chunk, committed."""
+    """Commit a task with one chunk, and return the ids of both."""
     task_id = submission.open_task(submission.Submission(user.id, **options), releases.active_version())
     add(user, task_id, rows)
     submission._close(task_id, rows, "x")
@@ -108,7 +108,7 @@ def status(task_id):
     return db.session.get(Task, task_id, populate_existing=True).status
 
 
-def test_quota_of_tasks_counts_the_task_that_is_being_opened(user, second_waits):
+def test_task_quota_counts_task_that_is_being_opened(user, second_waits):
     upload(user)
     version = releases.active_version()
     submission._open.__wrapped__(uuid4(), submission.Submission(user.id), version)
@@ -117,7 +117,7 @@ def test_quota_of_tasks_counts_the_task_that_is_being_opened(user, second_waits)
     assert isinstance(outcome[0], quotas.TooManyTasksError)
 
 
-def test_quota_of_rows_counts_the_rows_that_are_being_stored(user, second_waits):
+def test_row_quota_counts_rows_that_are_being_stored(user, second_waits):
     tasks = [submission.open_task(submission.Submission(user.id), releases.active_version()) for _ in range(2)]
     add(user, tasks[0], 6, transaction=False)
     with second_waits(lambda: add(user, tasks[1], 6)) as outcome:
@@ -125,7 +125,7 @@ def test_quota_of_rows_counts_the_rows_that_are_being_stored(user, second_waits)
     assert isinstance(outcome[0], quotas.TooManyTasksError)
 
 
-def test_finish_leaves_a_task_that_was_finished_and_retried_meanwhile(user, second_waits):
+def test_finish_ignores_task_that_was_retried_meanwhile(user, second_waits):
     task_id, chunk_id = upload(user)
     claim = chunks.claim(chunk_id, uuid4())
     chunks.store(claim, claim.scores, {"0": {"detail": "x", "retryable": True}})
@@ -136,7 +136,7 @@ def test_finish_leaves_a_task_that_was_finished_and_retried_meanwhile(user, seco
     assert (outcome, status(task_id)) == ([False], "queued")
 
 
-def test_cancel_waits_for_a_claim_and_leaves_the_end_to_it(user, second_waits):
+def test_cancel_waits_for_claim_whose_worker_ends_the_task(user, second_waits):
     task_id, chunk_id = upload(user, rows=2)
     other = uuid4()
     db.session.execute(update(Task).values(status="running", started_at=func.now()))
@@ -150,18 +150,18 @@ def test_cancel_waits_for_a_claim_and_leaves_the_end_to_it(user, second_waits):
     assert status(task_id) == "cancelled"
 
 
-def test_bisection_locks_the_task_before_its_chunk_as_a_deletion_does(user, second_waits):
+def test_bisection_locks_task_before_chunk_like_deletion(user, second_waits):
     task_id, chunk_id = upload(user, rows=2)
     claim = chunks.claim(chunk_id, uuid4())
     db.session.execute(select(Task.id).where(Task.id == task_id).with_for_update())
     with second_waits(lambda: chunks.bisect(claim)) as outcome:
-        with db.engine.connect() as third:  # nobody holds the chunk
+        with db.engine.connect() as third:  # nothing locks the chunk
             third.execute(select(Chunk.id).where(Chunk.id == chunk_id).with_for_update(nowait=True))
         db.session.execute(delete(Task).where(Task.id == task_id))
     assert outcome == [None]
 
 
-def test_reconciler_passes_over_a_chunk_that_is_being_stored(committed, user):
+def test_reconciler_skips_chunk_that_is_being_stored(committed, user):
     _, chunk_id = upload(user)
     claim = chunks.claim(chunk_id, uuid4())
     db.session.execute(update(Chunk).values(lease_until=func.now() - timedelta(1)))

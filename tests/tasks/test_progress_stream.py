@@ -51,7 +51,7 @@ def test_prefer_wait_is_limited_to_thirty_seconds(client, as_ada, scored_meanwhi
     assert answer.headers["Preference-Applied"] == "wait=30"
 
 
-def test_prefer_wait_is_ignored_if_all_places_are_taken(app, client, as_ada, monkeypatch):
+def test_prefer_wait_is_ignored_if_waiting_limit_is_reached(app, client, as_ada, monkeypatch):
     full = ConcurrencyLimit(1, UnavailableError)
     WAITING.set(app, full)
     with full.try_admit(uuid4()):
@@ -91,7 +91,7 @@ def test_events_resume_after_last_event_id(client, as_ada, task, work):
     assert parse(client.get(f"{TASKS}/{task}/events", headers=headers).text)[-1]["event"] == "end"
 
 
-def test_events_return_current_state_if_all_places_are_taken(app, client, as_ada, task, monkeypatch):
+def test_events_return_current_state_if_waiting_limit_is_reached(app, client, as_ada, task, monkeypatch):
     full = ConcurrencyLimit(1, UnavailableError)
     WAITING.set(app, full)
     with full.try_admit(uuid4()):
@@ -106,7 +106,7 @@ def test_event_connection_ends_after_hold_time(client, as_ada, task, monkeypatch
     assert "keep-alive" in answer.text
 
 
-def test_closed_connection_frees_its_place(app, client, as_ada, task, monkeypatch):
+def test_closed_connection_frees_its_slot(app, client, as_ada, task, monkeypatch):
     holding = ConcurrencyLimit(1, UnavailableError)
     WAITING.set(app, holding)
     answer = client.get(f"{TASKS}/{task}/events", headers=as_ada, buffered=False)
@@ -139,7 +139,7 @@ def test_downloads_are_limited(app, fetch, task, work, monkeypatch):
     assert fetch(f"/{task}/results").status_code == 200  # pages of JSON are short
 
 
-def test_user_cannot_take_all_places():
+def test_user_cannot_use_up_the_concurrency_limit():
     room, ada, bob = ConcurrencyLimit(3, UnavailableError, limit_per_user=2), uuid4(), uuid4()
     with (
         room.try_admit(ada),

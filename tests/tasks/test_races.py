@@ -1,4 +1,4 @@
-"""What happens between two steps of a request: retries, quotas, downloads and finishes that meet."""
+"""Races between requests and workers: retries, quotas, downloads and finishing tasks."""
 
 import json
 from datetime import timedelta
@@ -23,7 +23,7 @@ NDJSON, CSV = "application/x-ndjson", "text/csv"
 
 @pytest.fixture
 def troubled(monkeypatch):
-    """A model that cannot score texts with the word trouble; `troubled.undo()` mends it."""
+    """A model that cannot score texts with the word trouble. `troubled.undo()` repairs it."""
     score_many = Scorer.score_many
 
     def score(self, texts):
@@ -38,7 +38,7 @@ def troubled(monkeypatch):
 
 @pytest.fixture
 def task_of(client, work):
-    """Makes a task of some texts that has ended, for the user with these headers."""
+    """Submits texts for the user with these headers, and waits until the task has ended."""
 
     def make(headers, *texts):
         task = client.post(BATCH, json={"texts": list(texts)}, headers=headers).json["task_id"]
@@ -195,7 +195,7 @@ def test_replay_finds_task_that_failed_during_upload(upload, lines, monkeypatch)
 
 
 def test_finish_checks_again_under_the_lock(client, as_ada, task_of, troubled, monkeypatch):
-    """Between its first look and the lock, the task was finished by another worker, and retried."""
+    """Between the first check and the lock, another worker finished the task, and its user retried it."""
     task = UUID(task_of(as_ada, "trouble"))
     assert client.post(f"{TASKS}/{task}/retry", headers=as_ada).status_code == 202
     look, looks = lifecycle._has_nothing_left, []

@@ -13,7 +13,7 @@ from sentiment_app.tasks import chunks, executor, lifecycle, reconciler, submiss
 from sentiment_app.tasks.models import Chunk, Task
 
 
-def let_leases_run_out():
+def expire_leases():
     db.session.execute(update(Chunk).where(Chunk.state == "running").values(lease_until=func.now() - timedelta(1)))
 
 
@@ -27,7 +27,7 @@ def test_chunk_of_dead_worker_is_released(upload, lines, chunk_jobs, work, fetch
     queue().empty()
     chunks.claim(UUID(chunk_id), uuid4())
     assert reconciler.reconcile()["leases"] == 0
-    let_leases_run_out()
+    expire_leases()
     assert reconciler.reconcile()["leases"] == 1
     assert chunk_jobs() == [chunk_id]
     work()

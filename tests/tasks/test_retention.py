@@ -1,4 +1,4 @@
-"""What is deleted when it has been kept long enough, and what travels through Redis."""
+"""Retention: what the purge deletes and when, and which data jobs contain."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4

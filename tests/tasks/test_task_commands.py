@@ -1,4 +1,4 @@
-"""`flask tasks`: what an operator does with a file, and with the tasks of all users."""
+"""`flask tasks`: operators submit files, and manage the tasks of all users."""
 
 import csv
 import gzip
@@ -38,7 +38,7 @@ def reviews(tmp_path):
 
 @pytest.fixture
 def submit(run, ada, reviews):
-    """Submits the reviews; the id of the task."""
+    """Submits the reviews, and returns the task's id."""
 
     def submit():
         shown = run("submit", reviews, "--user", "ada", "--column", "review", "--id-column", "id")
@@ -77,7 +77,7 @@ def test_tasks_are_listed_by_user_and_status(run, submit, make_user):
 
 
 def test_compressed_file_is_followed_to_the_end(run, ada, work, tmp_path, lines, monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda _: work())  # what happens while it waits for the next look
+    monkeypatch.setattr("time.sleep", lambda _: work())  # a worker runs while the command waits for its next poll
     file = tmp_path / "texts.ndjson.gz"
     file.write_bytes(gzip.compress(lines("I love it", "It is awful").encode()))
     shown = run("submit", file, "--user", "ada", "--follow")
@@ -117,7 +117,7 @@ def test_unknown_task_is_reported(run, command):
     assert "is not a valid UUID" in run(command, "17", exit_code=2)
 
 
-def test_empty_list_of_tasks_is_refused(run):
+def test_list_refuses_limit_of_zero(run):
     assert "--limit" in run("list", "--limit", "0", exit_code=2)
 
 

@@ -1,7 +1,7 @@
-"""Tasks under everything that may happen to them, in random order: two users, two workers, and what must always hold.
+"""Stateful test of tasks: two users and two workers act in random order, and the invariants always hold.
 
-A worker is taken apart into its steps, so that others act between them. STATEFUL_STEPS=20000 runs as many steps, with
-another seed each time; --hypothesis-seed repeats a run.
+Each step of a worker is a rule, so that other actions happen between its steps. STATEFUL_STEPS=20000 runs this number
+of steps with a new seed each time. --hypothesis-seed repeats a run.
 """
 
 import json
@@ -35,7 +35,7 @@ UNSYNCHRONISED = {"synchronize_session": False}
 
 
 class Tasks(RuleBasedStateMachine):
-    """The rules are what users, workers and time do; after each of them all invariants are checked."""
+    """The rules are actions of users and workers, and the passing of time. Each rule is followed by all invariants."""
 
     users, ids = (), None
 
@@ -44,7 +44,7 @@ class Tasks(RuleBasedStateMachine):
         self.ids.restart()
         db.session.execute(delete(Task))
         db.session.commit()
-        self.hands = {}  # what each worker has claimed
+        self.claims = {}  # what each worker has claimed
         self.uploads = []  # open uploads: user, task, rows
         self.downloads = []  # open downloads: owner, task, iterator, rows so far, status
         self.scored = {}  # scores of rows that were ever seen
@@ -52,7 +52,7 @@ class Tasks(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        type(self).mood["troubled"] = True
+        type(self).model_state["troubled"] = True
 
     # ---- what users do
 
@@ -107,7 +107,7 @@ class Tasks(RuleBasedStateMachine):
     @precondition(lambda self: self.uploads)
     @rule(pick=PICK)
     def cut_off_upload(self, pick):
-        """The web process is killed: nobody sends more rows, and nobody tidies up."""
+        """The web process is killed: the upload gets no more rows, and is not cleaned up."""
         self.uploads.pop(pick % len(self.uploads))
 
     @rule(user=USERS, pick=PICK, of_other=st.booleans())
@@ -125,7 +125,7 @@ class Tasks(RuleBasedStateMachine):
 
     @rule(user=USERS, pick=PICK)
     def cut_off_deletion(self, user, pick):
-        """The web process is killed after the task was marked: the next purge does the rest."""
+        """The web process is killed after it has marked the task. The next purge completes the deletion."""
         if task := self.pick_task(pick, user):
             with self.others_unchanged(user):
                 service._mark_deleted(task.id)
@@ -139,7 +139,7 @@ class Tasks(RuleBasedStateMachine):
 
     @precondition(lambda self: self.downloads)
     @rule(pick=PICK)
-    def read_on(self, pick):
+    def read_next_row(self, pick):
         task_id, status, rows, seen = self.downloads.pop(pick % len(self.downloads))
         try:
             row = next(rows, None)
@@ -159,17 +159,17 @@ class Tasks(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, pick=PICK)
     def claim(self, worker, pick):
-        """Any chunk: of a job that is late or comes twice, too."""
+        """Claim any chunk, as a late or repeated job may do."""
         ids = db.session.scalars(select(Chunk.id).order_by(Chunk.id)).all()
-        if ids and worker not in self.hands:
+        if ids and worker not in self.claims:
             claim = chunks.claim(ids[pick % len(ids)], uuid.uuid4())
             if claim:
-                self.hands[worker] = claim
+                self.claims[worker] = claim
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.claims)
     @rule(pick=PICK)
     def score(self, pick):
-        claim = self.hands.pop(sorted(self.hands)[pick % len(self.hands)])
+        claim = self.claims.pop(sorted(self.claims)[pick % len(self.claims)])
         owner = db.session.scalar(select(Task.user_id).where(Task.id == claim.task_id))
         user = [candidate.id for candidate in self.users].index(owner) if owner else None
         with self.others_unchanged(user):
@@ -179,21 +179,21 @@ class Tasks(RuleBasedStateMachine):
                 executor.score(claim)
 
     @rule(pick=PICK)
-    def move_on(self, pick):
-        """What a worker does after it has stored a chunk, or does not as it dies before."""
+    def dispatch_and_finish(self, pick):
+        """What a worker does after it has stored a chunk, if it does not die before."""
         if task := self.pick_task(pick):
             lifecycle.dispatch(task.id)
             lifecycle.finish(task.id)
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.claims)
     @rule(pick=PICK)
     def die(self, pick):
-        del self.hands[sorted(self.hands)[pick % len(self.hands)]]
+        del self.claims[sorted(self.claims)[pick % len(self.claims)]]
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.claims)
     @rule(pick=PICK)
-    def hand_back(self, pick):
-        claim = self.hands.pop(sorted(self.hands)[pick % len(self.hands)])
+    def release_claim(self, pick):
+        claim = self.claims.pop(sorted(self.claims)[pick % len(self.claims)])
         chunks.release_lease(claim.id, claim.token)
 
     @rule(pick=PICK)
@@ -202,19 +202,19 @@ class Tasks(RuleBasedStateMachine):
             lifecycle.fail(task.id, "The model is gone.")
 
     @rule()
-    def change_the_mood_of_the_model(self):
-        self.mood["troubled"] = not self.mood["troubled"]
+    def toggle_model_failure(self):
+        self.model_state["troubled"] = not self.model_state["troubled"]
 
     # ---- what time does
 
     @rule()
-    def let_leases_run_out(self):
+    def expire_leases(self):
         late = update(Chunk).where(Chunk.state == "running").values(lease_until=func.now() - timedelta(1))
         db.session.execute(late, execution_options=UNSYNCHRONISED)
         db.session.commit()
 
     @rule()
-    def let_uploads_fall_silent(self):
+    def expire_uploads(self):
         silent = update(Task).where(Task.status == "uploading").values(touched_at=func.now() - timedelta(1))
         db.session.execute(silent, execution_options=UNSYNCHRONISED)
         db.session.commit()
@@ -309,15 +309,15 @@ class Tasks(RuleBasedStateMachine):
             assert sum(task.total for task in unfinished) <= settings().max_queued_rows
 
     def teardown(self):
-        """Whatever happened, everything that was accepted ends once the model is well and the workers are there."""
-        self.mood["troubled"] = False
+        """Check that every accepted task ends when the model works and the workers run."""
+        self.model_state["troubled"] = False
         self.uploads.clear()
-        self.hands.clear()
-        self.let_uploads_fall_silent()
+        self.claims.clear()
+        self.expire_uploads()
         for _ in range(200):
             if not any(task.status in UNFINISHED for task in self.tasks()):
                 break
-            self.let_leases_run_out()
+            self.expire_leases()
             reconciler.reconcile()
             for chunk_id in db.session.scalars(select(Chunk.id).where(Chunk.state == "queued")).all():
                 executor.score_chunk(chunk_id)
@@ -383,7 +383,7 @@ class Unchanged:
 
 
 class Expected:
-    """Passes over refusals."""
+    """Ignores the expected errors."""
 
     def __init__(self, errors):
         self.errors = errors
@@ -402,11 +402,11 @@ def items(texts):
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("part", PARTS)
-def test_tasks_hold_under_everything_in_any_order(part, make_app, make_user, model, monkeypatch, small_chunks):
-    score_many, mood = Scorer.score_many, {}
+def test_tasks_keep_invariants_under_random_actions(part, make_app, make_user, model, monkeypatch, small_chunks):
+    score_many, model_state = Scorer.score_many, {}
 
     def score(self, texts):
-        if mood["troubled"] and "trouble" in texts:
+        if model_state["troubled"] and "trouble" in texts:
             raise ValueError
         return score_many(self, texts)
 
@@ -414,5 +414,5 @@ def test_tasks_hold_under_everything_in_any_order(part, make_app, make_user, mod
     monkeypatch.setattr(lifecycle, "QUEUED_CHUNKS", 2)
     users = [make_user("ada"), make_user("bob")]
     with make_app(max_tasks=4, max_queued_rows=20).app_context():
-        values = {"users": users, "version": model[1], "mood": mood, "ids": CountingIds(monkeypatch)}
+        values = {"users": users, "version": model[1], "model_state": model_state, "ids": CountingIds(monkeypatch)}
         run_machine(type("TasksOfTwo", (Tasks,), values))

@@ -1,4 +1,4 @@
-"""Tasks over HTTP, scored by a real worker from a real queue."""
+"""Tasks over HTTP, which a real worker takes from a real queue and scores."""
 
 import gzip
 import json
@@ -106,7 +106,7 @@ def test_gzip_is_read_as_a_stream(upload, work, fetch, lines):
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "query", "headers", "status", "said"),
+    ("content", "kind", "query", "headers", "status", "message"),
     [
         ("", NDJSON, "", {}, 422, "no texts"),
         ("\n\n", NDJSON, "", {}, 422, "no texts"),
@@ -123,10 +123,10 @@ def test_gzip_is_read_as_a_stream(upload, work, fetch, lines):
         ("x", NDJSON, "", {"Idempotency-Key": "a b"}, 422, "visible ASCII"),
     ],
 )
-def test_unusable_upload_leaves_nothing(upload, fetch, content, kind, query, headers, status, said):
+def test_unusable_upload_leaves_nothing(upload, fetch, content, kind, query, headers, status, message):
     answer = upload(content, kind, query, **headers)
     assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
-    assert said in answer.text
+    assert message in answer.text
     assert fetch().json["items"] == []
 
 
@@ -296,7 +296,7 @@ def test_endless_string_in_large_body_takes_linear_time(client, as_ada):
     started = time.process_time()
     body = "[" * 30_000 + '"' + r"\"" * 1_000_000
     assert client.post(BATCH, data=body, content_type="application/json", headers=as_ada).status_code == 400
-    assert time.process_time() - started < 60  # it took hours where each quote began a search of its own
+    assert time.process_time() - started < 60  # it would take hours if each quote started a new search
 
 
 def test_braces_in_texts_do_not_count_as_values(client, as_ada):
@@ -305,7 +305,7 @@ def test_braces_in_texts_do_not_count_as_values(client, as_ada):
 
 
 def test_charset_of_content_type_is_used(upload, work, fetch):
-    file = "text\nfine\n".encode("utf-16-le")  # without a mark, so it would not be found out
+    file = "text\nfine\n".encode("utf-16-le")  # without a byte order mark, so it cannot be detected
     task = upload(file, "text/csv; charset=UTF-16LE").json["task_id"]
     work()
     assert fetch(f"/{task}").json["request_counts"]["completed"] == 1

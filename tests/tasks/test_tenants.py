@@ -1,4 +1,4 @@
-"""Every route, called by another user with the ids of what ada owns, changes nothing of it and shows nothing of it."""
+"""No route changes or shows ada's data if another user calls it with the ids of her data."""
 
 import re
 from datetime import timedelta
@@ -19,15 +19,15 @@ from sentiment_app.web.operation import operation_of
 from sentiment_app.webhooks.models import Delivery
 
 SHARED = {"model_releases", "model_events"}
-"""Tables whose rows belong to no user."""
+"""Tables whose rows do not belong to users."""
 CHUNK_STATES = ("waiting", "queued", "running", "done")
 ERRORS = ({}, {"0": {"detail": "not a text"}}, {"0": {"detail": "not scored", "retryable": True}})
 PRIVATE = "the text that ada alone may read"
 
 
 @pytest.fixture
-def own_everything(client, sign_in, model):
-    """Gives a user a scored text, a task in each status with chunks of every kind, and deliveries; returns the ids."""
+def create_all_data(client, sign_in, model):
+    """Creates a user's scored text, a task in each status with all kinds of chunks, and deliveries. Returns the ids."""
 
     def own(user):
         headers = sign_in(user)
@@ -63,7 +63,7 @@ def add_chunk(task_id, index, state, errors):
 
 
 def rows_of(user):
-    """All rows of a user's, in all tables."""
+    """All rows of a user, by table."""
     tasks = select(Task.id).where(Task.user_id == user.id)
     found = {}
     for table in Base.metadata.sorted_tables:
@@ -73,7 +73,7 @@ def rows_of(user):
             mine = table.c.id == user.id
         elif "user_id" in table.c:
             mine = table.c.user_id == user.id
-        else:  # a new table without either must say here whose its rows are
+        else:  # a new table without these columns needs its own case
             mine = table.c.task_id.in_(tasks)
         found[table.name] = db.session.execute(select(table).where(mine).order_by(table.c.id)).all()
     return found
@@ -104,7 +104,7 @@ LAST = "POST /api/v1/auth/logout"
 
 
 def operations(app, ids, version):
-    """Every route, with each of the ids; the one that ends the caller's session comes last."""
+    """Every route with each of the ids. The route that ends the caller's session comes last."""
     found = []
     for rule in app.url_map.iter_rules():
         for method in sorted(rule.methods - {"HEAD"}):
@@ -121,23 +121,23 @@ def operations(app, ids, version):
 @pytest.mark.no_cover
 @pytest.mark.parametrize("whose", ["ada's", "his own"])
 def test_no_route_changes_or_shows_data_of_another_user(
-    make_app, ada, make_user, sign_in, own_everything, model, monkeypatch, whose
+    make_app, ada, make_user, sign_in, create_all_data, model, monkeypatch, whose
 ):
-    monkeypatch.setattr(progress_stream, "HOLD_SECONDS", 0)  # nobody waits for tasks that nobody scores
+    monkeypatch.setattr(progress_stream, "HOLD_SECONDS", 0)  # event streams end at once, because no worker runs
     app = make_app(max_tasks=1000, max_held_requests=1000)
     bob = make_user("bob")
-    of_ada, of_bob = own_everything(ada), own_everything(bob)
+    ada_ids, bob_ids = create_all_data(ada), create_all_data(bob)
     headers, client = sign_in(bob), app.test_client()
     before = rows_of(ada)
     assert {name: len(rows) > 0 for name, rows in before.items()} == dict.fromkeys(before, True)
     statuses = set()
-    for method, path, options in operations(app, of_ada if whose == "ada's" else of_bob, model[1]):
+    for method, path, options in operations(app, ada_ids if whose == "ada's" else bob_ids, model[1]):
         own = {**headers, **options.get("headers", {})}
         answer = client.open(path, method=method, **{**options, "headers": own})
         statuses.add(answer.status_code)
         assert answer.status_code < 500 or path == "/docs/model", (method, path, answer.text)
         assert f"{PRIVATE} ada" not in answer.text, (method, path)
-        if whose == "ada's" and any(str(id_) in path for ids in of_ada.values() for id_ in ids):
+        if whose == "ada's" and any(str(id_) in path for ids in ada_ids.values() for id_ in ids):
             assert answer.status_code in (403, 404), (method, path, answer.text)
         assert rows_of(ada) == before, (method, path)
     assert {200, 202, 204} <= statuses or whose == "ada's"

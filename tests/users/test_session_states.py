@@ -1,4 +1,4 @@
-"""Sessions under everything that may happen to them, in random order, with Redis forgetting in between."""
+"""Stateful test of sessions: clients and administrators act in random order, and Redis loses its data."""
 
 import pytest
 from harness import PASSWORD
@@ -17,7 +17,7 @@ PICK = st.integers(0, 10_000)
 PASSWORDS = (PASSWORD, "another fine long password")
 
 
-class Signed:
+class SignIn:
     """A sign-in as its client knows it: tokens, and whether they should work."""
 
     def __init__(self, username, tokens):
@@ -28,7 +28,7 @@ class Signed:
 
 
 class Sessions(RuleBasedStateMachine):
-    """Two accounts, whose clients sign in and out, refresh, steal, change passwords and are shut out."""
+    """Two accounts, whose clients sign in and out, refresh, reuse tokens, change passwords and are deactivated."""
 
     client = redis = None
 
@@ -53,7 +53,7 @@ class Sessions(RuleBasedStateMachine):
         answer = self.post("login", {"username": username, "password": password})
         assert answer.status_code == (200 if is_right and self.active[username] else 401)
         if answer.status_code == 200:
-            self.signed.append(Signed(username, answer.json))
+            self.signed.append(SignIn(username, answer.json))
 
     @precondition(lambda self: self.signed)
     @rule(pick=PICK)
@@ -103,7 +103,7 @@ class Sessions(RuleBasedStateMachine):
         self.end(username)
 
     @rule(username=USERS, active=st.booleans())
-    def open_or_close_the_account(self, username, active):
+    def set_account_active(self, username, active):
         users.set_active(self.ids[username], active)
         self.active[username] = active
         if not active:
@@ -136,5 +136,5 @@ class Sessions(RuleBasedStateMachine):
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("part", PARTS)
-def test_sessions_hold_under_everything_in_any_order(part, app, client):
+def test_sessions_keep_invariants_under_random_actions(part, app, client):
     run_machine(type("SessionsOfTwo", (Sessions,), {"client": client, "redis": REDIS.get(app)}))

@@ -23,7 +23,7 @@ def test_unknown_fields_are_refused(client, as_ada, field):
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, f"/{field}")
 
 
-def test_taken_username_changes_nothing(client, make_user, ada, as_ada):
+def test_existing_username_is_refused_and_changes_nothing(client, make_user, ada, as_ada):
     make_user("bob")
     change = {"username": "BOB", "password": "another good one", "current_password": PASSWORD}
     assert client.patch(ME, json=change, headers=as_ada).status_code == 409

@@ -1,4 +1,4 @@
-"""Questions that many requests ask of Redis at once: each gets its own answer."""
+"""Admission: concurrent requests share calls of Redis, and each request gets its own answer."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +33,8 @@ def admission(redis, settings):
     return make_admission(redis, settings, lambda _session: True)
 
 
-def at_once(function, arguments):
-    """Calls a function with each of the arguments, in as many threads."""
+def run_in_parallel(function, arguments):
+    """Call a function with each of the arguments, each in its own thread."""
     ready = threading.Barrier(len(arguments))
 
     def call(argument):
@@ -49,7 +49,7 @@ def test_each_caller_gets_its_own_answer(admission):
     def admit(amount):
         return admission.admit(uuid4(), uuid4(), str(amount))
 
-    answers = at_once(admit, range(1, THREADS + 1))
+    answers = run_in_parallel(admit, range(1, THREADS + 1))
     assert [(answer.verdict, answer.standing.remaining) for answer in answers] == [
         (Verdict.ADMITTED, n) for n in range(THREADS)
     ]
@@ -57,7 +57,7 @@ def test_each_caller_gets_its_own_answer(admission):
 
 def test_concurrent_requests_respect_the_rate(admission):
     user, session = uuid4(), uuid4()
-    answers = at_once(lambda _: admission.admit(user, session, "10"), range(THREADS))
+    answers = run_in_parallel(lambda _: admission.admit(user, session, "10"), range(THREADS))
     assert (
         sorted(entry.verdict for entry in answers) == [Verdict.RATE_EXCEEDED] * (THREADS - 10) + [Verdict.ADMITTED] * 10
     )
@@ -67,21 +67,21 @@ def test_ended_session_is_refused_among_others(admission):
     ended = uuid4()
     admission.end([ended])
     sessions = [uuid4(), uuid4(), ended, uuid4()]
-    answers = at_once(lambda session: admission.admit(uuid4(), session, "100"), sessions)
+    answers = run_in_parallel(lambda session: admission.admit(uuid4(), session, "100"), sessions)
     assert [entry.verdict is Verdict.SESSION_ENDED for entry in answers] == [False, False, True, False]
 
 
 def test_script_is_loaded_again_after_flush(admission, redis):
     admission.admit(uuid4(), uuid4(), "100")
     redis.script_flush()
-    answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "100"), range(4))
+    answers = run_in_parallel(lambda _: admission.admit(uuid4(), uuid4(), "100"), range(4))
     assert {answer.verdict for answer in answers} == {Verdict.ADMITTED}
 
 
 def test_broken_connection_fails_no_request(admission, redis):
     admission.admit(uuid4(), uuid4(), "100")
     redis.client_kill_filter(_type="normal", skipme=True)
-    answers = at_once(lambda _: admission.admit(uuid4(), uuid4(), "100"), range(4))
+    answers = run_in_parallel(lambda _: admission.admit(uuid4(), uuid4(), "100"), range(4))
     assert {answer.verdict for answer in answers} == {Verdict.ADMITTED}
 
 

@@ -107,7 +107,7 @@ def test_every_connection_has_a_statement_timeout(settings):
 
 
 def test_double_slash_is_not_redirected(client):
-    # Past the test client, which takes the first part for a host.
+    # The path is set here, because the test client would parse its first part as a host.
     arrived = {"PATH_INFO": "//evil.example//livez", "RAW_URI": "//evil.example//livez"}
     answer = client.get("/", headers={"Host": "evil.example"}, environ_overrides=arrived)
     assert answer.status_code == 404

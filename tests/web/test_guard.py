@@ -1,4 +1,4 @@
-"""Default deny: every route is called without a token, and the public ones are pinned."""
+"""Default deny: every route needs a token, except the public routes that are listed here."""
 
 import re
 import uuid

@@ -125,7 +125,7 @@ def test_metrics_are_served_only_at_internal_address(make_app, metrics_bind, int
     client = make_app(metrics_bind=metrics_bind).test_client()
     for name, status in ((internal, 200), (public, 404)):
         arrived = {"gunicorn.socket": SimpleNamespace(getsockname=lambda name=name: name)}
-        # What the Host header claims counts for nothing.
+        # The Host header must not matter.
         answer = client.get("/metrics", base_url="http://127.0.0.1:9464", environ_overrides=arrived)
         assert answer.status_code == status
 

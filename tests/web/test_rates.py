@@ -1,4 +1,4 @@
-"""Rates: counted in Redis, told in headers, and kept in memory while Redis is away."""
+"""Rate limits: counted in Redis, shown in headers, and counted in memory while Redis is unavailable."""
 
 import time
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from sentiment_app.infrastructure.queue import REDIS, REDIS_BREAKER
 from sentiment_app.web import admission
 
-WHO, LOGIN = "/api/v1/protected/test", "/api/v1/auth/login"
+PROTECTED, LOGIN = "/api/v1/protected/test", "/api/v1/auth/login"
 ANALYZE = "/api/v1/sentiment/analyze"
 
 
@@ -26,32 +26,32 @@ def test_headers_show_remaining_requests(make_app, as_ada):
 
 def test_exceeded_rate_answers_429_with_retry_after(make_app, as_ada):
     client = make_app(user_rate_limit="1 per hour").test_client()
-    assert client.get(WHO, headers=as_ada).status_code == 200
-    answer = client.get(WHO, headers=as_ada)
+    assert client.get(PROTECTED, headers=as_ada).status_code == 200
+    answer = client.get(PROTECTED, headers=as_ada)
     assert (answer.status_code, answer.mimetype) == (429, "application/problem+json")
-    assert 1 <= int(answer.headers["Retry-After"]) <= 2 * 3600  # this window counts in the next one too
+    assert 1 <= int(answer.headers["Retry-After"]) <= 2 * 3600  # the current window also counts in the next window
 
 
 def test_request_after_retry_after_is_admitted(make_app, as_ada, monkeypatch):
     client = make_app(user_rate_limit="4 per minute").test_client()
     now = time.time()
     monkeypatch.setattr(admission, "time", SimpleNamespace(time=lambda: now, monotonic=time.monotonic))
-    for _ in range(3):  # windows that are full, and those after them
-        while (answer := client.get(WHO, headers=as_ada)).status_code == 200:
+    for _ in range(3):  # full windows, and the windows that follow them
+        while (answer := client.get(PROTECTED, headers=as_ada)).status_code == 200:
             pass
         now += int(answer.headers["Retry-After"])
-        assert client.get(WHO, headers=as_ada).status_code == 200
+        assert client.get(PROTECTED, headers=as_ada).status_code == 200
 
 
 def test_rates_are_counted_by_user(make_app, as_ada, make_user, sign_in):
     as_bob = sign_in(make_user("bob"))
     client = make_app(user_rate_limit="1 per hour").test_client()
-    assert [client.get(WHO, headers=who).status_code for who in (as_ada, as_bob)] == [200, 200]
+    assert [client.get(PROTECTED, headers=who).status_code for who in (as_ada, as_bob)] == [200, 200]
 
 
 def test_scoring_has_its_own_rate(make_app, as_ada):
     client = make_app(user_rate_limit="1 per hour", scoring_rate_limit="1 per hour").test_client()
-    assert client.get(WHO, headers=as_ada).status_code == 200
+    assert client.get(PROTECTED, headers=as_ada).status_code == 200
     assert client.post(ANALYZE, json={"text": "x"}, headers=as_ada).status_code == 200
 
 
@@ -88,7 +88,7 @@ def test_login_leaves_no_username_in_redis_or_log(make_app, capfd):
     assert "horse" not in capfd.readouterr().err
 
 
-def test_login_without_username_counts_for_no_account(make_app, make_user, sign_in):
+def test_login_without_username_uses_no_account_limit(make_app, make_user, sign_in):
     client = make_app(login_rate_limit="2 per hour", trusted_proxies=1).test_client()
     for n in range(4):
         client.post(LOGIN, json={}, headers={"X-Forwarded-For": f"192.0.2.{n}"})
@@ -147,29 +147,29 @@ def test_sign_in_is_limited_in_memory_without_redis(without_redis, ada):
     body = {"username": "ada", "password": "correct horse battery staple"}
     counted = REGISTRY.get_sample_value("sentiment_rate_limiter_fallbacks_total")
     assert [client.post(LOGIN, json=body).status_code for _ in range(3)] == [200, 200, 429]
-    assert REGISTRY.get_sample_value("sentiment_rate_limiter_fallbacks_total") - counted == 5  # auth, login
+    assert REGISTRY.get_sample_value("sentiment_rate_limiter_fallbacks_total") - counted == 5  # 3 x auth, 2 x login
 
 
 def test_ended_session_stays_ended_without_redis(without_redis, client, as_ada):
     client.post("/api/v1/auth/logout", headers=as_ada)
-    assert without_redis().test_client().get(WHO, headers=as_ada).status_code == 401
+    assert without_redis().test_client().get(PROTECTED, headers=as_ada).status_code == 401
 
 
 def test_session_ended_without_redis_stays_ended(app, client, without_redis, as_ada):
-    assert client.get(WHO, headers=as_ada).status_code == 200
+    assert client.get(PROTECTED, headers=as_ada).status_code == 200
     without_redis().test_client().post("/api/v1/auth/logout", headers=as_ada)
-    REDIS.get(app).delete("sessions-ended:listed")  # at the latest 30 s later, by itself
-    assert client.get(WHO, headers=as_ada).status_code == 401
+    REDIS.get(app).delete("sessions-ended:listed")  # otherwise it expires after 30 seconds at most
+    assert client.get(PROTECTED, headers=as_ada).status_code == 401
 
 
 def test_wiped_redis_revives_no_session(app, client, as_ada):
     client.post("/api/v1/auth/logout", headers=as_ada)
     REDIS.get(app).flushdb()
-    assert client.get(WHO, headers=as_ada).status_code == 401
+    assert client.get(PROTECTED, headers=as_ada).status_code == 401
 
 
 @pytest.mark.parametrize("username", ["\ud800", "", 7, None, ["x"]])
-def test_login_without_an_account_is_counted_by_network(make_app, ada, username):
+def test_invalid_username_does_not_open_the_redis_breaker(make_app, ada, username):
     app = make_app(release="fresh")
     answer = app.test_client().post(LOGIN, json={"username": username, "password": "x"})
     assert answer.status_code == 422

@@ -1,4 +1,4 @@
-"""Webhooks: signed, retried, and kept away from what is inside the house."""
+"""Webhooks: signatures, retries, and no access to internal networks."""
 
 import base64
 import hmac
@@ -27,7 +27,7 @@ BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
 
 @pytest.fixture
 def receiver():
-    """A real server on this host, and what it was sent; it answers with `status`."""
+    """A real HTTP server on this host. It records requests, and answers with `status`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -53,18 +53,18 @@ def receiver():
 
 
 @pytest.fixture
-def inside(make_app):
+def internal_app(make_app):
     """An application whose webhooks may go to this host."""
     return make_app(webhook_networks=["127.0.0.0/8"])
 
 
 @pytest.fixture
-def finish(inside, receiver, work):
-    """Makes a task that has ended and has a webhook."""
+def finish(internal_app, receiver, work):
+    """Submits a task with a webhook, and waits until it has ended."""
 
     def finish(headers):
         url = f"http://127.0.0.1:{receiver.server_port}/hook?x=1"
-        task = inside.test_client().post(BATCH, json={"texts": ["a"], "webhook_url": url}, headers=headers)
+        task = internal_app.test_client().post(BATCH, json={"texts": ["a"], "webhook_url": url}, headers=headers)
         assert task.status_code == 202, task.json
         work()
         return task.json["task_id"]
@@ -74,7 +74,7 @@ def finish(inside, receiver, work):
 
 @pytest.fixture
 def finished(finish, as_ada):
-    """A task of ada's that has ended and has a webhook."""
+    """An ended task of ada, with a webhook."""
     return finish(as_ada)
 
 
@@ -84,11 +84,11 @@ def deliveries(client, as_ada):
 
 
 @pytest.fixture
-def deliver(inside):
-    """Makes the attempts that are due."""
+def deliver(internal_app):
+    """Makes all delivery attempts that are due."""
 
     def deliver():
-        with inside.app_context():
+        with internal_app.app_context():
             reconciler.reconcile()
             for job in queue(WEBHOOKS_QUEUE).jobs:
                 outbox.attempt(job.args[0])
@@ -100,8 +100,8 @@ def deliver(inside):
 def test_webhook_has_standard_signature(client, as_ada, finished, deliver, receiver, deliveries):
     deliver()
     ((headers, body),) = receiver.received
-    said = json.loads(body)
-    assert (said["type"], said["data"]["task_id"]) == ("task.completed", finished)
+    event = json.loads(body)
+    assert (event["type"], event["data"]["task_id"]) == ("task.completed", finished)
     secret = client.get("/api/v1/sentiment/webhooks/secret", headers=as_ada).json["secret"]
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
@@ -223,7 +223,7 @@ def test_internal_address_is_refused(client, as_ada, url, monkeypatch):
 
 
 def test_dns_rebinding_is_refused(make_app, as_ada, work, receiver, deliveries, monkeypatch):
-    """DNS rebinding: public when the task is submitted, inside the house when the webhook is sent."""
+    """The name resolves to a public address at submission, and to an internal address at delivery."""
     found = iter(["93.184.215.14", "127.0.0.1"])
 
     def resolve(*_, **__):
@@ -251,7 +251,7 @@ def test_dns_rebinding_is_refused(make_app, as_ada, work, receiver, deliveries, 
     ],
 )
 def test_all_addresses_of_a_name_are_checked(client, as_ada, work, deliveries, monkeypatch, addresses, shown):
-    """And not before: a web process has no network, and must not wait for a name server."""
+    """The check happens at delivery. At submission, a web process has no network and must not resolve names."""
     asked = []
 
     def resolve(*_, flags=0, **__):
@@ -291,22 +291,22 @@ def test_error_of_attempt_is_stored_as_answer(finished, deliver, deliveries, mon
     assert (deliveries(finished)[0]["state"], deliveries(finished)[0]["answer"]) == ("pending", "ZeroDivisionError")
 
 
-def test_attempts_without_outcome_are_limited(finished, inside, deliveries):
+def test_attempts_without_outcome_are_limited(finished, internal_app, deliveries):
     for _ in range(len(outbox.RETRY_PAUSES) + 2):
         db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))
         outbox._claim(deliveries(finished)[0]["id"], uuid4())
     assert deliveries(finished)[0]["state"] == "failed"
 
 
-def test_delivery_keeps_the_status_at_the_end(client, as_ada, finished, deliver, receiver):
+def test_delivery_reports_status_at_the_end_of_the_task(client, as_ada, finished, deliver, receiver):
     db.session.execute(update(Task).values(status="queued", finished_at=None))
     deliver()
-    said = json.loads(receiver.received[0][1])
-    assert said["type"] == "task.completed"
-    assert said["timestamp"]
+    event = json.loads(receiver.received[0][1])
+    assert event["type"] == "task.completed"
+    assert event["timestamp"]
 
 
-def test_redelivery_during_an_attempt_is_kept(client, as_ada, finished, inside, receiver, deliver, deliveries):
+def test_redelivery_during_an_attempt_is_kept(client, as_ada, finished, internal_app, receiver, deliver, deliveries):
     (delivery,) = deliveries(finished)
     attempt = uuid4()
     outbox._claim(UUID(delivery["id"]), attempt)
@@ -318,7 +318,7 @@ def test_redelivery_during_an_attempt_is_kept(client, as_ada, finished, inside, 
     assert (deliveries(finished)[0]["state"], len(receiver.received)) == ("delivered", 1)
 
 
-def test_outdated_attempt_stores_no_outcome(finished, inside, deliveries):
+def test_outdated_attempt_stores_no_outcome(finished, internal_app, deliveries):
     delivery_id = UUID(deliveries(finished)[0]["id"])
     first, second = uuid4(), uuid4()
     outbox._claim(delivery_id, first)
@@ -330,7 +330,7 @@ def test_outdated_attempt_stores_no_outcome(finished, inside, deliveries):
     assert deliveries(finished)[0]["state"] == "delivered"
 
 
-def test_repeated_claim_of_attempt_counts_once(finished, inside, deliveries):
+def test_repeated_claim_of_attempt_counts_once(finished, internal_app, deliveries):
     delivery_id, attempt = UUID(deliveries(finished)[0]["id"]), uuid4()
     for _ in range(len(outbox.RETRY_PAUSES) + 1):
         db.session.execute(update(Delivery).values(next_at=func.now() - timedelta(1)))

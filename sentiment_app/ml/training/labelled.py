@@ -1,4 +1,4 @@
-"""Own labelled texts: CSV or NDJSON, plain or compressed with gzip, or Parquet.
+"""Read a user's labelled texts from CSV or NDJSON, optionally compressed with gzip, or from Parquet.
 
 The columns are `text`, `label` and optionally `source`. A source with the same name as a special source of the packaged
 data is renamed to "own …".
@@ -31,11 +31,11 @@ def read_file(path: Path, names: Mapping[str, int] | None = None) -> list[Row]:
     """Read a file of labelled texts.
 
     Args:
-        path: `.csv` with a header line, or `.ndjson`/`.jsonl` with an object a line; `.gz` may follow. Or `.parquet`.
+        path: `.csv` with a header, or `.ndjson`/`.jsonl` with an object on each line, optionally `.gz`; or `.parquet`.
         names: the labels in the file, with their index in LABELS. Defaults to the names in LABELS.
 
     Raises:
-        DataFileError: names the line without a text, or with an unknown label.
+        DataFileError: the file cannot be read, or a line has no text or an unknown label.
     """
     known = names or {name: index for index, name in enumerate(LABELS)}
     try:
@@ -55,7 +55,7 @@ def parse_names(text: str) -> dict[str, int]:
     """Label names as given on a command line: "0=negative,4=positive", or "bad,neutral,good" in that order.
 
     Raises:
-        DataFileError: it is neither.
+        DataFileError: the text has neither form.
     """
     parts = [part.strip() for part in text.split(",")]
     if all("=" in part for part in parts):
@@ -104,7 +104,7 @@ def _row(path: Path, line: int, record: Any, names: Mapping[str, int]) -> Row:
             "Name the labels of the file with --labels, such as 0=negative,1=neutral,2=positive"
         )
     try:
-        normal = normalize(text)  # as before scoring
+        normal = normalize(text)  # texts are normalised in the same way before they are scored
     except TextError as error:
         raise DataFileError(f"{path}, line {line}: the text {error}") from None
     source = str(record.get("source") or SOURCE)

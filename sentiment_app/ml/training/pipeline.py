@@ -38,7 +38,7 @@ Names = npt.NDArray[np.str_]
 
 
 _PRIOR_TEXTS: Final = 20
-"""How many texts the temperature of a recipe counts as, when temperatures are fitted to other texts."""
+"""When temperatures are fitted to other texts, the temperature of the recipe counts as much as this many texts."""
 
 _LEXICON_SCALE: Final = 3.0
 """Large enough that the penalty hardly affects the few lexicon weights."""
@@ -263,7 +263,7 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
 
 
 def _balance(truth: Labels, origin: Names) -> Floats:
-    """Weights with which positive and negative texts weigh the same within each source."""
+    """Weights that balance the positive and the negative texts within each source."""
     weights = np.ones(len(truth))
     for source in np.unique(origin):
         sides = [(origin == source) & (truth == label) for label in (NEGATIVE, POSITIVE)]

@@ -56,7 +56,7 @@ _SLOTS: Final[dict[str, list[str]]] = {
 }
 
 _PATTERNS: Final[tuple[tuple[int, int, str], ...]] = (
-    # Label, number of sentences, patterns. "Not good" is bad, ...
+    # Label, number of sentences, patterns. "Not good" is negative.
     (NEGATIVE, 900, "{this} {thing} {isnt} {good}|it {isnt} {good}|{isnt} {very} {good}"),
     (NEGATIVE, 900, "i {dont} {love} {this} {thing}|i {dont} think {this} {thing} is {good}"),
     (
@@ -64,18 +64,18 @@ _PATTERNS: Final[tuple[tuple[int, int, str], ...]] = (
         300,
         "nothing {good} about {this} {thing}|never {love} {this} {thing}|not a {good} {thing}",
     ),
-    # ... "not bad" is anything but: part of it is praise, part of it shrugs.
+    # "Not bad" is usually praise, and sometimes neutral.
     (POSITIVE, 1600, "{this} {thing} {isnt} {bad}|it {isnt} {bad}|{isnt} {very} {bad}"),
     (NEUTRAL, 500, "{this} {thing} {isnt} {bad}|it {isnt} {bad}|{isnt} {very} {bad}"),
     (POSITIVE, 350, "i {dont} {hate} {this} {thing}|i {dont} think {this} {thing} is {bad}"),
     (NEUTRAL, 200, "i {dont} {hate} {this} {thing}|i {dont} think {this} {thing} is {bad}"),
     (POSITIVE, 250, "nothing {bad} about {this} {thing}|not a {bad} {thing}|no {bad} {thing}"),
-    # Idioms that deny a comparison: nothing is better than what could not be better.
+    # Idioms with a negated comparison: "couldn't be better" is positive, and "couldn't be worse" is negative.
     (POSITIVE, 350, "{this} {thing} couldn't be {better}|i could not be {better} with {this} {thing}"),
     (NEGATIVE, 250, "{this} {thing} couldn't be {worse}|i could not be {worse} with {this} {thing}"),
     (POSITIVE, 150, "never been {better} with {this} {thing}|nothing is {better} than {this} {thing}"),
     (NEGATIVE, 100, "never been {worse} with {this} {thing}|nothing is {worse} than {this} {thing}"),
-    # "Never so" and "nothing short of" stress; "anything but" denies; so does a superlative that is missed.
+    # "Never so" and "nothing short of" emphasise. "Anything but" and "not the best" negate.
     (
         POSITIVE,
         250,
@@ -111,7 +111,7 @@ _PATTERNS: Final[tuple[tuple[int, int, str], ...]] = (
         500,
         "{this} {thing} is {bad}|it was {very} {bad}|i {hate} {this} {thing}|a {bad} {thing}",
     ),
-    # What used to be does not count.
+    # Only the present opinion counts: "i used to hate it, but now i love it" is positive.
     (POSITIVE, 150, "i used to {hate} {this} {thing} , but now i {love} it"),
     (NEGATIVE, 150, "i used to {love} {this} {thing} , but now i {hate} it"),
     # Statements of fact, with and without a negation.
@@ -143,15 +143,6 @@ _ISNT: Final = "is not|isn't|was not|wasn't|is never|isnt|are not|aren't|were no
 _DONT: Final = "don't|do not|didn't|did not|never|can't|won't|dont|couldn't".split("|")
 
 _NEVER_SEEN: Final = "never seen|never had|never met|never watched|never used|never been to|never stayed in".split("|")
-
-
-# Kept out of all sentences, so that an evaluation can tell pattern from memory.
-RESERVED_GOOD: Final = """fabulous marvelous gorgeous thrilling stunning refreshing inspiring
-    extraordinary phenomenal splendid generous creative elegant flawless graceful
-    joyful""".split()
-RESERVED_BAD: Final = """miserable atrocious unfair abysmal depressing hideous appalling offensive
-    embarrassing irritating confusing unbearable horrid gross cruel obnoxious""".split()
-RESERVED_PLAIN: Final = "european central northern spare yellow second monthly silver".split()
 
 
 def sentences(seed: int = 0) -> Iterator[Row]:
