@@ -1,5 +1,5 @@
 import pytest
-from structlog.testing import capture_logs
+from structlog.testing import CapturingLogger
 
 from sentiment_app.infrastructure import circuit_breaker
 from sentiment_app.infrastructure.circuit_breaker import CircuitBreaker
@@ -36,11 +36,12 @@ def test_success_closes_the_breaker(clock):
     assert all(breaker.allows() for _ in range(3))
 
 
-def test_only_changes_are_logged(clock):
+def test_only_changes_are_logged(clock, monkeypatch):
+    logged = CapturingLogger()
+    monkeypatch.setattr(circuit_breaker, "log", logged)
     breaker = CircuitBreaker("redis", 1.0)
-    with capture_logs() as logged:
-        for _ in range(3):
-            breaker.record_failure(OSError())
-        breaker.record_success()
-        breaker.record_success()
-    assert [entry["event"] for entry in logged] == ["dependency_unavailable", "dependency_available"]
+    for _ in range(3):
+        breaker.record_failure(OSError())
+    breaker.record_success()
+    breaker.record_success()
+    assert [call.args for call in logged.calls] == [("dependency_unavailable",), ("dependency_available",)]
