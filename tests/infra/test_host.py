@@ -305,3 +305,12 @@ def test_failures_write_no_query_to_the_journal(host, state, address):
     assert answer.startswith("HTTP/2 502")
     # Sudo writes this command to the journal, too, so the command must not contain what it searches for.
     assert host.run("journalctl --no-pager | grep -F never-log''-this").stdout == ""
+
+
+def test_logs_are_rotated(host):
+    assert host.service("logrotate.timer").is_enabled
+    host.run("head -c 101M /dev/zero | tr '\\0' x >>/var/log/nginx/sentiment.json")
+    assert host.run("systemctl start logrotate.service").rc == 0
+    assert host.file("/var/log/nginx/sentiment.json").size < 10_000_000
+    assert host.file("/var/log/nginx/sentiment.json.1").size > 100_000_000
+    assert "/var/log/postgresql/" in host.run("cat /etc/logrotate.d/*").stdout
