@@ -65,25 +65,15 @@ def test_services_are_sandboxed(host, unit, max_exposure):
     assert float(re.search(r": ([0-9.]+)", line).group(1)) <= max_exposure, line
 
 
-def test_surplus_instances_are_removed(host, playbook):
+def test_instances_and_metrics_are_added_and_removed(host, playbook, address, state):
+    bridge = address.rpartition(".")[0] + ".1"
+    more = json.dumps({"app_host_web_instances": 3, "app_host_worker_instances": 2, "app_host_metrics_from": [bridge]})
     try:
-        playbook("provision", "-e", "app_host_web_instances=3 app_host_worker_instances=2")
+        playbook("provision", "-e", more)
         assert host.service("sentiment-web@3").is_running
         assert host.service("sentiment-worker@2").is_running
         assert "web-3.sock" in host.file("/etc/nginx/sentiment/http.conf").content_string
-    finally:
-        playbook("provision")
-    assert not host.service("sentiment-web@3").is_running
-    assert not host.service("sentiment-worker@2").is_running
-    assert host.service("sentiment-web@1").is_running
-    assert "web-3.sock" not in host.file("/etc/nginx/sentiment/http.conf").content_string
-
-
-def test_metrics_are_reachable_from_configured_addresses(host, playbook, address, state):
-    bridge = address.rpartition(".")[0] + ".1"
-    try:
-        playbook("provision", "-e", json.dumps({"app_host_metrics_from": [bridge]}))
-        for instance in (1, 2):
+        for instance in (1, 2, 3):
             shown = httpx.get(f"http://{address}:946{instance}/metrics", timeout=10).text
             assert "sentiment_http_requests_total" in shown
         elsewhere = reach("ca1", state)
@@ -91,10 +81,14 @@ def test_metrics_are_reachable_from_configured_addresses(host, playbook, address
         assert elsewhere.run(f"timeout 3 bash -c '</dev/tcp/{address}/9461'").rc != 0
         score = host.run("systemd-analyze security --no-pager metrics@1.service | tail -n 1").stdout
         assert float(re.search(r": ([0-9.]+)", score).group(1)) <= 0.5, score
-        again = playbook("provision", "-e", json.dumps({"app_host_metrics_from": [bridge]}))
+        again = playbook("provision", "-e", more)
         assert re.search(r"app1 .*changed=0 .*failed=0", again), again
     finally:
         playbook("provision")
+    assert not host.service("sentiment-web@3").is_running
+    assert not host.service("sentiment-worker@2").is_running
+    assert host.service("sentiment-web@1").is_running
+    assert "web-3.sock" not in host.file("/etc/nginx/sentiment/http.conf").content_string
     assert not is_open(address, 9461)
 
 
