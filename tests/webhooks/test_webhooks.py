@@ -338,3 +338,42 @@ def test_repeated_claim_of_attempt_counts_once(finished, internal_app, deliverie
         claims = [outbox._claim(delivery_id, attempt) for _ in range(2)]
         assert all(claims)
     assert deliveries(finished)[0]["attempts"] == len(outbox.RETRY_PAUSES) + 1
+
+
+def test_delivery_of_the_previous_release_is_completed_and_sent(finished, deliver, receiver, deliveries):
+    db.session.execute(update(Delivery).values(user_id=None, url=None, payload=None))
+    deliver()
+    ((_, body),) = receiver.received
+    event = json.loads(body)
+    assert list(event) == ["type", "timestamp", "data"]
+    assert event["type"] == "task.completed"
+    assert list(event["data"]) == ["task_id", "status", "model_version"]
+    assert event["data"]["task_id"] == finished
+    assert deliveries(finished)[0]["state"] == "delivered"
+
+
+def test_old_delivery_can_be_sent_again(client, as_ada, finished, deliver, receiver, deliveries):
+    values = {"user_id": None, "url": None, "payload": None, "state": "delivered"}
+    db.session.execute(update(Delivery).values(values))
+    deliver()
+    assert receiver.received == []
+    url = f"{TASKS}/{finished}/deliveries/{deliveries(finished)[0]['id']}/redeliver"
+    assert client.post(url, headers=as_ada).status_code == 202
+    deliver()
+    assert (deliveries(finished)[0]["state"], len(receiver.received)) == ("delivered", 1)
+
+
+def test_incomplete_delivery_of_deleted_task_is_not_sent(finished, deliver, receiver):
+    db.session.execute(update(Delivery).values(user_id=None, url=None, payload=None))
+    db.session.execute(update(Task).values(deleted_at=func.now()))
+    deliver()
+    assert receiver.received == []
+
+
+def test_keys_of_event_are_in_documented_order(finished, deliver, receiver):
+    deliver()
+    event = json.loads(receiver.received[0][1])
+    assert (list(event), list(event["data"])) == (
+        ["type", "timestamp", "data"],
+        ["task_id", "status", "model_version"],
+    )
