@@ -45,7 +45,10 @@ class InvalidTokenError(UnauthenticatedError):
     """The token is expired, revoked, forged, or of the wrong type."""
 
     kind = "invalid-token"
-    detail = "The token is expired, revoked or not valid. Sign in again, or refresh the session."
+    detail = (
+        "The token is expired, revoked or not valid. Refresh the session. "
+        "If the refresh token is refused too, sign in again."
+    )
 
 
 class ForbiddenError(AppError):
