@@ -1,99 +1,140 @@
-"""Rows of CSV (RFC 4180, with any delimiter) that begins with a header."""
+"""Rows of CSV (RFC 4180, and the many other ways in which programs write it)."""
 
-import csv
+import contextlib
 import itertools
+import json
 from collections.abc import Iterator
 
+from sentiment_app.files.csv_layout import (
+    Columns,
+    Layout,
+    begins_record,
+    find_layout,
+    is_header,
+    is_shifted,
+    may_be_joined,
+)
+from sentiment_app.files.csv_records import Record, RecordReader
 from sentiment_app.files.errors import FileError
-from sentiment_app.files.lines import MAX_LINE_CHARACTERS
 from sentiment_app.files.rows import Row, make_row
 
-DELIMITERS = ",;\t|"
-# csv.reader raises csv.Error for a field of this length.
-TOO_LONG = "x" * (csv.field_size_limit() + 1)
-MAX_NAMED_COLUMNS = 20
+SAMPLE_CHARACTERS, SAMPLE_LINES = 32 * 1024, 1000
+MAX_MORE_HEADERS = 2
+MORE_HEADER = "The line looks like another line of the header."
+SHIFTED = "The fields of the line do not fit their columns. A delimiter is missing or extra, or it is in a text."
+CUT_OFF = "The text may be cut off, because the next line is not a row. Write texts with line breaks in quotes."
+ENDS_EARLY = "The file ends in this line. It may be incomplete."
 
 
-class _CountingLines:
-    """The lines that a CSV reader asks for, with their numbers. A line or record that is too long is an error."""
-
-    def __init__(self, lines: Iterator[str | None]) -> None:
-        self._lines = lines
-        self._number = 0
-        self._characters = 0
-
-    def next_record(self) -> int:
-        """Begin the next record, and return the number of its first line."""
-        self._characters = 0
-        return self._number + 1
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._lines:
-            self._number += 1
-            self._characters += len(line or "")
-            yield TOO_LONG if line is None or self._characters > MAX_LINE_CHARACTERS else line
-
-
-def read_csv(
-    lines: Iterator[str | None], *, column: str | None, id_column: str | None, delimiter: str | None
-) -> Iterator[Row | None]:
-    """The rows, and None for each blank line.
+class CsvFile:
+    """A CSV file that is read as a stream.
 
     Args:
-        lines: begin with the header.
-        column: the name of the column with the texts. Defaults to "text", or to the only column.
-        id_column: the name of the column with the custom_id. Defaults to "custom_id" if there is such a column.
-        delimiter: one character. By default it is detected from the header.
+        lines: the lines of the file; None in place of a line that is too long.
+        columns: the requested columns.
+        delimiter: a character or its name. It is detected if it is None.
 
     Raises:
-        FileError: the header cannot be read, a column is missing, or the delimiter is not acceptable.
+        FileError: the delimiter is not acceptable, or a column is missing or ambiguous.
     """
-    first = next(lines, None) or ""
-    delimiter = delimiter or _detect_delimiter(first)
-    if len(delimiter) != 1 or delimiter in '\r\n"':
-        raise FileError("The delimiter must be one character. It cannot be a quote or a line break.", "delimiter")
-    counted = _CountingLines(itertools.chain([first], lines))
-    reader = csv.reader(iter(counted), delimiter=delimiter)
-    try:
-        header = next(reader, None)
-    except csv.Error as error:
-        raise FileError(f"The header of the file is not valid CSV: {error}.") from None
-    if header is None:
-        return
-    text_index, id_index = _find_columns([name.strip() for name in header], column, id_column)
-    while True:
-        line = counted.next_record()
-        try:
-            record = next(reader)
-        except StopIteration:
+
+    def __init__(self, lines: Iterator[str | None], columns: Columns, delimiter: str | None) -> None:
+        sample: list[str | None] = []
+        size = 0
+        for line in lines:
+            sample.append(line)
+            size += len(line or "")
+            if size > SAMPLE_CHARACTERS or len(sample) > SAMPLE_LINES:
+                break
+        _refuse_json(sample)
+        following = next(lines, "")
+        self.layout: Layout = find_layout(sample, columns, delimiter, is_whole=following == "")
+        """How the file is written."""
+        self._lines = itertools.chain(sample, [following] if following != "" else [], lines)
+
+    def __iter__(self) -> Iterator[Row | None]:
+        """The rows, and None for each blank line."""
+        layout = self.layout
+        if not layout.names:  # all lines are blank
             return
-        except csv.Error as error:
-            yield Row(line, None, None, f"The line is not valid CSV: {error}.")
-            continue
-        if len(record) > len(header):
-            detail = f"The line has {len(record)} fields, but the header has {len(header)}."
-            yield Row(line, None, None, detail)
-        elif record:
-            custom_id = record[id_index] if id_index is not None and id_index < len(record) else None
-            yield make_row(line, custom_id or None, record[text_index] if text_index < len(record) else None)
-        else:
-            yield None
+        before = layout.header_line - 1 if layout.header_line else layout.skipped
+        reader = RecordReader(itertools.islice(self._lines, before, None), layout.dialect, layout.shape)
+        records = iter(reader)
+        if layout.header_line:
+            next(records, None)
+        held: Row | None = None  # its text may continue on the next line
+        blank_lines = 0
+        for count, record in enumerate(records):
+            if not record.fields and record.error is None:
+                if held is None:
+                    yield None
+                blank_lines += 1
+                continue
+            if held is not None:
+                yield held._replace(text=None, error=CUT_OFF) if _is_fragment(record.fields, layout) else held
+                yield from itertools.repeat(None, blank_lines)
+                held = None
+            blank_lines = 0
+            may_be_header = count < MAX_MORE_HEADERS and layout.header_line is not None
+            row = _make_row(record.line + before, record, layout, may_be_header=may_be_header)
+            if row.error is None and len(record.fields) == layout.text_index + 1 > 1 and not record.ends_with_quote:
+                held = row
+            else:
+                yield row
+        if held is not None:
+            is_cut_off = layout.text_index + 1 < layout.shape.width and not reader.has_line_end
+            yield held._replace(text=None, error=ENDS_EARLY) if is_cut_off else held
 
 
-def _detect_delimiter(header: str) -> str:
-    # Not csv.Sniffer, whose regular expressions take quadratic time.
-    outside_quotes = "".join(header.split('"')[::2])
-    return max(DELIMITERS, key=outside_quotes.count)
+def _make_row(line: int, record: Record, layout: Layout, *, may_be_header: bool) -> Row:
+    fields, error = (record.fields, record.error) if record.error else _fit(record.fields, layout)
+    if error is None and may_be_header and is_header(fields, layout.types):
+        error = MORE_HEADER
+    if error:
+        return Row(line, None, None, error)
+    id_index = layout.id_index
+    custom_id = fields[id_index] if id_index is not None and id_index < len(fields) else None
+    return make_row(line, custom_id or None, fields[layout.text_index])
 
 
-def _find_columns(header: list[str], column: str | None, id_column: str | None) -> tuple[int, int | None]:
-    names = ", ".join(header[:MAX_NAMED_COLUMNS])
-    if column and column not in header:
-        raise FileError(f"The file has no column named {column!r}. Its columns are: {names}.", "column")
-    text_column = column or ("text" if "text" in header else header[0] if len(header) == 1 else None)
-    if text_column is None:
-        raise FileError(f"The file has no column named 'text'. Its columns are: {names}. Choose one of them.", "column")
-    if id_column and id_column not in header:
-        raise FileError(f"The file has no column named {id_column!r}. Its columns are: {names}.", "id_column")
-    id_name = id_column or ("custom_id" if "custom_id" in header else None)
-    return header.index(text_column), header.index(id_name) if id_name else None
+def _is_fragment(fields: list[str], layout: Layout) -> bool:
+    """Whether a line seems to continue the text of the line before it."""
+    return 0 < len(fields) < layout.shape.width and not begins_record(fields, layout.types)
+
+
+def _is_sentence(parts: list[str], delimiter: str) -> bool:
+    """Whether the delimiters between the parts belong to a text, because a space follows each of them."""
+    return delimiter in ",;" and bool(parts[0]) and all(part[:1] == " " and not part.isspace() for part in parts[1:])
+
+
+def _refuse_json(lines: list[str | None]) -> None:
+    first = next((line.strip() for line in lines if line and not line.isspace()), "")
+    if first.startswith(("{", "[")) and first.endswith(("}", "]", "[", ",")):
+        with contextlib.suppress(ValueError):
+            json.loads(first.rstrip(",") + "]" * (first[-1] in "[,"))
+            raise FileError("The file looks like JSON. Write each object on its own line, and send it as NDJSON.")
+
+
+def _fit(fields: list[str], layout: Layout) -> tuple[list[str], str | None]:
+    """Fields that begin like the header, and the reason why they cannot be matched with it if there is one.
+
+    A missing or an extra delimiter shifts the fields after it. So they are used only if the types of all columns before
+    the text show that nothing before the text was shifted.
+    """
+    width, text_index = layout.shape.width, layout.text_index
+    if len(fields) == width:
+        return fields, SHIFTED if is_shifted(fields, layout.types_near_text) else None
+    rest = fields[width:]
+    is_aligned = layout.has_typed_start and (layout.shape.fits(fields) or text_index == 0)
+    if len(fields) < width:
+        is_text_last = text_index > 0 and len(fields) == text_index + 1
+        if is_text_last and is_aligned and not may_be_joined(fields[text_index], layout):
+            return fields, None
+    elif not any(rest):
+        if len(rest) == layout.extra or is_aligned:
+            return fields, None
+    elif text_index == width - 1 and is_aligned and _is_sentence(fields[text_index:], layout.dialect.delimiter):
+        return [*fields[:text_index], layout.dialect.delimiter.join(fields[text_index:])], None
+    have = f"{len(fields):,} field{'s' if len(fields) > 1 else ''}"
+    detail = f"The line has {have}, but the header has {width:,}. Write texts that contain a delimiter in quotes."
+    return fields, detail if layout.header_line else detail.replace("the header has", "most lines have")

@@ -1,27 +1,97 @@
-"""Find the codec for the name of a character encoding, and detect the encoding of a file."""
+"""Decode files: find the codec for the name of a character encoding, or detect the encoding."""
 
 import codecs
 import encodings.aliases
+import itertools
 import pkgutil
 import re
+from collections.abc import Iterator
 
-from charset_normalizer import from_bytes
-
+from sentiment_app.files.detection import detect
 from sentiment_app.files.errors import FileError
 
 # Not every codec of Python is an encoding of text, and some take quadratic time.
 ALLOWED = re.compile(
-    r"ascii|utf-8(-sig)?|utf-16(-[lb]e)?|cp\d{3,4}|iso8859-\d+|koi8-[ru]|mac-.+|gbk|gb18030|gb2312|big5|big5hkscs"
-    r"|shift_jis|euc_jp|euc_kr|johab|tis-620|hp-roman8"
+    r"ascii|utf-8(-sig)?|utf-16(-[lb]e)?|utf-32|cp\d{3,4}|iso8859-\d+|koi8-[ru]|mac-.+|gbk|gb18030|gb2312|big5"
+    r"|big5hkscs|shift_jis|euc_jp|euc_kr|johab|tis-620|hp-roman8"
 )
 NAMES = {*encodings.aliases.aliases, *(module.name for module in pkgutil.iter_modules(encodings.__path__))}
-# The encodings that are detected, most likely first. With more candidates, the detection often picks a rare one.
-CANDIDATES = [
-    *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp874", "koi8_r", "utf_16"),
-    *("cp932", "euc_jp", "gb18030", "big5", "cp949"),
-]
-MAX_CHAOS = 0.4  # charset_normalizer's default of 0.2 is too strict for short texts with many accents
-BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+# Files that are labelled with an old encoding are in practice in its superset (https://encoding.spec.whatwg.org/#names).
+SUPERSETS = {
+    "ascii": "cp1252",
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "tis-620": "cp874",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "big5": "big5hkscs",
+}
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins with the mark of UTF-16 LE
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+MARK = "\ufeff"
+# With pieces of 64 KB, at least 32 KB after the first byte that is not ASCII.
+SAMPLE_BYTES = 96 * 1024
+
+
+class Decoder:
+    """Decodes a file as a stream.
+
+    Args:
+        declared: the name of the encoding. It is detected if it is None. A byte order mark has precedence.
+
+    Raises:
+        FileError: the encoding is not known.
+    """
+
+    def __init__(self, declared: str | None) -> None:
+        self._declared = find_codec(declared) if declared else None
+        self.encoding = self._declared or "utf-8"
+        """The encoding that is used. ASCII counts as UTF-8 until the first other byte was read."""
+
+    def decode(self, pieces: Iterator[bytes]) -> Iterator[str]:
+        """The text of the file without byte order marks. Invalid bytes become lone surrogates.
+
+        Raises:
+            FileError: the file is not in a UTF-16 or UTF-32 encoding.
+        """
+        texts = self._decode(pieces)
+        for text in texts:
+            if text.lstrip(MARK):  # some programs write the mark twice
+                yield text.lstrip(MARK)
+                break
+        yield from texts
+
+    def _decode(self, pieces: Iterator[bytes]) -> Iterator[str]:
+        first = next(pieces, b"")
+        known = _find_mark(first) or self._declared or _find_utf_16(first)
+        pieces = itertools.chain([first], pieces)
+        if known is None:
+            sample = b""
+            for piece in pieces:
+                if sample or not piece.isascii():
+                    sample += piece
+                    if len(sample) >= SAMPLE_BYTES:
+                        break
+                else:
+                    yield piece.decode("ascii")
+            known = detect(sample)
+            pieces = itertools.chain([sample], pieces)
+        self.encoding = known
+        decoder = codecs.getincrementaldecoder(known)(errors="surrogateescape")
+        try:
+            for piece in pieces:
+                yield decoder.decode(piece)
+            yield decoder.decode(b"", final=True)
+        except UnicodeError:
+            raise FileError(f"The file is not valid {known}. Name its encoding.", "encoding") from None
 
 
 def find_codec(encoding: str) -> str:
@@ -31,26 +101,24 @@ def find_codec(encoding: str) -> str:
         FileError: there is no such encoding.
     """
     # Look up only known names, because Python caches every name forever.
-    normal = encodings.normalize_encoding(encoding.lower()).replace(".", "_")
+    normal = encodings.normalize_encoding(encoding.strip().lower()).replace(".", "_")
     try:
         name = codecs.lookup(normal).name if normal in NAMES else ""
     except LookupError:  # a codec of another operating system
         name = ""
     if not ALLOWED.fullmatch(name):
         raise FileError(f"The encoding {encoding[:40]!r} is not known. Use for example utf-8 or cp1252.", "encoding")
-    return "utf-8-sig" if name == "utf-8" else name  # reads files with and without a byte order mark
+    return "utf-8" if name == "utf-8-sig" else SUPERSETS.get(name, name)
 
 
-def detect(sample: bytes) -> str:
-    """The probable encoding of a file that begins with this sample."""
-    for mark, name in BYTE_ORDER_MARKS.items():
-        if sample.startswith(mark):
+def _find_mark(head: bytes) -> str | None:
+    return next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
+
+
+def _find_utf_16(head: bytes) -> str | None:
+    """UTF-16 without a mark. It has line breaks in which only the same byte of each pair is zero."""
+    zeros = {"utf-16-le": head[1::2].count(0), "utf-16-be": head[::2].count(0)}
+    for name, other in (("utf-16-le", "utf-16-be"), ("utf-16-be", "utf-16-le")):
+        if zeros[name] > 4 * zeros[other] and "\n" in head.decode(name, errors="ignore").replace("\r", "\n"):
             return name
-    # The sample may end inside a character. A few invalid bytes do not make it another encoding.
-    decoded = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape").decode(sample)
-    invalid = sum("\udc80" <= character <= "\udcff" for character in decoded)
-    if invalid <= sum(character > "\x7f" for character in decoded) // 2:
-        return "utf-8"
-    found = from_bytes(sample, cp_isolation=CANDIDATES, threshold=MAX_CHAOS)
-    ranked = sorted((round(match.chaos, 2), CANDIDATES.index(match.encoding)) for match in found)
-    return CANDIDATES[ranked[0][1]] if ranked else "utf-8"
+    return None

@@ -1,15 +1,28 @@
 """Reads the rows of a file as a stream. A row that cannot be used has an error, and the rows after it follow."""
 
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from pathlib import PurePath
+from typing import IO, Any, NamedTuple
 
-from sentiment_app.files.csv_rows import read_csv
+from sentiment_app.files.csv_layout import Columns
+from sentiment_app.files.csv_rows import CsvFile
+from sentiment_app.files.encodings import Decoder
 from sentiment_app.files.errors import FileTooLargeError
-from sentiment_app.files.lines import read_lines
+from sentiment_app.files.lines import read_lines, read_pieces
 from sentiment_app.files.ndjson import read_ndjson
 from sentiment_app.files.rows import Row
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
+SUFFIXES = {".csv": CSV, ".tsv": CSV, ".tab": CSV, ".txt": CSV, ".ndjson": NDJSON, ".jsonl": NDJSON}
+MAX_NAMED_COLUMNS, MAX_NAME_CHARACTERS = 100, 200
+
+
+def recognize(filename: str) -> tuple[str, bool] | None:
+    """The media type of a file, and whether it is compressed with gzip; None if the name does not say it."""
+    path = PurePath(filename.lower())
+    is_gzip = path.suffix == ".gz"
+    media_type = SUFFIXES.get(path.with_suffix("").suffix if is_gzip else path.suffix)
+    return (media_type, is_gzip) if media_type else None
 
 
 class Format(NamedTuple):
@@ -20,6 +33,7 @@ class Format(NamedTuple):
     id_column: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
+    has_header: bool = True
     is_gzip: bool = False
 
 
@@ -30,22 +44,60 @@ class Limits(NamedTuple):
     bytes: int
 
 
-def read(stream: IO[bytes], format_: Format, limits: Limits) -> Iterator[Row]:
-    """The rows of a file, in order.
+class File:
+    """A file that is read as a stream.
 
     Raises:
         FileError: the file cannot be read, or an option does not fit it.
-        FileTooLargeError: it has more rows or bytes than the limits.
+        FileTooLargeError: it has more bytes than the limit.
     """
-    lines = read_lines(stream, encoding=format_.encoding, is_gzip=format_.is_gzip, max_bytes=limits.bytes)
-    if format_.media_type == NDJSON:
-        rows = read_ndjson(lines)
-    else:
-        rows = read_csv(lines, column=format_.column, id_column=format_.id_column, delimiter=format_.delimiter)
-    for number, row in enumerate(rows, 1):
-        if number > limits.rows:
-            raise FileTooLargeError(
-                f"The file has too many rows. The limit is {limits.rows:,} rows, including blank lines. Split it."
-            )
-        if row:
-            yield row
+
+    def __init__(self, stream: IO[bytes], format_: Format, limits: Limits) -> None:
+        self._format = format_
+        self._limits = limits
+        self._decoder = Decoder(format_.encoding)
+        lines = read_lines(read_pieces(stream, is_gzip=format_.is_gzip, max_bytes=limits.bytes), self._decoder)
+        self._csv: CsvFile | None = None
+        if format_.media_type == CSV:
+            columns = Columns(format_.column, format_.id_column, format_.has_header)
+            self._csv = CsvFile(lines, columns, format_.delimiter)
+            self._rows: Iterator[Row | None] = iter(self._csv)
+        else:
+            self._rows = read_ndjson(lines, column=format_.column, id_column=format_.id_column)
+
+    def __iter__(self) -> Iterator[Row]:
+        """The rows, in order.
+
+        Raises:
+            FileError: the rest of the file cannot be read.
+            FileTooLargeError: the file has more rows or bytes than the limits.
+        """
+        for number, row in enumerate(self._rows, 1):
+            if number > self._limits.rows:
+                raise FileTooLargeError(
+                    f"The file has too many rows. The limit is {self._limits.rows:,} rows, including blank lines. "
+                    "Split it."
+                )
+            if row:
+                yield row
+
+    def describe(self) -> dict[str, Any]:
+        """The format that the file was read in. The encoding may change until all rows were read."""
+        described: dict[str, Any] = {"media_type": self._format.media_type, "encoding": self._decoder.encoding}
+        if self._csv:
+            layout = self._csv.layout
+            described |= {
+                "delimiter": layout.dialect.delimiter or None,
+                "quote": layout.dialect.quote,
+                "escape": layout.dialect.escape or None,
+                "header_line": layout.header_line,
+                "columns": [name[:MAX_NAME_CHARACTERS] for name in layout.names[:MAX_NAMED_COLUMNS]],
+                "column": layout.names[layout.text_index][:MAX_NAME_CHARACTERS],
+                "id_column": None if layout.id_index is None else layout.names[layout.id_index][:MAX_NAME_CHARACTERS],
+            }
+        return described
+
+
+def read(stream: IO[bytes], format_: Format, limits: Limits) -> Iterator[Row]:
+    """The rows of a file. As `File`."""
+    return iter(File(stream, format_, limits))

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from sentiment_app.cli import Group, as_json, print_json
-from sentiment_app.files.reader import CSV, NDJSON, Format
+from sentiment_app.files.reader import SUFFIXES, Format, recognize
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.systemd import notify_ready
 from sentiment_app.tasks import reconciler, render, service, submission
@@ -23,30 +23,33 @@ from sentiment_app.users import service as users
 tasks = Group("tasks", help="Score files of texts, and manage the tasks of all users.")
 
 out = Console()
-MEDIA_TYPES = {".csv": CSV, ".ndjson": NDJSON, ".jsonl": NDJSON}
 POLL_SECONDS = 0.5
 
 
 @tasks.command("submit")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--user", "username", required=True, help="The owner of the task.")
-@click.option("--column", help="CSV: the column with the texts. Default: text, or the only column.")
-@click.option("--id-column", help="CSV: the column with the custom_id. Default: custom_id, if it exists.")
-@click.option("--delimiter", help="CSV: the delimiter. Detected by default.")
+@click.option(
+    "--column", help="The column with the texts: a name, or a number from 1. Default: text, or the only column."
+)
+@click.option("--id-column", help="The column with the custom_id. Default: custom_id, if it exists.")
+@click.option("--delimiter", help="CSV: a character, or tab, comma, semicolon, pipe or space. Detected by default.")
+@click.option("--no-header", "has_header", flag_value=False, default=True, help="CSV: the file has no header.")
 @click.option("--encoding", help="The encoding, such as cp1252. Detected by default.")
 @click.option("--model", help="A released version. Default: the active model.")
 @click.option("--follow", is_flag=True, help="Show the progress until the task has ended.")
 def submit(file: Path, username: str, model: str | None, follow: bool, **options: Any) -> None:
-    """Submit a file as a task: .csv, .ndjson or .jsonl, also compressed as .gz.
+    """Submit a file as a task: .csv, .tsv, .txt, .ndjson or .jsonl, also compressed as .gz.
 
     Example: flask tasks submit reviews.csv --user ada --column review --follow
     """
-    is_gzip = file.suffix == ".gz"
-    media_type = MEDIA_TYPES.get(file.with_suffix("").suffix if is_gzip else file.suffix)
-    if media_type is None:
+    recognized = recognize(file.name)
+    if recognized is None:
+        names = ", ".join(SUFFIXES)
         raise click.ClickException(
-            f"The type of {file} is not known. Its name must end in .csv, .ndjson or .jsonl, optionally with .gz."
+            f"The type of {file} is not known. Its name must end in one of {names}, optionally with .gz."
         )
+    media_type, is_gzip = recognized
     to_submit = submission.Submission(users.get_by_username(username).id, model)
     with file.open("rb") as stream:
         format_ = Format(media_type, **options, is_gzip=is_gzip)

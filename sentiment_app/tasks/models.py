@@ -53,6 +53,8 @@ class Task(Base):
     rows_before_run: Mapped[int] = mapped_column(server_default="0")
     """Rows that were done when the task was last retried. `rows_per_second` counts only rows that were done since."""
     error: Mapped[str | None]
+    format: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    """How the file was read: see FormatSchema. None if the texts were sent as JSON."""
     webhook_url: Mapped[str | None]
     idempotency_key: Mapped[str | None]
     fingerprint: Mapped[str | None]

@@ -6,12 +6,16 @@ import io
 import socket
 import threading
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 from flask import request
+from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from sentiment_app.errors import MalformedError, TimedOutError
 from sentiment_app.files.lines import PIECE_BYTES
+
+MAX_FIELD_BYTES = 10_000
+MAX_PARTS = 20
 
 
 class UploadTooSlowError(TimedOutError):
@@ -24,7 +28,11 @@ class UploadTooSlowError(TimedOutError):
 
 
 class HashingStream(io.RawIOBase):
-    """The body of the current request, which computes the SHA-256 digest of what was read.
+    """A stream that computes the SHA-256 digest of what was read.
+
+    Args:
+        stream: the body of the current request, or the file in it.
+        length: its Content-Length; None if it is not known.
 
     Reading raises MalformedError if the body ends before its Content-Length because the sender closed the connection.
     Neither gunicorn nor Werkzeug reports that.
@@ -55,6 +63,69 @@ class HashingStream(io.RawIOBase):
         """The digest of the whole body. Reads the rest of the body first, because the file in it may end earlier."""
         self.drain()
         return self._hash.digest()
+
+
+class FormFile(io.RawIOBase):
+    """The file in a body of multipart/form-data (RFC 7578), read as a stream.
+
+    Args:
+        stream: the body.
+        boundary: the parameter of Content-Type that separates the parts.
+
+    Raises:
+        MalformedError: the body is not valid, has no file, or has fields or files after the first file.
+    """
+
+    def __init__(self, stream: IO[bytes], boundary: str) -> None:
+        self._stream = stream
+        self._events = self._parse(boundary)
+        self._rest = b""
+        self._has_more = True
+        self.fields: dict[str, str] = {}
+        """The fields before the file."""
+        part = self._read_fields()
+        self.filename: str = part.filename or ""
+        self.content_type: str = part.header("Content-Type", "")
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while self._has_more and (size < 0 or len(self._rest) < size):
+            event = next(self._events, None)
+            if event is not None:
+                self._rest += event
+                continue
+            self._has_more = False
+            if next(self._events, None) is not None:
+                raise MalformedError("The form has a field or a file after the file. Send all fields before the file.")
+        piece = self._rest if size < 0 else self._rest[:size]
+        self._rest = self._rest[len(piece) :]
+        return piece
+
+    def _read_fields(self) -> MultipartSegment:
+        name, value = "", b""
+        for event in self._events:
+            if isinstance(event, MultipartSegment):
+                if event.filename:
+                    return event
+                name, value = event.name or "", b""
+            elif event is None:
+                self.fields[name] = value.decode(errors="replace")
+            else:
+                value += event
+                if len(value) > MAX_FIELD_BYTES:
+                    raise MalformedError(f"A field of the form has more than {MAX_FIELD_BYTES:,} bytes.")
+        raise MalformedError("The form has no file. Send the file as a part with a filename.")
+
+    def _parse(self, boundary: str) -> Iterator[Any]:
+        try:
+            parser = PushMultipartParser(boundary, max_segment_count=MAX_PARTS)
+            while piece := self._stream.read(PIECE_BYTES):
+                yield from parser.parse(piece)
+            parser.close()
+        except MultipartError:
+            raise MalformedError("The body is not valid multipart/form-data.") from None
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -15,24 +14,23 @@ from flask import Blueprint, Flask, Response, jsonify, request, stream_with_cont
 from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.errors import AppError, UnavailableError
-from sentiment_app.files.reader import CSV, NDJSON, Format
+from sentiment_app.files.reader import CSV, NDJSON
 from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.app_state import SETTINGS, AppKey, settings
 from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
 from sentiment_app.tasks import metrics, progress_stream, quotas, render, schemas, service, submission
 from sentiment_app.tasks.models import UNFINISHED, Task
-from sentiment_app.tasks.request_body import HashingStream, upload_timeout
+from sentiment_app.tasks.request_body import upload_timeout
 from sentiment_app.tasks.submission import Submission
+from sentiment_app.tasks.upload import MULTIPART, NDJSON_TYPES, Upload, fingerprint, open_upload
 from sentiment_app.web.guard import caller
 from sentiment_app.web.operation import JSON, operation
-from sentiment_app.web.problems import InvalidFieldsError, UnsupportedMediaTypeError
+from sentiment_app.web.problems import InvalidFieldsError
 from sentiment_app.web.schemas import paged
 from sentiment_app.webhooks import outbox
 from sentiment_app.webhooks.models import Delivery
 from sentiment_app.webhooks.schemas import DeliveryListSchema, DeliverySchema
 
-# NDJSON has no registered media type. The first type is documented, and the other types are also accepted.
-NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl")
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_WAIT_SECONDS = 30
 RETRY_AFTER = {"Retry-After": "1"}
@@ -96,15 +94,15 @@ def submit_batch(body: dict[str, Any]) -> Response:
     Returns 202 with the task. With `Prefer: wait=N`, returns 200 with the results if the task ends within N seconds.
     """
     to_submit = _submission(body.get("model"), body.get("webhook_url"))
-    fingerprint = _fingerprint(request.get_data())
-    task = submission.find_replay(to_submit, fingerprint)
-    return _submitted(task or submission.submit(to_submit, _rows(body), lambda: fingerprint))
+    identity = fingerprint(request.get_data())
+    task = submission.find_replay(to_submit, identity)
+    return _submitted(task or submission.submit(to_submit, _rows(body), lambda: identity))
 
 
 @blueprint.post("/tasks")
 @operation(
     query=schemas.UploadQuerySchema(),
-    streams=(NDJSON, CSV),
+    streams=(NDJSON, CSV, MULTIPART),
     before=_check_quota,
     status=202,
     also=200,
@@ -118,24 +116,40 @@ def submit_file(query: dict[str, Any]) -> Response:
 
     The file is read as a stream, and may be compressed (`Content-Encoding: gzip`). A row that cannot be read does not
     affect the other rows, and its error names the line. Each line of NDJSON is an object `{"text": …, "custom_id": …}`
-    or a string. NDJSON may also have the media types application/ndjson and application/jsonl.
+    or a string. NDJSON may also have the media types application/ndjson and application/jsonl, and CSV may have
+    text/tab-separated-values.
+
+    The file may also be sent as a part of a form (multipart/form-data). The options may then be fields of the form that
+    come before the file, and the type of the file follows from its name.
     """
-    to_submit = _submission(query.pop("model"), query.pop("webhook_url"))
-    query["encoding"] = query["encoding"] or request.mimetype_params.get("charset")
-    format_ = Format(_media_type(), is_gzip=_is_gzip(), **query)
     with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
-        task = _receive(to_submit, format_)
+        upload = open_upload(schemas.UploadQuerySchema(), query)
+        to_submit = _submission(upload.options.pop("model"), upload.options.pop("webhook_url"))
+        task = _receive(to_submit, upload)
     return _submitted(task)  # outside the limit on uploads, because it may wait for the task
 
 
-def _receive(to_submit: Submission, format_: Format) -> Task:
+def _receive(to_submit: Submission, upload: Upload) -> Task:
     earlier = submission.find_by_idempotency_key(to_submit)
-    request.max_content_length = settings().max_upload_bytes
-    body = HashingStream(request.stream, request.content_length)
     if earlier:
-        body.drain()
-        return submission.find_replay(to_submit, _fingerprint(body.digest())) or earlier
-    return submission.submit_file(to_submit, cast(IO[bytes], body), format_, lambda: _fingerprint(body.digest()))
+        upload.stream.drain()
+        return submission.find_replay(to_submit, upload.fingerprint()) or earlier
+    stream = cast(IO[bytes], upload.stream)
+    return submission.submit_file(to_submit, stream, upload.format(), upload.fingerprint)
+
+
+@blueprint.post("/tasks/preview")
+@operation(
+    query=schemas.FileQuerySchema(), streams=(NDJSON, CSV, MULTIPART), returns=schemas.PreviewSchema(), errors=(408,)
+)
+def preview(query: dict[str, Any]) -> dict[str, Any]:
+    """Show how a file would be read: its format and its first 20 rows.
+
+    Nothing is stored. Send the whole file or only its beginning, with the same options as for a task.
+    """
+    with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
+        upload = open_upload(schemas.FileQuerySchema(), query)
+        return submission.preview_file(cast(IO[bytes], upload.stream), upload.format())
 
 
 @blueprint.get("/tasks")
@@ -250,32 +264,10 @@ def _idempotency_key() -> str | None:
     return found[1]
 
 
-def _fingerprint(content: bytes) -> str:
-    """Identifies a request by its URL, its headers about the content, and the content."""
-    parts = request.full_path, request.content_type or "", request.headers.get("Content-Encoding", "")
-    return hashlib.sha256("\n".join(parts).encode(errors="replace") + b"\n" + content).hexdigest()
-
-
 def _rows(body: dict[str, Any]) -> Iterator[Row]:
     items = body.get("items") or [{"text": text, "custom_id": None} for text in body["texts"]]
     for line, item in enumerate(items, 1):
         yield Row(line, item["custom_id"], item["text"])
-
-
-def _media_type() -> str:
-    accepted = {**dict.fromkeys(NDJSON_TYPES, NDJSON), CSV: CSV}
-    if request.mimetype not in accepted:
-        raise UnsupportedMediaTypeError(
-            f"Files may be NDJSON or CSV. Send the file with Content-Type {NDJSON} or {CSV}."
-        )
-    return accepted[request.mimetype]
-
-
-def _is_gzip() -> bool:
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "x-gzip"):
-        raise UnsupportedMediaTypeError("The Content-Encoding is not supported. Use gzip, or omit the header.")
-    return encoding != "identity"
 
 
 def _submitted(task: Task) -> Response:

@@ -56,22 +56,41 @@ class BatchSchema(Schema):
             raise ValidationError("Send either `texts` or `items`.", "texts")
 
 
-class UploadQuerySchema(Schema):
-    """How an uploaded file is read. Omitted options are detected."""
+class FileQuerySchema(Schema):
+    """How a file is read. Omitted options are detected."""
 
     column = Text(
         load_default=None,
-        metadata={"description": "CSV only. The column with the texts. Defaults to `text`, or to the only column."},
+        metadata={
+            "description": "The column (or key) with the texts. Defaults to `text`, or to the only column. A column of "
+            "CSV may also be chosen by its number, from 1."
+        },
     )
     id_column = Text(
         load_default=None,
-        metadata={"description": "CSV only. The column with the custom_id. Defaults to `custom_id` if it exists."},
+        metadata={"description": "The column (or key) with the custom_id. Defaults to `custom_id` if it exists."},
     )
-    delimiter = Text(load_default=None, metadata={"description": "CSV only. Detected automatically when omitted."})
+    delimiter = Text(
+        load_default=None,
+        metadata={"description": "CSV only. A character, or `tab`, `comma`, `semicolon`, `pipe` or `space`."},
+    )
     encoding = Text(
         load_default=None,
         metadata={"description": "Such as utf-8 or cp1252. Defaults to the charset of Content-Type, or is detected."},
     )
+    header = Text(
+        load_default=None,
+        validate=validate.OneOf(["present", "absent"]),
+        metadata={
+            "description": "CSV only. Defaults to the parameter `header` of Content-Type (RFC 4180), or to `present`. "
+            "With `absent`, the columns are named 1, 2 and so on."
+        },
+    )
+
+
+class UploadQuerySchema(FileQuerySchema):
+    """How an uploaded file is read and scored."""
+
     model = Text(load_default=None, validate=validate.Length(1, 64))
     webhook_url = Text(load_default=None, validate=validate.Length(1, 2000))
 
@@ -116,6 +135,36 @@ class ResultSchema(Schema):
     error = fields.String()
 
 
+class FormatSchema(Schema):
+    """The format that a file was read in. NDJSON has only the first two fields."""
+
+    media_type = fields.String(required=True)
+    encoding = fields.String(required=True, metadata={"description": "The name of a Python codec. ASCII is utf-8."})
+    delimiter = fields.String(allow_none=True, metadata={"description": "null if the file has one column"})
+    quote = fields.String()
+    escape = fields.String(allow_none=True, metadata={"description": "null if quotes in texts are doubled"})
+    header_line = fields.Integer(allow_none=True, metadata={"description": "null if the file has no header"})
+    columns = fields.List(fields.String(), metadata={"description": "The first 100 columns"})
+    column = fields.String(metadata={"description": "The column with the texts"})
+    id_column = fields.String(allow_none=True, metadata={"description": "The column with the custom_id"})
+
+
+class PreviewRowSchema(Schema):
+    """A row of a file: its text, or an error."""
+
+    line = fields.Integer(required=True, metadata={"description": "Line in the file, from 1"})
+    custom_id = fields.String(required=True, allow_none=True)
+    text = fields.String(required=True, allow_none=True)
+    error = fields.String(required=True, allow_none=True)
+
+
+class PreviewSchema(Schema):
+    """How a file would be read."""
+
+    format = fields.Nested(FormatSchema, required=True)
+    rows = fields.List(fields.Nested(PreviewRowSchema), required=True)
+
+
 class TaskSchema(Schema):
     """A task and its progress."""
 
@@ -131,6 +180,12 @@ class TaskSchema(Schema):
     finished_at = fields.AwareDateTime(required=True, format="iso", allow_none=True)
     expires_at = fields.AwareDateTime(required=True, format="iso", allow_none=True)
     error = fields.String(required=True, allow_none=True)
+    format = fields.Nested(
+        FormatSchema,
+        required=True,
+        allow_none=True,
+        metadata={"description": "How the file was read. null if the texts were not sent as a file."},
+    )
     summary = fields.Nested(SummarySchema, required=True)
     result = fields.List(
         fields.Nested(ResultSchema),

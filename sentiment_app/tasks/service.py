@@ -113,6 +113,7 @@ def describe(task: Task) -> dict[str, Any]:
         "finished_at": task.finished_at,
         "expires_at": task.expires_at,
         "error": task.error,
+        "format": task.format,
         "summary": {
             "counts": dict(zip(LABELS, done_rows.counts, strict=True)),
             "mean_confidence": done_rows.confidence_sum / done_rows.completed if done_rows.completed else None,

@@ -1,6 +1,7 @@
 """New tasks: rows arrive and are stored chunk by chunk, and workers begin before the last row has arrived."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,7 @@ CHUNK_CHARACTERS = 2_000_000
 # If no data has arrived for this long, a request with the same idempotency key may replace the upload.
 STALE_UPLOAD = timedelta(seconds=60)
 TOUCH_SECONDS = 10.0
+PREVIEW_ROWS = 20
 
 
 class IdempotencyInProgressError(ConflictError):
@@ -130,9 +132,25 @@ def submit_file(
         TooLargeError: it has more rows or bytes than the limits.
         And all errors of `submit`.
     """
-    limits = reader.Limits(settings().max_upload_rows, settings().max_upload_bytes)
     with _file_errors():
-        return submit(submission, map(_check_text, reader.read(stream, format_, limits)), fingerprint)
+        file = _open_file(stream, format_)
+        return submit(submission, map(_check_text, file), fingerprint, file.describe)
+
+
+def preview_file(stream: IO[bytes], format_: reader.Format) -> dict[str, Any]:
+    """How a file is read: its format and its first rows. The fields of PreviewSchema.
+
+    Raises:
+        MalformedError, InvalidError, TooLargeError: as `submit_file`.
+    """
+    with _file_errors():
+        file = _open_file(stream, format_)
+        rows = [_check_text(row)._asdict() for row in itertools.islice(file, PREVIEW_ROWS)]
+    return {"format": file.describe(), "rows": rows}
+
+
+def _open_file(stream: IO[bytes], format_: reader.Format) -> reader.File:
+    return reader.File(stream, format_, reader.Limits(settings().max_upload_rows, settings().max_upload_bytes))
 
 
 @contextlib.contextmanager
@@ -162,13 +180,19 @@ def _check_text(row: Row) -> Row:
     return row._replace(text=text)
 
 
-def submit(submission: Submission, rows: Iterable[Row], fingerprint: Callable[[], str]) -> Task:
+def submit(
+    submission: Submission,
+    rows: Iterable[Row],
+    fingerprint: Callable[[], str],
+    describe_format: Callable[[], dict[str, Any] | None] = lambda: None,
+) -> Task:
     """Create a task from all rows and have workers score it, or create nothing.
 
     Args:
         submission: the owner and the options of the task.
         rows: read one after the other, and stored chunk by chunk.
         fingerprint: called after the last row; identifies the request.
+        describe_format: called after the last row; the format of the file that the rows are from.
 
     Raises:
         UnknownModelError, NoModelError: there is no such model.
@@ -185,7 +209,7 @@ def submit(submission: Submission, rows: Iterable[Row], fingerprint: Callable[[]
             _add_chunk(uuid.uuid7(), submission.user_id, task_id, total, part)
             total += len(part)
             lifecycle.dispatch(task_id)
-        _close(task_id, total, fingerprint())
+        _close(task_id, total, fingerprint(), describe_format())
     except BaseException:
         retention.erase(task_id)
         raise
@@ -281,7 +305,7 @@ def _add_chunk(chunk_id: UUID, user_id: UUID, task_id: UUID, first: int, rows: S
 
 
 @unit_of_work
-def _close(task_id: UUID, total: int, fingerprint: str) -> None:
+def _close(task_id: UUID, total: int, fingerprint: str, format_: dict[str, Any] | None) -> None:
     if not total:
         raise InvalidError("There are no texts to score. Send at least one row.")
     # The status moves on only once: this may run again after a lost answer, when workers have already ended the task.
@@ -298,6 +322,7 @@ def _close(task_id: UUID, total: int, fingerprint: str) -> None:
         "expires_at": case((has_failed, func.now() + settings().task_life), else_=Task.expires_at),
         "total": total,
         "fingerprint": fingerprint,
+        "format": format_,
     }
     before = db.session.scalar(select(Task.status).where(Task.id == task_id).with_for_update())
     closed = update(Task).where(Task.id == task_id, Task.deleted_at.is_(None)).values(values).returning(Task.status)

@@ -128,12 +128,17 @@ def _query() -> dict[str, str]:
 
 
 def _load_body(body: Schema, form: Schema | None) -> dict[str, Any]:
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaTypeError("This route does not read compressed bodies. Omit the header Content-Encoding.")
     if request.is_json:
         data = request.get_data()
         _refuse_truncated_body()
         _refuse_too_many_values(data)
         try:
             parsed = json.loads(data)
+        except json.JSONDecodeError as error:
+            place = f"line {error.lineno}, column {error.colno}: {error.msg}"
+            raise MalformedError(f"The body is not valid JSON: {place}.") from None
         except (ValueError, RecursionError):
             raise MalformedError("The body is not valid JSON.") from None
         return load(body, parsed, "body")

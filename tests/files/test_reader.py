@@ -79,7 +79,8 @@ def test_unclosed_quote_uses_bounded_memory():
     rows = itertools.chain([b'text\nfine\n"open\n'], (b"row\n" * 1000 for _ in range(100)))
     found = read(b"".join(rows), CSV)
     assert found[0].text == "fine"
-    assert any(item.error and "CSV" in item.error for item in found)
+    assert found[1].error.startswith("A quote in the line is not closed")
+    assert len(found) == 100_002
     assert found[-1].text == "row"
 
 
@@ -135,7 +136,7 @@ def test_unknown_encodings_are_not_cached():
     assert len(encodings._cache) <= known + 1
     for name in ("mbcs", "aliases", "__init__", "rot13", "bz2", "utf-8\0", "", "\udcff"):
         with contextlib.suppress(FileError):
-            assert file_encodings.find_codec(name) == "utf-8-sig"
+            assert file_encodings.find_codec(name) == "utf-8"
     for name in ("latin1", "UTF-8", "Windows-1252", "iso-8859-15", "Shift_JIS", "utf_16_le", "l1", "koi8-r"):
         assert file_encodings.find_codec(name)
 
@@ -214,7 +215,9 @@ def test_csv_record_over_too_many_lines_is_invalid():
 
 
 def test_csv_row_with_too_many_fields_is_invalid():
-    assert read(b"text\nGood, cheap, and fast\n", CSV)[0].error == "The line has 3 fields, but the header has 1."
+    found = read(b"name,text\nAda,fine\nBob,Good,cheap\n", CSV)
+    assert found[0] == Row(2, None, "fine")
+    assert found[1].error.startswith("The line has 3 fields, but the header has 2.")
 
 
 @pytest.mark.parametrize("encoding", ["zlib", "hex", "rot13", "idna", "utf-7", "undefined", "unicode_escape", "x\0"])

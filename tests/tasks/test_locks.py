@@ -94,7 +94,7 @@ def upload(user, rows=1, **options):
     """Commit a task with one chunk, and return the ids of both."""
     task_id = submission.open_task(submission.Submission(user.id, **options), releases.active_version())
     add(user, task_id, rows)
-    submission._close(task_id, rows, "x")
+    submission._close(task_id, rows, "x", None)
     lifecycle._queue_next(task_id)
     return task_id, db.session.scalar(select(Chunk.id).where(Chunk.task_id == task_id))
 

@@ -13,7 +13,7 @@ from sentiment_app.tasks.models import Task
 def test_upload_is_closed_once(upload, lines, work, fetch):
     task = upload(lines("a")).json["task_id"]
     work()
-    submission._close(UUID(task), 1, "")  # as if the answer to the first call was lost
+    submission._close(UUID(task), 1, "", None)  # as if the answer to the first call was lost
     assert fetch(f"/{task}").json["status"] == "completed"
 
 

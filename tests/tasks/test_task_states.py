@@ -99,7 +99,7 @@ class Tasks(RuleBasedStateMachine):
         user, task_id, rows = self.uploads.pop(pick % len(self.uploads))
         with self.others_unchanged(user):
             try:
-                submission._close(task_id, rows, "x")
+                submission._close(task_id, rows, "x", None)
                 lifecycle.finish(task_id)
             except AppError:  # without rows, or given up
                 retention.erase(task_id)

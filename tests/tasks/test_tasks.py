@@ -89,7 +89,7 @@ def test_invalid_rows_fail_alone_with_their_line(upload, work, fetch):
     assert result["request_counts"] == {"total": 7, "completed": 2, "failed": 5}
     errors = {entry["line"]: entry["error"] for entry in result["result"] if "error" in entry}
     assert set(errors) == {3, 4, 5, 7, 8}
-    assert errors[4] == "The line is not valid JSON."
+    assert errors[4] == "The line is not valid JSON: invalid literal, expected 'null' (column 1)."
 
 
 def test_csv_with_another_delimiter_column_and_encoding(upload, work, fetch):
@@ -114,7 +114,7 @@ def test_gzip_is_read_as_a_stream(upload, work, fetch, lines):
         ("a,b\n1,2\n", CSV, "", {}, 422, "Its columns are: a, b"),
         ("a,b\n1,2\n", CSV, "?column=c", {}, 422, "Its columns are: a, b"),
         ("text,b\n1,2\n", CSV, "?id_column=c", {}, 422, "Its columns are: text, b"),
-        ("text\nx\n", CSV, "?delimiter=ab", {}, 422, "one character"),
+        ("text\nx\n", CSV, "?delimiter=ab", {}, 422, "not acceptable"),
         ("x", NDJSON, "?encoding=nope", {}, 422, "is not known"),
         ("not valid gzip", NDJSON, "", {"Content-Encoding": "gzip"}, 400, "not valid gzip"),
         ("x", NDJSON, "", {"Content-Encoding": "br"}, 415, "gzip"),

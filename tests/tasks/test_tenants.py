@@ -99,6 +99,10 @@ BODIES = {
         "content_type": "application/x-ndjson",
         "headers": {"Idempotency-Key": "key-running"},
     },
+    "POST /api/v1/sentiment/tasks/preview": {
+        "data": '{"text": "of another user"}\n',
+        "content_type": "application/x-ndjson",
+    },
 }
 LAST = "POST /api/v1/auth/logout"
 

@@ -1,0 +1,367 @@
+"""Find out how a CSV file is written: its delimiter, its quotes, its header and the types of its columns.
+
+Everything is decided with the first lines. For each dialect that these lines could be written in, they are split into
+records. The dialect that has the requested column wins, and of several such dialects the most consistent.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, product
+from typing import NamedTuple
+
+from sentiment_app.files.csv_records import Dialect, Record, RecordReader, Shape
+from sentiment_app.files.errors import FileError
+
+DEFAULT_COLUMN, DEFAULT_ID_COLUMN = "text", "custom_id"
+DELIMITERS = ",;\t|"
+# These also occur in texts and names. They are delimiters only if the header then has the requested column.
+RARE_DELIMITERS = " :~^\x1f\x01"
+DELIMITER_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # an instruction to Excel
+# A writer that doubles quotes also encloses fields with quotes, so that this does not occur outside quotes.
+ESCAPED = re.compile(r"\\[\"']|(?:^|[,;\t|])\\N(?:$|[,;\t|])", re.MULTILINE)
+ESCAPED_DELIMITER = re.compile(r"\\[,;\t|]")
+SINGLE_QUOTED = re.compile(r"(?:^|[,;\t|])\s?'(?:[^']|'')*'\s*(?:$|[,;\t|])")
+DOUBLE_QUOTED = re.compile(r'(?:^|[,;\t|])\s?"', re.MULTILINE)
+MAX_HEADER_LINE = 20
+MAX_COLUMNS = 10_000
+MAX_NAMED_COLUMNS = 20
+MAX_TYPED_COLUMNS = 1000
+NUMERIC = re.compile(r"[\s\d.,:/+\-%$€£TZ]*\d[\s\d.,:/+\-%$€£TZ]*")
+DIGITS = re.compile(r"\d+")
+MAX_CATEGORY_CHARACTERS = 30
+MIN_WORD_RECORDS = 10
+MIN_CONSISTENCY = 0.9
+# By column: the values that it has, with "9" in place of each number.
+Types = dict[int, frozenset[str]]
+WORD = frozenset(["\0"])  # any value without spaces
+
+
+class Columns(NamedTuple):
+    """Which columns to read: names, or numbers from 1. None means the default."""
+
+    text: str | None = None
+    id: str | None = None
+    has_header: bool = True
+
+
+class Layout(NamedTuple):
+    """How a CSV file is written."""
+
+    dialect: Dialect
+    header_line: int | None
+    """None if the file has no header."""
+    skipped: int
+    """Number of lines before the first record."""
+    names: list[str]
+    text_index: int
+    id_index: int | None
+    types: Types
+    types_near_text: Types
+    """The types of the four columns nearest to the text, which may also be WORD."""
+    values_after_text: frozenset[str]
+    """The values of the next column."""
+    has_typed_start: bool
+    """Whether all columns before the text have a type, so that a missing or extra delimiter is noticed."""
+    extra: int
+    """Number of empty fields that follow the last column in most records."""
+    shape: Shape
+
+
+class _Reading(NamedTuple):
+    """The first records of a file, as a dialect reads them."""
+
+    dialect: Dialect
+    header: list[str]
+    header_line: int | None
+    has_column: bool
+    records: list[list[str]]
+    """The records after the header. A damaged record has no fields."""
+    width: int
+    """The number of fields that most records have."""
+    consistency: float
+    """The share of records with this number of fields."""
+
+
+def find_layout(lines: Sequence[str | None], columns: Columns, delimiter: str | None, *, is_whole: bool) -> Layout:
+    """The layout of a file.
+
+    Args:
+        lines: the first lines of the file.
+        columns: the requested columns.
+        delimiter: a character or its name. It is detected if it is None.
+        is_whole: whether the file has no more lines.
+
+    Raises:
+        FileError: the delimiter is not acceptable, or a column is missing or ambiguous.
+    """
+    given = _parse_delimiter(delimiter) if delimiter else None
+    separator = SEPARATOR_LINE.fullmatch(lines[0] or "") if lines else None
+    if separator:
+        lines = lines[1:]
+        given = given or separator[1]
+    dialects = _candidates([line for line in lines if line], given, columns)
+    best = max((_read(lines, dialect, columns, is_whole=is_whole) for dialect in dialects), key=_rank)
+    return _describe(best, columns, lines, skipped=1 if separator else 0)
+
+
+def _parse_delimiter(delimiter: str) -> str:
+    found = DELIMITER_NAMES.get(delimiter.lower(), delimiter)
+    if len(found) != 1 or found in "\r\n'\"\\":
+        names = ", ".join(name for name in DELIMITER_NAMES if name.isalpha())
+        raise FileError(
+            f"The delimiter {delimiter[:20]!r} is not acceptable. Use a character that is not a quote, a backslash or "
+            f"a line break, or one of these names: {names}.",
+            "delimiter",
+        )
+    return found
+
+
+def _candidates(lines: list[str], delimiter: str | None, columns: Columns) -> Iterator[Dialect]:
+    text = "".join(lines)
+    wanted = _normal(columns.text or DEFAULT_COLUMN)
+    heads = [line for line in lines[:MAX_HEADER_LINE] if wanted in _normal(line)]
+    rare = [rare for rare in RARE_DELIMITERS if any(rare in line for line in heads)]
+    delimiters = [delimiter] if delimiter else ["", *(found for found in DELIMITERS if found in text), *rare]
+    quotes = ['"']
+    single_quoted = sum(SINGLE_QUOTED.search(line[:1000]) is not None for line in lines)
+    if single_quoted and not DOUBLE_QUOTED.search(text):
+        # The first dialect wins among dialects that read the file equally well.
+        quotes = ["'", '"'] if single_quoted * 2 > len(lines) else ['"', "'"]
+    escapes = ["\\", ""] if ESCAPED.search(text) else ["", "\\"] if ESCAPED_DELIMITER.search(text) else [""]
+    for delimiter_, quote, escape in product(delimiters, quotes, escapes):
+        after_delimiter = re.findall(f"{re.escape(delimiter_)}(.?)", text) if delimiter_.strip() else []
+        yield Dialect(delimiter_, quote, escape, skip_spaces=set(after_delimiter) == {" "})
+
+
+def _read(lines: Sequence[str | None], dialect: Dialect, columns: Columns, *, is_whole: bool) -> _Reading:
+    found = [record for record in RecordReader(iter(lines), dialect) if record.fields or record.error]
+    if not is_whole and len(found) > 1:
+        found.pop()  # it may be incomplete
+    width = _modal_width([record.fields for record in found])
+    index = _find_header(found, columns, width)
+    header = found[index] if index is not None else None
+    records = [record.fields for record in found[0 if index is None else index + 1 :]]
+    names = [name.strip() for name in header.fields] if header else [str(number + 1) for number in range(width)]
+    data_width = _modal_width(records) or width
+    consistency = sum(len(fields) == data_width for fields in records) / len(records) if records else 1.0
+    return _Reading(
+        dialect,
+        names,
+        header.line if header else None,
+        bool(_matching(names, columns.text or DEFAULT_COLUMN)),
+        records,
+        data_width,
+        consistency,
+    )
+
+
+def _modal_width(records: list[list[str]]) -> int:
+    widths = Counter(len(fields) for fields in records if fields)
+    return max(widths, key=lambda width: (widths[width], width)) if widths else 0
+
+
+def _find_header(found: list[Record], columns: Columns, width: int) -> int | None:
+    """The index of the header. Lines before it, such as a title, are skipped if they cannot be data."""
+    if not columns.has_header or not found:
+        return None
+    wanted = columns.text or DEFAULT_COLUMN
+    index = next(
+        (index for index, record in enumerate(found[:MAX_HEADER_LINE]) if _matching(record.fields, wanted)), None
+    )
+    if index is not None:
+        before = [record.fields for record in found[:index]]
+        types = _column_types([record.fields for record in found[index + 1 :]])
+        if columns.text or not any(_is_data(fields, width, types) for fields in before):
+            return index
+    return next((index for index, record in enumerate(found) if len(record.fields) == width), 0)
+
+
+def _is_data(fields: list[str], width: int, types: Types) -> bool:
+    is_sparse = width > 1 and sum(map(bool, fields)) <= 1
+    return len(fields) == width and not is_sparse and (not types or _fits(types, fields))
+
+
+def _rank(reading: _Reading) -> tuple[int, float]:
+    """How well a dialect reads the file. The first candidate wins among equal candidates."""
+    width = len(reading.header)
+    is_table = reading.width > 1 and bool(reading.records)
+    if not reading.dialect.delimiter:
+        level = 2 if reading.has_column else 0
+    elif reading.has_column:
+        # If all rows have several fields, but the header has only one name, the header is incomplete.
+        level = 4 if width > 1 else 3 if is_table and reading.consistency == 1 and len(reading.records) > 1 else 1
+    else:
+        is_regular = is_table and reading.width == width and reading.consistency >= MIN_CONSISTENCY
+        level = 1 if is_regular and reading.dialect.delimiter in DELIMITERS else -1
+    return level, reading.consistency
+
+
+def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], *, skipped: int) -> Layout:
+    names, records = reading.header, reading.records
+    width = len(names)
+    if width > MAX_COLUMNS:
+        raise FileError(f"The header has {width:,} columns. The limit is {MAX_COLUMNS:,}.")
+    text_index = _find_column(names, columns.text, DEFAULT_COLUMN, "column")
+    if text_index is None and width > 1:
+        raise FileError(_no_column(names, columns.has_header), "column")
+    id_index = _find_column(names, columns.id, DEFAULT_ID_COLUMN, "id_column")
+    text_index = text_index or 0
+    types = {index: type_ for index, type_ in _column_types(records).items() if text_index != index < width}
+    longer = [fields for fields in records if len(fields) == reading.width > width]
+    has_extra = bool(longer) and reading.consistency >= MIN_CONSISTENCY and not any(any(row[width:]) for row in longer)
+    ends = Counter(line[-1] for line in lines if line)
+    return Layout(
+        dialect=reading.dialect,
+        header_line=None if reading.header_line is None else reading.header_line + skipped,
+        skipped=skipped,
+        names=names,
+        text_index=text_index,
+        id_index=id_index,
+        has_typed_start=all(index in types for index in range(text_index)),
+        types=types,
+        types_near_text=_nearest(types | _find_words(records, types, text_index, width), text_index),
+        values_after_text=frozenset(row[text_index + 1].strip() for row in records if len(row) > text_index + 1) - {""},
+        extra=reading.width - width if has_extra else 0,
+        shape=Shape(
+            width,
+            lambda fields: _fits(types, fields),
+            has_cr_in_texts=ends["\n"] > ends["\r"] and not _ends_at_cr(lines, reading.dialect, width),
+        ),
+    )
+
+
+def _find_column(names: list[str], requested: str | None, default: str, option: str) -> int | None:
+    found = _matching(names, requested or default)
+    if len(found) > 1:
+        numbers = ", ".join(str(index + 1) for index in found[:MAX_NAMED_COLUMNS])
+        raise FileError(
+            f"The file has {len(found)} columns named {requested or default!r}. Choose one by its number: {numbers}.",
+            option,
+        )
+    if found:
+        return found[0]
+    if requested:
+        raise FileError(f"The file has no column named {requested!r}. {_list_columns(names)}", option)
+    return None
+
+
+def _matching(names: list[str], wanted: str) -> list[int]:
+    """The columns with a name, or without regard to case and spaces, or with this number."""
+    exact = [index for index, name in enumerate(names) if name.strip() == wanted]
+    similar = exact or [index for index, name in enumerate(names) if _normal(name) == _normal(wanted)]
+    is_number = wanted.isascii() and wanted.isdigit() and len(wanted) < 6 and 1 <= int(wanted) <= len(names)
+    return similar or ([int(wanted) - 1] if is_number else [])
+
+
+def _normal(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def _no_column(names: list[str], has_header: bool) -> str:
+    if has_header:
+        return f"The file has no column named {DEFAULT_COLUMN!r}. {_list_columns(names)} Choose one of them."
+    return f"The file has {len(names)} columns and no header. Choose the column with the texts by its number."
+
+
+def _list_columns(names: list[str]) -> str:
+    shown = ", ".join(name[:80] for name in names[:MAX_NAMED_COLUMNS])
+    return f"Its columns are: {shown}{', …' if len(names) > MAX_NAMED_COLUMNS else ''}."
+
+
+def _column_types(records: list[list[str]]) -> Types:
+    """The types of the columns that have a type: numbers and dates, or few different values.
+
+    Types show when a field is in the wrong column.
+    """
+    types: Types = {}
+    for index in range(min(max(map(len, records), default=0), MAX_TYPED_COLUMNS)):
+        values = [fields[index].strip() for fields in records if index < len(fields)]
+        shapes = Counter(DIGITS.sub("9", value) for value in values if NUMERIC.fullmatch(value[:100]))
+        known = {shape: count for shape, count in shapes.items() if count > 1}
+        if sum(known.values()) >= min(MIN_CONSISTENCY * len(values), len(values) - 1) > 0:
+            types[index] = frozenset(known)
+            continue
+        categories = {value: count for value, count in Counter(values).items() if count > 1}
+        is_categorical = sum(categories.values()) >= MIN_CONSISTENCY * len(values) >= 4 * len(categories) > 0
+        if is_categorical and all(len(value) <= MAX_CATEGORY_CHARACTERS for value in categories):
+            types[index] = frozenset(categories)
+    return types
+
+
+def _find_words(records: list[list[str]], types: Types, text_index: int, width: int) -> Types:
+    """The columns that have no other type, and in which no value is empty or contains a space."""
+    rows = [fields for fields in records if len(fields) == width]
+    columns = [i for i in range(min(width, MAX_TYPED_COLUMNS)) if i != text_index and i not in types]
+    enough = len(rows) >= MIN_WORD_RECORDS
+    return {index: WORD for index in columns if enough and all(_is_word(fields[index]) for fields in rows)}
+
+
+def _is_word(value: str) -> bool:
+    return len(value.split()) == 1
+
+
+def _nearest(types: Types, text_index: int) -> Types:
+    return dict(sorted(types.items(), key=lambda item: abs(item[0] - text_index))[:4])
+
+
+def _fits(types: Types, fields: list[str]) -> bool:
+    """Whether fields have the types of their columns. Never true if no column has a type."""
+    found = _check_types(types, fields)
+    return bool(found) and all(found)
+
+
+def may_be_joined(text: str, layout: Layout) -> bool:
+    """Whether a text may end with the value of the next column, because the delimiter between them is missing."""
+    index, values = layout.text_index + 1, layout.values_after_text
+    if len(values) >= MIN_WORD_RECORDS and index not in layout.types:
+        return True
+    is_number = any("9" in known for known in layout.types.get(index, ()))
+    return any(text.endswith(value) for value in values) or (is_number and text[-1:].isdigit())
+
+
+def _ends_at_cr(lines: Sequence[str | None], dialect: Dialect, width: int) -> bool:
+    """Whether lines that end with CR alone, and the lines after them, are records. Lines with quotes do not count."""
+
+    def is_record(line: str) -> bool:
+        return line.count(dialect.delimiter or "\0") == width - 1
+
+    pairs = [(line, following) for line, following in pairwise(lines) if line and line[-1] == "\r" and following]
+    plain = [pair for pair in pairs if not any(dialect.quote in line for line in pair)]
+    return sum(all(map(is_record, pair)) for pair in plain) >= MIN_CONSISTENCY * len(plain) > 0
+
+
+def is_shifted(fields: list[str], types: Types) -> bool:
+    """Whether at least two fields, and at least half of those that are compared, do not have the type of their column.
+
+    So many differences show that the fields are in the wrong columns. A single value may just be unusual.
+    """
+    if len(types) < 2:
+        return False
+    wrong = _check_types(types, fields).count(False)
+    return wrong >= 2 and 2 * wrong >= len(types)
+
+
+def begins_record(fields: list[str], types: Types) -> bool:
+    """Whether the first field that has a type at least begins with a value of this type."""
+    index = min(types, default=len(fields))
+    if index >= len(fields):
+        return False
+    value = fields[index].strip()
+    is_number = value[:1].isdigit() and any("9" in known for known in types[index])
+    return is_number or any(value.startswith(known) for known in types[index] if known)
+
+
+def is_header(fields: list[str], types: Types) -> bool:
+    """Whether no field has the type of its column, as in a second line of the header."""
+    found = _check_types(types, fields)
+    return bool(found) and not any(found)
+
+
+def _check_types(types: Types, fields: list[str]) -> list[bool]:
+    present = [(fields[index].strip(), known) for index, known in types.items() if index < len(fields)]
+    return [
+        _is_word(value) if known is WORD else value in known or DIGITS.sub("9", value) in known
+        for value, known in present
+    ]

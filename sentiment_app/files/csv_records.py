@@ -1,0 +1,277 @@
+"""Split lines of CSV into records, strictly: a damaged record never affects the records after it.
+
+RFC 4180 says that a quoted field may contain line breaks. So a single quote that is not closed can swallow the rest of
+a file, and `csv.reader` reports nothing. Here a quoted field that continues on the next line is accepted only if
+
+- its closing quote is followed by a delimiter or the line end,
+- the record has the expected number of fields, and
+- the lines that it swallowed do not look like records of their own.
+
+Otherwise the record is damaged. Its lines after the first are read again as records. This takes linear time: the lines
+between the opening quote and the first quote after it contain no quotes, so that no line is swallowed twice.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from sentiment_app.files.lines import LINE_TOO_LONG, MAX_LINE_CHARACTERS
+
+UNCLOSED = "A quote in the line is not closed, or text follows a closing quote. Write quotes inside a text twice."
+NULL = r"\N"  # in files of MySQL and PostgreSQL, which use backslashes
+
+
+class Dialect(NamedTuple):
+    """How records are written. An empty delimiter means that the file has one column."""
+
+    delimiter: str = ","
+    quote: str = '"'
+    escape: str = ""
+    skip_spaces: bool = False
+    """Whether a space follows each delimiter."""
+
+
+class Record(NamedTuple):
+    """A record: the number of its first line, its fields, and the reason why it cannot be read if it is damaged."""
+
+    line: int
+    fields: list[str]
+    error: str | None = None
+    ends_with_quote: bool = False
+    """Whether a quote ends its last field, so that it certainly does not continue on the next line."""
+
+
+class Shape(NamedTuple):
+    """What is known about the records of a file."""
+
+    width: int
+    """Number of fields."""
+    fits: Callable[[list[str]], bool]
+    """Whether fields have the types of the columns. Never true if no column has a type."""
+    has_cr_in_texts: bool = False
+    """Whether lines usually end with LF, so that a CR alone may belong to a text."""
+
+
+ANY_SHAPE = Shape(0, lambda _: False)
+
+
+class _Open(NamedTuple):
+    """A quoted field that does not end in its line, after the fields that do."""
+
+    fields: list[str]
+    parts: list[str]
+
+
+class _Splitter:
+    """Splits lines into fields."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        delimiter, quote, escape = map(re.escape, dialect[:3])
+        end = f"(?P<end>{delimiter}|\\Z)" if delimiter else r"(?P<end>\Z)"
+        spaces = "[ \t]*+".replace(dialect.delimiter or "\0", "")
+        escaped = f"|{escape}(?:.|\\Z)" if escape else ""
+        other = f"[^{delimiter}{escape}]" if delimiter or escape else "."
+        self._opening = re.compile(f"{spaces}{quote}")
+        self._content = re.compile(f"(?:[^{quote}{escape}]++|{quote}{quote}{escaped})*+", re.DOTALL)
+        self._after_quote = re.compile(f"{quote}{spaces}{end}")
+        self._loose = re.compile(f"(?P<field>.*?){quote}{spaces}{end}", re.DOTALL)
+        self._plain = re.compile(f"(?P<field>(?:{other}++{escaped})*+){end}", re.DOTALL)
+        self._escapes = re.compile(f"{escape}([{escape}{quote}{delimiter}])") if escape else None
+        self._doubled = dialect.quote * 2
+
+    def is_plain(self, line: str) -> bool:
+        """Whether `split_plain` is the only way to split the line."""
+        return self._dialect.quote not in line and not (self._dialect.escape and self._dialect.escape in line)
+
+    def split_plain(self, line: str) -> list[str]:
+        """The fields of a line in which quotes and escapes have no meaning."""
+        fields = line.split(self._dialect.delimiter) if self._dialect.delimiter else [line]
+        return [field.lstrip(" ") for field in fields] if self._dialect.skip_spaces else fields
+
+    def split(self, line: str) -> list[str] | _Open | None:
+        """The fields of a line; None if a quote is followed by text."""
+        return self._split(line, 0, [])
+
+    def resume(self, opened: _Open, line: str) -> list[str] | _Open | None:
+        """Continue a quoted field with the next line. As `split`."""
+        end = self._end_of_content(line, 0)
+        opened.parts.append(line[:end])
+        if end == len(line):
+            return opened
+        after = self._after_quote.match(line, end)
+        if after is None:
+            return None
+        fields = [*opened.fields, self._unquote("".join(opened.parts))]
+        return self._split(line, after.end(), fields) if after["end"] else fields
+
+    def split_loosely(self, line: str) -> list[str] | None:
+        """The fields of a line in which quotes inside quoted fields are not doubled; None if a quote is not closed."""
+        fields: list[str] = []
+        position = 0
+        while True:
+            opening = self._opening.match(line, position)
+            found = self._loose.match(line, opening.end()) if opening else self._plain.match(line, position)
+            if found is None:
+                return None
+            fields.append(self._unquote(found["field"]) if opening else self._unescape(found["field"]))
+            if not found["end"]:
+                return fields
+            position = found.end()
+
+    def _split(self, line: str, position: int, fields: list[str]) -> list[str] | _Open | None:
+        while True:
+            opening = self._opening.match(line, position)
+            if opening:
+                end = self._end_of_content(line, opening.end())
+                content = line[opening.end() : end]
+                if end == len(line):
+                    return _Open(fields, [content])
+                found = self._after_quote.match(line, end)
+            else:
+                content = ""
+                found = self._plain.match(line, position)
+            if found is None:
+                return None
+            fields.append(self._unquote(content) if opening else self._unescape(found["field"]))
+            if not found["end"]:
+                return fields
+            position = found.end()
+
+    def _end_of_content(self, line: str, position: int) -> int:
+        content = self._content.match(line, position)
+        return content.end() if content else position
+
+    def _unquote(self, content: str) -> str:
+        content = content.replace(self._doubled, self._dialect.quote)
+        return self._escapes.sub(r"\1", content) if self._escapes else content
+
+    def _unescape(self, field: str) -> str:
+        if self._escapes and field == NULL:
+            return ""
+        field = field.lstrip(" ") if self._dialect.skip_spaces else field
+        return self._escapes.sub(r"\1", field) if self._escapes else field
+
+
+class RecordReader:
+    """Reads the records of CSV. A blank line is a record without fields and without an error.
+
+    Args:
+        lines: with their line ends; None in place of a line that is too long.
+        dialect: how the records are written.
+        shape: what is known about the records. Without it, each record that is not strictly valid is damaged.
+    """
+
+    def __init__(self, lines: Iterator[str | None], dialect: Dialect, shape: Shape = ANY_SHAPE) -> None:
+        self._lines = lines
+        self._returned: deque[str | None] = deque()
+        self._dialect = dialect
+        self._shape = shape
+        self._splitter = _Splitter(dialect)
+        self._number = 0
+        self._last_line: str | None = None
+        self._swallowed_until = 0
+        self._records_until = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        splitter = self._splitter
+        while (line := self._next_line()) != "":
+            number = self._number
+            if line is None:
+                yield Record(number, [], LINE_TOO_LONG)
+                continue
+            if self._shape.has_cr_in_texts and line[-1] == "\r" and number > self._records_until:
+                line = self._join_at_cr(line)
+            content = line.rstrip("\r\n")
+            if splitter.is_plain(content):
+                yield Record(number, splitter.split_plain(content) if content and not content.isspace() else [])
+                continue
+            fields = splitter.split(content)
+            if isinstance(fields, _Open):
+                fields = self._continue(fields, line)
+            fields = fields or self._repair(content)
+            if fields:
+                yield Record(number, fields, ends_with_quote=self._ends_with_quote())
+            else:
+                yield Record(number, [], UNCLOSED)
+
+    @property
+    def has_line_end(self) -> bool:
+        """Whether the last line that was read has a line end."""
+        return (self._last_line or "\n")[-1] in "\r\n"
+
+    def _ends_with_quote(self) -> bool:
+        return (self._last_line or "").rstrip()[-1:] == self._dialect.quote
+
+    def _join_at_cr(self, line: str) -> str:
+        """The line up to the next LF, unless the lines that end with CR are records of their own."""
+        parts: list[str | None] = [line]
+        size = len(line)
+        while (last := parts[-1]) and last[-1] == "\r" and size <= MAX_LINE_CHARACTERS:
+            parts.append(self._next_line())
+            size += len(parts[-1] or "")
+        if parts[-1] == "":
+            parts.pop()
+        elif parts[-1] is None:
+            self._put_back([parts.pop()])
+        texts = [part or "" for part in parts]
+        if all(len(self._splitter.split_plain(text)) == self._shape.width for text in texts):
+            self._records_until = self._number
+            self._put_back(texts[1:])
+            return line
+        return "".join(texts)
+
+    def _next_line(self) -> str | None:
+        """The next line; None if it is too long, and an empty text at the end."""
+        line = self._returned.popleft() if self._returned else next(self._lines, "")
+        if line != "":
+            self._number += 1
+            self._last_line = line
+        return line
+
+    def _continue(self, opened: _Open, line: str) -> list[str] | None:
+        """The fields of a record that continues on the next lines; None if it only seems to continue."""
+        if self._number < self._swallowed_until:
+            return None  # it would swallow the same lines as before, up to the same place
+        swallowed: list[str | None] = []
+        found: list[str] | _Open | None = opened
+        size = len(line)
+        while isinstance(found, _Open):
+            found.parts.append(line[len(line.rstrip("\r\n")) :])
+            following = self._next_line()
+            if following != "":
+                swallowed.append(following)
+            size += len(following or "")
+            if not following or size > MAX_LINE_CHARACTERS or len(found.fields) > self._shape.width > 0:
+                found = None
+            else:
+                line = following
+                found = self._splitter.resume(found, line.rstrip("\r\n"))
+        if found and (not self._shape.width or len(found) == self._shape.width) and not self._are_records(swallowed):
+            return found
+        self._swallowed_until = self._number
+        self._put_back(swallowed)
+        return None
+
+    def _put_back(self, lines: Sequence[str | None]) -> None:
+        self._returned.extendleft(reversed(lines))
+        self._number -= len(lines)
+
+    def _are_records(self, lines: list[str | None]) -> bool:
+        """Whether each line looks like a record of its own."""
+        rows = [self._splitter.split_plain((line or "").rstrip("\r\n")) for line in lines]
+        return all(len(row) == self._shape.width and self._shape.fits(row) for row in rows)
+
+    def _repair(self, line: str) -> list[str] | None:
+        """The fields of a line that is not valid, if there is only one way to read it."""
+        fields = self._splitter.split_loosely(line)
+        if fields and len(fields) == self._shape.width:
+            return fields
+        is_even = line.count(self._dialect.quote) % 2 == 0
+        # Texts contain no tabs, and many programs write quotes as they are.
+        if self._dialect.delimiter == "\t" or (not self._dialect.delimiter and is_even):
+            fields = self._splitter.split_plain(line)
+            if len(fields) == self._shape.width:
+                return fields
+        return None

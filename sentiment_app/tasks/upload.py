@@ -1,0 +1,92 @@
+"""Uploaded files: the body of a request or a file in a form, with the options that say how to read it."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import IO, Any, NamedTuple, cast
+
+from flask import request
+from werkzeug.http import parse_options_header
+
+from sentiment_app.files.reader import CSV, NDJSON, Format, recognize
+from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.tasks.request_body import FormFile, HashingStream
+from sentiment_app.web.problems import UnsupportedMediaTypeError
+from sentiment_app.web.schemas import Schema, load
+
+# NDJSON has no registered media type. The first type is documented, and the other types are also accepted.
+NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl")
+CSV_TYPES = (CSV, "text/tab-separated-values")
+MULTIPART = "multipart/form-data"
+
+
+class Upload(NamedTuple):
+    """A file in the body of a request, and how to read it."""
+
+    stream: HashingStream
+    media_type: str
+    is_gzip: bool
+    options: dict[str, Any]
+    parameters: Mapping[str, str]
+    """The parameters of its Content-Type."""
+    identity: str
+    """Its Content-Type, or what identifies a form with the same file and options."""
+
+    def format(self) -> Format:
+        """How to read the file."""
+        options = {name: self.options[name] for name in ("column", "id_column", "delimiter", "encoding")}
+        options["encoding"] = options["encoding"] or self.parameters.get("charset")
+        header = self.options["header"] or self.parameters.get("header", "").lower()
+        return Format(self.media_type, **options, has_header=header != "absent", is_gzip=self.is_gzip)
+
+    def fingerprint(self) -> str:
+        """Identifies the request. Reads the rest of the file."""
+        return fingerprint(self.stream.digest(), self.identity)
+
+
+def fingerprint(content: bytes, content_type: str | None = None) -> str:
+    """Identifies a request by its URL, its headers about the content, and the content."""
+    type_ = request.content_type if content_type is None else content_type
+    parts = request.full_path, type_ or "", request.headers.get("Content-Encoding", "")
+    return hashlib.sha256("\n".join(parts).encode(errors="replace") + b"\n" + content).hexdigest()
+
+
+def open_upload(schema: Schema, query: dict[str, Any]) -> Upload:
+    """The file in the body of the current request, with its options from the URL and from the fields of a form.
+
+    Raises:
+        UnsupportedMediaTypeError: the type of the file or its compression is not supported.
+        MalformedError, InvalidFieldsError: the form is not valid.
+    """
+    is_gzip = _is_gzip()
+    request.max_content_length = settings().max_upload_bytes
+    body = HashingStream(request.stream, request.content_length)
+    if request.mimetype != MULTIPART:
+        media_type = _media_type(request.mimetype)
+        return Upload(body, media_type, is_gzip, query, request.mimetype_params, request.content_type or "")
+    if is_gzip:
+        raise UnsupportedMediaTypeError("A form cannot be compressed. Compress the file in it, and name it .csv.gz.")
+    form = FormFile(cast(IO[bytes], body), request.mimetype_params.get("boundary", ""))
+    fields = load(schema, form.fields, "body")
+    mimetype, parameters = parse_options_header(form.content_type)
+    media_type, is_gzip = recognize(form.filename) or (_media_type(mimetype), False)
+    options = {name: value if fields[name] is None else fields[name] for name, value in query.items()}
+    # The boundary of a form differs each time that the form is sent, so it does not identify the request.
+    identity = f"{MULTIPART} {media_type} {is_gzip} {sorted(options.items(), key=str)}"
+    return Upload(HashingStream(cast(IO[bytes], form), None), media_type, is_gzip, options, parameters, identity)
+
+
+def _media_type(mimetype: str) -> str:
+    accepted = {**dict.fromkeys(NDJSON_TYPES, NDJSON), **dict.fromkeys(CSV_TYPES, CSV)}
+    if mimetype not in accepted:
+        raise UnsupportedMediaTypeError(
+            f"Files may be NDJSON or CSV. Send the file with Content-Type {NDJSON} or {CSV}, or in a form with a "
+            "filename that ends in .ndjson or .csv."
+        )
+    return accepted[mimetype]
+
+
+def _is_gzip() -> bool:
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        raise UnsupportedMediaTypeError("The Content-Encoding is not supported. Use gzip, or omit the header.")
+    return encoding != "identity"

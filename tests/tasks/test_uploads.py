@@ -1,0 +1,161 @@
+"""Uploads as people send them: forms, previews, and the format that a task reports."""
+
+import gzip
+import io
+import json
+import uuid
+
+import pytest
+
+CSV, NDJSON = "text/csv", "application/x-ndjson"
+FILE = "id;review\n1;Lovely, really\n2;awful\n".encode("cp1252")
+
+
+@pytest.fixture
+def submit_form(client, as_ada):
+    def submit(*fields, path="", **headers):
+        """Send a form with these fields. A field that is a file is a tuple of content, name and type."""
+        boundary = uuid.uuid4().hex
+        body = b""
+        for name, value in fields:
+            content, filename, kind = value if isinstance(value, tuple) else (value.encode(), None, None)
+            extra = f'; filename="{filename}"' if filename else ""
+            type_ = f"Content-Type: {kind}\r\n" if kind else ""
+            head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n{type_}\r\n'
+            body += head.encode() + content + b"\r\n"
+        body += f"--{boundary}--\r\n".encode()
+        kind = f"multipart/form-data; boundary={boundary}"
+        url = "/api/v1/sentiment/tasks" + path
+        return client.post(url, data=io.BytesIO(body), content_type=kind, headers={**as_ada, **headers})
+
+    return submit
+
+
+def test_task_reports_format(upload, fetch):
+    task = upload(FILE, CSV, "?column=review&id_column=id").json
+    assert task["format"] == {
+        "media_type": CSV,
+        "encoding": "utf-8",
+        "delimiter": ";",
+        "quote": '"',
+        "escape": None,
+        "header_line": 1,
+        "columns": ["id", "review"],
+        "column": "review",
+        "id_column": "id",
+    }
+    assert fetch(f"/{task['task_id']}").json["format"] == task["format"]
+
+
+def test_format_names_encoding_that_was_found_late(upload):
+    rows = "".join(f"the room was fine number {number}\n" for number in range(5000))
+    task = upload(("text\n" + rows + "La café était fermé\n").encode("cp1252"), CSV).json
+    assert task["format"]["encoding"] == "cp1252"
+
+
+def test_batch_has_no_format(client, as_ada, model):
+    answer = client.post("/api/v1/sentiment/analyze/batch", json={"texts": ["fine"]}, headers=as_ada)
+    assert answer.json["format"] is None
+
+
+def test_header_may_be_absent(upload):
+    for kind, query in (("text/csv; header=absent", ""), (CSV, "?header=absent")):
+        task = upload("Lovely\nAwful\n", kind, query).json
+        assert task["request_counts"]["total"] == 2
+        assert task["format"]["header_line"] is None
+
+
+@pytest.mark.parametrize("path", ["", "/preview"])
+def test_form_with_file_is_read(submit_form, path):
+    answer = submit_form(
+        ("column", "review"),
+        ("id_column", "id"),
+        ("file", (FILE, "reviews.csv", "application/octet-stream")),
+        path=path,
+    )
+    assert answer.status_code == (200 if path else 202), answer.text
+    assert answer.json["format"]["column"] == "review"
+
+
+def test_type_of_file_in_form_follows_from_its_name_or_type(submit_form):
+    compressed = gzip.compress(b'{"text":"fine"}\n')
+    for file in (
+        (b"text\nfine\n", "reviews.csv", "application/vnd.ms-excel"),
+        (b"text\nfine\n", "reviews", "text/csv; charset=utf-8"),
+        (b'{"text":"fine"}\n', "reviews.jsonl", None),
+        (compressed, "reviews.ndjson.gz", "application/gzip"),
+    ):
+        answer = submit_form(("file", file), path="/preview")
+        assert [row["text"] for row in answer.json["rows"]] == ["fine"], answer.text
+    assert submit_form(("file", (b"fine", "reviews.doc", "application/msword"))).status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "message"),
+    [
+        ([], 400, "has no file"),
+        ([("column", "text")], 400, "has no file"),
+        ([("file", (b"text\nfine\n", "a.csv", None)), ("column", "text")], 400, "Send all fields before the file"),
+        ([("file", (b"text\nfine\n", "a.csv", None)), ("file", (b"x", "b.csv", None))], 400, "before the file"),
+        ([("colunm", "text"), ("file", (b"text\nfine\n", "a.csv", None))], 422, "Unknown field"),
+        ([("column", "x" * 20_000), ("file", (b"text\nfine\n", "a.csv", None))], 400, "more than 10,000 bytes"),
+    ],
+)
+def test_form_that_cannot_be_used_leaves_nothing(submit_form, fetch, fields, status, message):
+    answer = submit_form(*fields)
+    assert (answer.status_code, message in answer.text) == (status, True), answer.text
+    assert fetch().json["items"] == []
+
+
+def test_body_that_is_not_a_form_is_refused(upload):
+    for content, kind in ((b"text\n", "multipart/form-data"), (b"text\n", "multipart/form-data; boundary=x")):
+        assert upload(content, kind).status_code == 400
+
+
+def test_form_sent_again_is_the_same_request(submit_form):
+    first, second = (
+        submit_form(("file", (b"text\nfine\n", "a.csv", None)), **{"Idempotency-Key": "k"}) for _ in range(2)
+    )
+    assert second.json["task_id"] == first.json["task_id"]
+    other = submit_form(("file", (b"text\nother\n", "a.csv", None)), **{"Idempotency-Key": "k"})
+    assert other.status_code == 422
+    other = submit_form(("column", "text"), ("file", (b"text\nfine\n", "a.csv", None)), **{"Idempotency-Key": "k"})
+    assert other.status_code == 422
+
+
+def test_preview_shows_rows_and_errors_and_stores_nothing(client, as_ada, fetch):
+    rows = "".join(f"{number},fine {number}\n" for number in range(100))
+    content = f'id,text\n1,"open\n{rows}'
+    answer = client.post("/api/v1/sentiment/tasks/preview?id_column=id", data=content, content_type=CSV, headers=as_ada)
+    assert answer.status_code == 200
+    assert len(answer.json["rows"]) == 20
+    assert answer.json["rows"][0]["error"].startswith("A quote in the line is not closed")
+    assert answer.json["rows"][1] == {"line": 3, "custom_id": "0", "text": "fine 0", "error": None}
+    assert fetch().json["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "pointer"),
+    [("id,review\n1,fine\n", 422, "/column"), ("%PDF-1.7", 400, None), ('{"text":"fine"}\n', 400, None)],
+)
+def test_preview_of_unusable_file_has_the_same_error_as_the_upload(client, as_ada, upload, content, status, pointer):
+    preview = client.post("/api/v1/sentiment/tasks/preview", data=content, content_type=CSV, headers=as_ada)
+    assert preview.status_code == status
+    assert preview.json["detail"] == upload(content, CSV).json["detail"]
+    if pointer:
+        assert preview.json["errors"][0]["pointer"] == pointer
+
+
+def test_compressed_json_body_is_refused(client, as_ada, model):
+    body = gzip.compress(json.dumps({"text": "fine"}).encode())
+    headers = {**as_ada, "Content-Encoding": "gzip"}
+    answer = client.post("/api/v1/sentiment/analyze", data=body, content_type="application/json", headers=headers)
+    assert answer.status_code == 415
+
+
+def test_invalid_json_names_its_place(client, as_ada, model):
+    answer = client.post(
+        "/api/v1/sentiment/analyze", data='{"text": "fine",}', content_type="application/json", headers=as_ada
+    )
+    assert answer.status_code == 400
+    assert "line 1, column 17" in answer.json["detail"]
