@@ -43,6 +43,8 @@ class Columns(NamedTuple):
 
     text: str | None = None
     id: str | None = None
+    others: tuple[str, ...] = ()
+    """Further columns, which may be missing."""
     has_header: bool = True
 
 
@@ -57,6 +59,7 @@ class Layout(NamedTuple):
     names: list[str]
     text_index: int
     id_index: int | None
+    other_indexes: list[int | None]
     types: Types
     types_near_text: Types
     """The types of the four columns nearest to the text, which may also be WORD."""
@@ -219,6 +222,7 @@ def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], 
         names=names,
         text_index=text_index,
         id_index=id_index,
+        other_indexes=[next(iter(_matching(names, name)), None) for name in columns.others],
         has_typed_start=all(index in types for index in range(text_index)),
         types=types,
         types_near_text=_nearest(types | _find_words(records, types, text_index, width), text_index),

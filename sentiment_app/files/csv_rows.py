@@ -94,7 +94,11 @@ def _make_row(line: int, record: Record, layout: Layout, *, may_be_header: bool)
         return Row(line, None, None, error)
     id_index = layout.id_index
     custom_id = fields[id_index] if id_index is not None and id_index < len(fields) else None
-    return make_row(line, custom_id or None, fields[layout.text_index])
+    row = make_row(line, custom_id or None, fields[layout.text_index])
+    if not layout.other_indexes:
+        return row
+    values = (None if i is None or i >= len(fields) else fields[i] for i in layout.other_indexes)
+    return row._replace(values=tuple(values))
 
 
 def _is_fragment(fields: list[str], layout: Layout) -> bool:

@@ -15,7 +15,11 @@ DEFAULT_TEXT, DEFAULT_ID = "text", "custom_id"
 
 
 def read_ndjson(
-    lines: Iterator[str | None], *, column: str | None = None, id_column: str | None = None
+    lines: Iterator[str | None],
+    *,
+    column: str | None = None,
+    id_column: str | None = None,
+    others: tuple[str, ...] = (),
 ) -> Iterator[Row | None]:
     """The rows, and None for each blank line.
 
@@ -23,6 +27,7 @@ def read_ndjson(
         lines: None in place of a line that is too long.
         column: the key of the text. Defaults to "text".
         id_column: the key of the custom_id. Defaults to "custom_id".
+        others: the keys of further values.
 
     Raises:
         FileError: the first line shows that the file is not NDJSON.
@@ -37,10 +42,10 @@ def read_ndjson(
             if not has_begun:
                 _refuse_others(line)
                 has_begun = True
-            yield _parse(number, line, column or DEFAULT_TEXT, id_column or DEFAULT_ID)
+            yield _parse(number, line, column or DEFAULT_TEXT, id_column or DEFAULT_ID, others)
 
 
-def _parse(number: int, line: str, text_key: str, id_key: str) -> Row:
+def _parse(number: int, line: str, text_key: str, id_key: str, others: tuple[str, ...]) -> Row:
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as invalid:
@@ -58,7 +63,8 @@ def _parse(number: int, line: str, text_key: str, id_key: str) -> Row:
             custom_id = json.loads(line)[id_key]
     if isinstance(custom_id, bool | list | dict) or (isinstance(custom_id, float) and not math.isfinite(custom_id)):
         return Row(number, None, None, f"The {id_key} must be a string or a number.")
-    return make_row(number, custom_id, record.get(text_key))
+    row = make_row(number, custom_id, record.get(text_key))
+    return row._replace(values=tuple(map(record.get, others))) if others else row
 
 
 def _refuse_others(line: str) -> None:

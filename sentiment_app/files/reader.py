@@ -26,13 +26,14 @@ def recognize(filename: str) -> tuple[str, bool] | None:
 
 
 class Format(NamedTuple):
-    """How to read a file. Options that are None are detected."""
+    """How to read a file. Options that are None are detected. `others` are further columns, for Row.values."""
 
     media_type: str
     column: str | None = None
     id_column: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
+    others: tuple[str, ...] = ()
     has_header: bool = True
     is_gzip: bool = False
 
@@ -59,11 +60,11 @@ class File:
         lines = read_lines(read_pieces(stream, is_gzip=format_.is_gzip, max_bytes=limits.bytes), self._decoder)
         self._csv: CsvFile | None = None
         if format_.media_type == CSV:
-            columns = Columns(format_.column, format_.id_column, format_.has_header)
+            columns = Columns(format_.column, format_.id_column, format_.others, format_.has_header)
             self._csv = CsvFile(lines, columns, format_.delimiter)
             self._rows: Iterator[Row | None] = iter(self._csv)
         else:
-            self._rows = read_ndjson(lines, column=format_.column, id_column=format_.id_column)
+            self._rows = read_ndjson(lines, column=format_.column, id_column=format_.id_column, others=format_.others)
 
     def __iter__(self) -> Iterator[Row]:
         """The rows, in order.

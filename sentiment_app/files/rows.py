@@ -8,13 +8,15 @@ MAX_CUSTOM_ID_CHARACTERS = 200
 class Row(NamedTuple):
     """A row of a file: its text, or an error if it has no acceptable text.
 
-    `line` is the number of its first line, from 1. `custom_id` is the sender's identifier of the row.
+    `line` is the number of its first line, from 1. `custom_id` is the sender's identifier of the row. `values` are
+    those of the other columns that were requested; None where a column or its value is missing.
     """
 
     line: int
     custom_id: str | None
     text: str | None
     error: str | None = None
+    values: tuple[Any, ...] = ()
 
 
 def make_row(line: int, custom_id: Any, text: Any) -> Row:

@@ -36,12 +36,21 @@ progress = Console(stderr=True)
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Train on your own CSV, NDJSON or Parquet file (text, label) instead. Can be repeated.",
 )
+@click.option("--column", help="The column with the texts. Default: text.")
+@click.option("--label-column", default=labelled.LABEL_COLUMN, show_default=True, help="The column with the labels.")
 @click.option("--labels", help="The labels in the file, such as 0=negative,1=neutral,2=positive.")
 @click.option("--activate", is_flag=True, help="Also release and activate the model.")
 @click.option("--allow-worse", is_flag=True, help="Activate it even if it measured worse than the active model.")
 @as_json
 def train(
-    recipe: str, files: tuple[Path, ...], labels: str | None, activate: bool, allow_worse: bool, as_json: bool
+    recipe: str,
+    files: tuple[Path, ...],
+    column: str | None,
+    label_column: str,
+    labels: str | None,
+    activate: bool,
+    allow_worse: bool,
+    as_json: bool,
 ) -> None:
     """Train a model, and store it with its manifest.
 
@@ -58,7 +67,7 @@ def train(
             experiment.find_recipe(recipe),
             data_dir=settings().data_dir,
             model_dir=settings().model_dir,
-            files=[(path, names) for path in files],
+            files=[labelled.LabelledFile(path, names, column, label_column) for path in files],
             baseline=baseline,
             code_version=settings().release,
             progress=step,
@@ -96,6 +105,8 @@ def _active(*, needed: bool) -> experiment.Baseline | None:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A labelled CSV, NDJSON or Parquet file (text, label, and optionally source).",
 )
+@click.option("--column", help="The column with the texts. Default: text.")
+@click.option("--label-column", default=labelled.LABEL_COLUMN, show_default=True, help="The column with the labels.")
 @click.option("--labels", help="The labels in the file, such as 0=negative,1=positive.")
 @click.option(
     "--compare", "other", metavar="VERSION", help="A second model to compare with.", shell_complete=complete_version
@@ -105,7 +116,14 @@ def _active(*, needed: bool) -> experiment.Baseline | None:
 )
 @as_json
 def evaluate(
-    version: str | None, file: Path, labels: str | None, other: str | None, report: Path | None, as_json: bool
+    version: str | None,
+    file: Path,
+    column: str | None,
+    label_column: str,
+    labels: str | None,
+    other: str | None,
+    report: Path | None,
+    as_json: bool,
 ) -> None:
     """Evaluate a model on labelled texts. Default: the active model.
 
@@ -116,7 +134,8 @@ def evaluate(
 
     Example: flask model evaluate 20261123-0a1b2c3d --compare 20261124-4e5f6a7b --data reviews.csv
     """
-    rows = labelled.read_file(file, labelled.parse_names(labels) if labels else None)
+    names_of_labels = labelled.parse_names(labels) if labels else None
+    rows = labelled.read_file(labelled.LabelledFile(file, names_of_labels, column, label_column))
     if report and not report.absolute().parent.is_dir():  # fail before minutes of scoring
         raise click.BadParameter(f"The folder {report.parent} does not exist.", param_hint="--report")
     truth = np.array([row.label for row in rows])

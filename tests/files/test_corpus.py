@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from corpus_table import DOCS, table
 
 from sentiment_app.files.errors import FileError
 from sentiment_app.files.reader import CSV, File, Format, Limits
@@ -15,6 +16,10 @@ READINGS = json.loads((CORPUS / "readings.json").read_text())
 def test_corpus_lists_every_file():
     assert {reading["file"] for reading in READINGS} == {path.name for path in CORPUS.iterdir()} - {"readings.json"}
     assert len(READINGS) >= 120
+
+
+def test_documentation_lists_the_corpus():
+    assert DOCS.read_text().endswith("-->\n\n" + table()), "Run: .venv/bin/python tests/files/corpus_table.py"
 
 
 @pytest.mark.parametrize("reading", READINGS, ids=lambda reading: reading["file"])

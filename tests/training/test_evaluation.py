@@ -4,8 +4,8 @@ import pytest
 from pyarrow import parquet
 
 from sentiment_app.ml.runtime import ModelError
-from sentiment_app.ml.training import evaluation
-from sentiment_app.ml.training.labelled import parse_names, read_file
+from sentiment_app.ml.training import datasets, evaluation
+from sentiment_app.ml.training.labelled import LabelledFile, parse_names, read_file
 
 
 def test_two_classes_are_evaluated_on_renormalised_scores():
@@ -24,7 +24,7 @@ def test_certain_neutral_text_is_neither_of_two_classes():
 def test_source_named_like_a_special_source_is_renamed(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("text,label,source\ngood,positive,reviews\nbad,negative,shop\n")
-    assert [row.source for row in read_file(path)] == ["own reviews", "shop"]
+    assert [row.source for row in read_file(LabelledFile(path))] == ["own reviews", "shop"]
 
 
 def test_three_classes_are_evaluated():
@@ -57,33 +57,51 @@ def test_mcnemar_counts_only_differences():
 def test_csv_and_ndjson_are_read_alike(tmp_path, name, content):
     path = tmp_path / name
     path.write_text(content)
-    assert [(row.text, row.label) for row in read_file(path)] == [("good, \nindeed", 2), ("bad", 0)]
+    assert [(row.text, row.label) for row in read_file(LabelledFile(path))] == [("good, \nindeed", 2), ("bad", 0)]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.csv", "text,label\nx,happy\n", "line 2"),
-        ("a.csv", "words,label\nx,positive\n", "line 2"),
+        ("a.csv", "words,label\nx,positive\n", "no column named 'text'. Its columns are: words, label"),
+        ("a.csv", "text,stars\nx,positive\n", "no label in the column 'label'.*text, stars.*--label-column"),
+        ("a.csv", 'text,label\n"x,positive\ny,negative\n', "line 2: A quote in the line is not closed"),
         ("a.csv", "text,label\n", "no texts"),
-        ("a.ndjson", "{", "cannot be read"),
-        ("a.ndjson", "[]", "line 1: not a JSON object"),
+        ("a.ndjson", "{", "line 1: The line is not valid JSON"),
+        ("a.ndjson", "[]", "looks like a JSON array"),
         ("a.parquet", "no parquet", "cannot be read"),
-        ("a.txt", "x", "is not known"),
-        ("a.csv", b"text,label\n\xff,positive\n", "not valid UTF-8"),
+        ("a.doc", "x", "is not known"),
+        ("a.csv", b"text,label\na\0b,positive\n", "line 2: The text contains a NUL"),
     ],
 )
 def test_invalid_file_is_refused_with_its_line(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ModelError, match=message):
-        read_file(path)
+        read_file(LabelledFile(path))
+
+
+def test_files_may_have_other_columns_delimiters_and_encodings(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("id;Bewertung;Sterne\n1;Schönes Zimmer;5\n2;Nie wieder, übel;1\n".encode("cp1252"))
+    file = LabelledFile(path, parse_names("1=negative,5=positive"), "bewertung", "Sterne")
+    assert [(row.text, row.label) for row in read_file(file)] == [("Schönes Zimmer", 2), ("Nie wieder, übel", 0)]
+
+
+def test_dropped_rows_are_counted():
+    texts = [("good", 2), ("Good", 2), ("good", 0), ("", 1), ("bad", 0)]
+    dropped = datasets.Dropped()
+    kept = list(datasets.distinct((datasets.Row(text, label, "file") for text, label in texts), dropped))
+    assert [row.text for row in kept] == ["good", "bad"]
+    assert (dropped.duplicates, dropped.conflicts, dropped.without_terms) == (2, 1, 1)
+    assert str(dropped).startswith("2 duplicates were dropped (1 of them with another label")
 
 
 def test_parquet_is_read(tmp_path):
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"text": ["good", "bad"], "label": [2, 0], "source": ["shop", "forum"]}), path)
-    rows = read_file(path, parse_names("0=negative,2=positive"))
+    rows = read_file(LabelledFile(path, parse_names("0=negative,2=positive")))
     assert [tuple(row) for row in rows] == [("good", 2, "shop"), ("bad", 0, "forum")]
 
 

@@ -135,9 +135,9 @@ def test_temperatures_fit_own_texts():
 @pytest.mark.parametrize(
     ("content", "shown"),
     [
-        (b"text;label\nx;positive", "The columns are: text;label"),
+        (b"text;stars\nx;positive", "The columns are: text, stars"),
         (b"text,label\nx,1", "with --labels"),
-        ("text,label\ncaf\u00e9,positive".encode("latin-1"), "is not valid UTF-8 (at byte 14). Convert it"),
+        (b"text,label\na\0b,positive", "line 2: The text contains a NUL character"),
         (b"text,label\nx,positive\ny,positive", "same label"),
     ],
 )

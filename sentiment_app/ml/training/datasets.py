@@ -215,13 +215,35 @@ def _rated(cache: Path) -> Iterator[Row]:
                 yield Row(text, label, source)
 
 
-def distinct(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows, except rows without terms and rows with the same terms as an earlier row."""
-    seen: set[str] = set()
+class Dropped:
+    """Numbers of rows that `distinct` dropped."""
+
+    def __init__(self) -> None:
+        self.without_terms = 0
+        self.duplicates = 0
+        self.conflicts = 0
+        """Duplicates whose label differs from the label of the first copy."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.duplicates:,} duplicates were dropped ({self.conflicts:,} of them with another label than the "
+            f"first copy, whose label is used), and {self.without_terms:,} texts without words"
+        )
+
+
+def distinct(rows: Iterable[Row], dropped: Dropped | None = None) -> Iterator[Row]:
+    """The rows, except rows without terms and rows with the same terms as an earlier row, which `dropped` counts."""
+    dropped = dropped or Dropped()
+    labels: dict[str, int] = {}
     for row in rows:
         key = " ".join(terms(row.text))
-        if key and key not in seen:
-            seen.add(key)
+        if not key:
+            dropped.without_terms += 1
+        elif key in labels:
+            dropped.duplicates += 1
+            dropped.conflicts += labels[key] != row.label
+        else:
+            labels[key] = row.label
             yield row
 
 

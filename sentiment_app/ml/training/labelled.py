@@ -1,53 +1,64 @@
 """Read a user's labelled texts from CSV or NDJSON, optionally compressed with gzip, or from Parquet.
 
-The columns are `text`, `label` and optionally `source`. A source with the same name as a special source of the packaged
-data is renamed to "own …".
+The files have a column with texts, a column with labels, and perhaps a column `source`. A source with the same name as
+a special source of the packaged data is renamed to "own …".
 """
 
-import csv
-import gzip
-import json
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import parquet
 
+from sentiment_app.files.errors import FileError
+from sentiment_app.files.reader import SUFFIXES, File, Format, Limits, recognize
 from sentiment_app.ml.runtime import LABELS, ModelError
 from sentiment_app.ml.text import TextError, normalize
 from sentiment_app.ml.training.datasets import SPECIAL_SOURCES, Row
 from sentiment_app.ml.training.templates import SOURCE as TEMPLATES
 
 SOURCE = "file"
+LABEL_COLUMN, SOURCE_COLUMN = "label", "source"
+UNLIMITED = Limits(rows=10**12, bytes=10**15)
 
 
 class DataFileError(ModelError):
     """The file cannot be used."""
 
 
-def read_file(path: Path, names: Mapping[str, int] | None = None) -> list[Row]:
-    """Read a file of labelled texts.
+class LabelledFile(NamedTuple):
+    """A file of labelled texts, and how to read it.
 
     Args:
-        path: `.csv` with a header, or `.ndjson`/`.jsonl` with an object on each line, optionally `.gz`; or `.parquet`.
+        path: `.csv`, `.tsv` or `.txt`, or `.ndjson`/`.jsonl` with an object on each line, optionally `.gz`; or
+            `.parquet`.
         names: the labels in the file, with their index in LABELS. Defaults to the names in LABELS.
+        column: the column with the texts. Defaults to `text`.
+        label_column: the column with the labels.
+    """
+
+    path: Path
+    names: Mapping[str, int] | None = None
+    column: str | None = None
+    label_column: str = LABEL_COLUMN
+
+
+def read_file(file: LabelledFile) -> list[Row]:
+    """The labelled texts of a file.
 
     Raises:
-        DataFileError: the file cannot be read, or a line has no text or an unknown label.
+        DataFileError: the file or a row of it cannot be read, or a row has no text or an unknown label.
     """
-    known = names or {name: index for index, name in enumerate(LABELS)}
+    names = file.names or {name: index for index, name in enumerate(LABELS)}
     try:
-        rows = [_row(path, line, record, known) for line, record in _records(path)]
-    except UnicodeDecodeError as error:
-        raise DataFileError(
-            f"{path} is not valid UTF-8 (at byte {error.start}). Convert it, for example with: iconv -f latin1 -t utf-8"
-        ) from None
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
-        raise DataFileError(f"{path} cannot be read: {error}") from None
+        rows = [_row(file, names, *record) for record in _records(file)]
+    except FileError as error:
+        raise DataFileError(f"{file.path}: {error.detail}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataFileError(f"{file.path} cannot be read: {error}") from None
     if not rows:
-        raise DataFileError(f"{path} contains no texts")
+        raise DataFileError(f"{file.path} contains no texts")
     return rows
 
 
@@ -67,45 +78,51 @@ def parse_names(text: str) -> dict[str, int]:
     raise DataFileError(f"{text!r} is not a list of labels. Write for example 0=negative,1=neutral,2=positive")
 
 
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+def _records(file: LabelledFile) -> Iterator[tuple[int, Any, Any, Any]]:
+    """The line, the text, the label and the source of each row."""
+    columns = file.column or "text", file.label_column, SOURCE_COLUMN
+    if file.path.suffix == ".parquet":
+        for line, record in enumerate(parquet.read_table(file.path).to_pylist(), 1):
+            if file.label_column not in record:
+                raise DataFileError(_no_label(file, list(record)))
+            yield line, *map(record.get, columns)
+        return
+    recognized = recognize(file.path.name)
+    if recognized is None:
+        names = ", ".join([*SUFFIXES, ".parquet"])
+        raise DataFileError(f"the type of {file.path} is not known. Its name must end in one of {names}")
+    media_type, is_gzip = recognized
+    with file.path.open("rb") as stream:
+        format_ = Format(media_type, column=file.column, others=columns[1:], is_gzip=is_gzip)
+        opened = File(stream, format_, UNLIMITED)
+        for row in opened:
+            if row.error:
+                raise DataFileError(f"{file.path}, line {row.line}: {row.error}")
+            if row.values[0] is None:
+                raise DataFileError(_no_label(file, opened.describe().get("columns", []), row.line))
+            yield row.line, row.text, *row.values
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if kind == ".parquet":
-        yield from enumerate(parquet.read_table(path).to_pylist(), 1)
-    elif kind == ".csv":
-        with _open(path) as file:
-            reader = csv.DictReader(file)
-            for record in reader:
-                yield reader.line_num, record
-    elif kind in (".ndjson", ".jsonl"):
-        with _open(path) as file:
-            for line, content in enumerate(file, 1):
-                if content.strip():
-                    yield line, json.loads(content)
-    else:
-        raise DataFileError(f"the type of {path} is not known. Its name must end in .csv, .ndjson, .jsonl or .parquet")
+def _no_label(file: LabelledFile, columns: list[str], line: int = 1) -> str:
+    known = f" The columns are: {', '.join(columns[:20])}." if columns else ""
+    return (
+        f"{file.path}, line {line}: the row has no label in the column {file.label_column!r}.{known} "
+        "Choose the column with --label-column"
+    )
 
 
-def _row(path: Path, line: int, record: Any, names: Mapping[str, int]) -> Row:
-    if not isinstance(record, dict):
-        raise DataFileError(f"{path}, line {line}: not a JSON object")
-    text, label = record.get("text"), record.get("label")
-    if not isinstance(text, str) or label is None:
-        columns = ", ".join(str(name) for name in list(record)[:20])
-        raise DataFileError(f"{path}, line {line}: the columns text and label are required. The columns are: {columns}")
-    if str(label) not in names:
+def _row(file: LabelledFile, names: Mapping[str, int], line: int, text: Any, label: Any, source: Any) -> Row:
+    if str(label).strip() not in names:
         raise DataFileError(
-            f"{path}, line {line}: the label {label!r} is not one of {', '.join(names)}. "
+            f"{file.path}, line {line}: the label {label!r} is not one of {', '.join(names)}. "
             "Name the labels of the file with --labels, such as 0=negative,1=neutral,2=positive"
         )
+    if not isinstance(text, str):
+        raise DataFileError(f"{file.path}, line {line}: the row has no text. Choose the column with --column")
     try:
         normal = normalize(text)  # texts are normalised in the same way before they are scored
     except TextError as error:
-        raise DataFileError(f"{path}, line {line}: the text {error}") from None
-    source = str(record.get("source") or SOURCE)
-    return Row(normal, names[str(label)], f"own {source}" if source in {*SPECIAL_SOURCES, TEMPLATES} else source)
+        raise DataFileError(f"{file.path}, line {line}: the text {error}") from None
+    name = str(source or SOURCE)
+    is_special = name in {*SPECIAL_SOURCES, TEMPLATES}
+    return Row(normal, names[str(label).strip()], f"own {name}" if is_special else name)
