@@ -112,13 +112,21 @@ def show(task_id: UUID, follow: bool, as_json: bool) -> None:
 @tasks.command("results")
 @click.argument("task_id", type=click.UUID)
 @click.option("--format", "format_", type=click.Choice(["ndjson", "csv"]), default="ndjson", show_default=True)
-def results(task_id: UUID, format_: str) -> None:
+@click.option("--partial", is_flag=True, help="Print the finished results at once. Default: wait until it has ended.")
+@click.option(
+    "--formulas", type=click.Choice(["escaped", "raw"]), default="escaped", show_default=True, help="CSV only."
+)
+def results(task_id: UUID, format_: str, partial: bool, formulas: str) -> None:
     """Print the results of a task.
 
     Example: flask tasks results 01a20810-6c0c-7378-b5fe-cfc50592fba5 --format csv > results.csv
     """
-    rows = service.results(None, task_id).rows
-    for piece in render.ndjson(rows) if format_ == "ndjson" else render.csv_table(rows, with_header=True):
+    if not partial and service.get(None, task_id).status in UNFINISHED:
+        _follow(task_id)
+    rows = service.results(None, task_id, partial=partial).rows
+    is_csv = format_ == "csv"
+    table = render.csv_table(rows, with_header=True, raw=formulas == "raw") if is_csv else render.ndjson(rows)
+    for piece in table:
         click.echo(piece, nl=False)
 
 

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -12,7 +13,9 @@ from sentiment_app.tasks.service import Result
 
 COLUMNS = ("index", "line", "custom_id", "sentiment", "confidence", *LABELS, "error")
 # Spreadsheets run a cell that begins with one of these as a formula (OWASP, "CSV Injection").
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+# Numbers and phone numbers are not formulas, and must come back as they were sent.
+NUMBER = re.compile(r"[+-][\d .]*\d")
 # Rows in each piece of the response.
 PIECE_ROWS = 500
 
@@ -33,8 +36,9 @@ def ndjson(results: Iterable[Result]) -> Iterator[str]:
     yield from _in_pieces(_encode(as_object(result)) + "\n" for result in results)
 
 
-def csv_table(results: Iterable[Result], *, with_header: bool) -> Iterator[str]:
-    """CSV (RFC 4180). Cells that a spreadsheet would run as a formula have an apostrophe before them."""
+def csv_table(results: Iterable[Result], *, with_header: bool, raw: bool = False) -> Iterator[str]:
+    """CSV (RFC 4180). Unless `raw`, cells that a spreadsheet would run as a formula have an apostrophe before them."""
+    escape = _keep if raw else _escape
     buffer = io.StringIO()
     writer = csv.writer(buffer)
 
@@ -46,17 +50,22 @@ def csv_table(results: Iterable[Result], *, with_header: bool) -> Iterator[str]:
         return written
 
     header = [COLUMNS] if with_header else []
-    yield from _in_pieces(map(line, chain(header, map(_cells, results))))
+    yield from _in_pieces(map(line, chain(header, (_cells(result, escape) for result in results))))
 
 
-def _cells(result: Result) -> list[Any]:
+def _cells(result: Result, escape: Callable[[str], str]) -> list[Any]:
     scores = result.scores
     values = [scores.label, max(scores), *scores] if scores else [""] * 5
-    return [result.row_index, result.line, _escape(result.custom_id), *values, _escape(result.error)]
+    return [result.row_index, result.line, escape(result.custom_id or ""), *values, escape(result.error or "")]
 
 
-def _escape(cell: str | None) -> str:
-    return "" if cell is None else "'" + cell if cell.startswith(FORMULA_STARTS) else cell
+def _escape(cell: str) -> str:
+    is_formula = cell.startswith(FORMULA_STARTS) and not NUMBER.fullmatch(cell)
+    return "'" + cell if is_formula else cell
+
+
+def _keep(cell: str) -> str:
+    return cell
 
 
 def _in_pieces(lines: Iterable[str]) -> Iterator[str]:

@@ -200,17 +200,18 @@ def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
 def results(task_id: UUID, query: dict[str, Any]) -> Response:
     """Get the results in the order of the input: pages of JSON, or all of them as NDJSON or CSV.
 
-    For a task that is running, cancelled or failed, these are the results that are finished. To continue, send the
-    index of your last row as `cursor`. In CSV, a cell that a spreadsheet would run as a formula begins with an
-    apostrophe. If the task is retried or deleted meanwhile, a request for a page gets 409, and a file download fails.
+    For a task that is not completed, the answer is 409 with the progress. With `partial=true`, it has the results that
+    are finished. To continue, send the index of your last row as `cursor`. In CSV, a cell that a spreadsheet would run
+    as a formula begins with an apostrophe, unless `formulas` is `raw`. If the task is retried or deleted meanwhile, a
+    request for a page gets 409, and a file download fails.
     """
     after, limit = query["cursor"], query["limit"]
-    status, _, rows = service.results(caller().user_id, task_id, after)
+    status, _, rows = service.results(caller().user_id, task_id, after, partial=query["may_be_partial"])
     media_type = request.accept_mimetypes.best_match([JSON, *NDJSON_TYPES, CSV]) or JSON
     if media_type in NDJSON_TYPES:
         return _download(render.ndjson(rows), media_type)
     if media_type == CSV:
-        return _download(render.csv_table(rows, with_header=after < 0), media_type)
+        return _download(render.csv_table(rows, with_header=after < 0, raw=query["formulas"] == "raw"), media_type)
     items = [render.as_object(result) for result in islice(rows, limit)]
     has_more = len(items) == limit or status in UNFINISHED
     return jsonify({"items": items, "next_cursor": (items[-1]["index"] if items else after) if has_more else None})
@@ -296,7 +297,7 @@ def _preferred_wait() -> int | None:
 def _with_results(task: Task) -> dict[str, Any]:
     """The description of a finished task with its results, or without results if the task was retried meanwhile."""
     try:
-        opened = service.results(task.user_id, task.id)
+        opened = service.results(task.user_id, task.id, partial=True)
         found = [render.as_object(result) for result in opened.rows]
     except service.ResultsChangedError:
         opened = None

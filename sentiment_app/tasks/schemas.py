@@ -220,6 +220,18 @@ class ResultQuerySchema(Schema):
     limit = Number(
         load_default=100, validate=validate.Range(1, MAX_PAGE), metadata={"description": "Rows in a page of JSON"}
     )
+    may_be_partial = fields.Boolean(
+        data_key="partial",
+        load_default=False,
+        truthy={"true"},
+        falsy={"false"},
+        metadata={"description": "Return the finished results of a task that is not completed"},
+    )
+    formulas = Text(
+        load_default="escaped",
+        validate=validate.OneOf(["escaped", "raw"]),
+        metadata={"description": "CSV only. `raw` returns cells that a spreadsheet would run as formulas as they are."},
+    )
 
 
 class ResultPageSchema(Schema):

@@ -35,6 +35,19 @@ class TaskStateError(ConflictError):
     kind = "task-state"
 
 
+class TaskNotCompletedError(ConflictError):
+    """The results are not complete, because the task has not completed."""
+
+    kind = "task-not-completed"
+
+    def __init__(self, status: str, done: int, total: int) -> None:
+        wait = "Wait until it has completed" if status in UNFINISHED else "Retry the task"
+        super().__init__(
+            f"The task is {status}, and {done:,} of {total:,} rows are done. {wait}, or send ?partial=true to get the "
+            "results of these rows."
+        )
+
+
 class ResultsChangedError(ConflictError):
     """The task was retried or deleted while its results were read."""
 
@@ -141,11 +154,12 @@ class Results(NamedTuple):
     rows: Iterator[Result]
 
 
-def results(user_id: UUID | None, task_id: UUID, after: int = -1) -> Results:
+def results(user_id: UUID | None, task_id: UUID, after: int = -1, *, partial: bool = False) -> Results:
     """The results of a task, beginning after an index. One statement decides which chunks they come from.
 
-    While the task is unfinished, the results end before the first chunk that is not done, so that a caller who
-    continues after the last index misses no row. Chunks of a failed or cancelled task that are not done are left out.
+    With `partial`, the task need not be completed. While it is unfinished, the results end before the first chunk that
+    is not done, so that a caller who continues after the last index misses no row. Chunks of a failed or cancelled task
+    that are not done are left out.
 
     The iterator raises ResultsChangedError if a chunk was reopened by a retry, or deleted, since the results were
     opened: what was read before is not complete.
@@ -153,11 +167,16 @@ def results(user_id: UUID | None, task_id: UUID, after: int = -1) -> Results:
     Raises:
         NotFoundError: it does not exist, or belongs to another user.
         ExpiredError: the results have been deleted.
+        TaskNotCompletedError: the task is not completed, and the caller did not ask for partial results.
     """
     outline = _outline(user_id, task_id, after)
     status = outline[0].status
     if status == "expired":
         raise ExpiredError
+    if status != "completed" and not partial:
+        task = get(user_id, task_id)
+        done = progress(task)
+        raise TaskNotCompletedError(task.status, done.completed + done.failed, task.total)
     return Results(status, outline[0].finished_at, _results(status, outline, after))
 
 

@@ -1,8 +1,12 @@
 """Results of tasks that run or have expired."""
 
+import csv
+import io
+import json
 from datetime import timedelta
 from uuid import UUID
 
+import pytest
 from sqlalchemy import func, update
 
 from sentiment_app import maintenance
@@ -23,6 +27,35 @@ def test_expired_task_keeps_its_counts(upload, lines, work, fetch):
 
 def test_pages_of_running_task_continue(upload, lines, chunk_jobs, fetch, small_chunks):
     task = upload(lines(*"abcdefgh")).json["task_id"]
-    assert fetch(f"/{task}/results").json == {"items": [], "next_cursor": -1}
+    assert fetch(f"/{task}/results?partial=true").json == {"items": [], "next_cursor": -1}
     executor.score_chunk(UUID(chunk_jobs()[0]))
-    assert fetch(f"/{task}/results").json["next_cursor"] == 2
+    assert fetch(f"/{task}/results?partial=true").json["next_cursor"] == 2
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson", "text/csv"])
+def test_results_of_task_that_is_not_completed_are_refused(
+    client, as_ada, upload, lines, chunk_jobs, fetch, small_chunks, kind
+):
+    task = upload(lines(*"abcdefgh")).json["task_id"]
+    executor.score_chunk(UUID(chunk_jobs()[0]))
+    for status, then in (("running", "Wait until it has completed"), ("cancelled", "Retry the task")):
+        answer = fetch(f"/{task}/results", Accept=kind)
+        assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:task-not-completed")
+        assert answer.json["detail"].startswith(f"The task is {status}, and 3 of 8 rows are done. {then}")
+        client.post(f"/api/v1/sentiment/tasks/{task}/cancel", headers=as_ada)
+    assert fetch(f"/{task}/results?partial=true").json["items"][2]["index"] == 2
+
+
+@pytest.mark.parametrize(
+    ("custom_id", "escaped"),
+    [
+        *(("-17", "-17"), ("+49 170 123", "+49 170 123"), ("=1+1", "'=1+1"), ("＝1", "'＝1"), ("-1+1", "'-1+1")),
+        *(("@x", "'@x"), ("\tx", "'\tx"), ("a", "a")),
+    ],
+)
+def test_ids_come_back_as_given_unless_a_spreadsheet_would_run_them(upload, work, fetch, custom_id, escaped):
+    task = upload(json.dumps({"text": "fine", "custom_id": custom_id})).json["task_id"]
+    work()
+    for query, expected in (("", escaped), ("?formulas=raw", custom_id)):
+        answer = fetch(f"/{task}/results{query}", Accept="text/csv").text
+        assert [row["custom_id"] for row in csv.DictReader(io.StringIO(answer, newline=""))] == [expected]

@@ -98,7 +98,7 @@ def test_task_is_cancelled_and_retried(run, submit, work):
 @pytest.mark.parametrize(
     ("name", "options", "shown"),
     [
-        ("reviews.xlsx", ("--user", "ada"), "must end in .csv"),
+        ("reviews.xlsx", ("--user", "ada"), "must end in one of .csv"),
         ("reviews.csv", ("--user", "nobody"), "nobody"),
         ("reviews.csv", ("--user", "ada", "--column", "opinion"), "Its columns are: id, review"),
         ("reviews.csv", ("--user", "ada", "--column", "review", "--model", "none"), "none"),

@@ -168,12 +168,12 @@ def test_results_of_running_task_end_before_unfinished_chunk(upload, fetch, smal
     task = upload(lines(*"abcdefgh")).json
     first, second, third = chunk_jobs()
     executor.score_chunk(third)
-    assert fetch(f"/{task['task_id']}/results").json["items"] == []
+    assert fetch(f"/{task['task_id']}/results?partial=true").json["items"] == []
     executor.score_chunk(first)
     running = fetch(f"/{task['task_id']}").json
     assert (running["status"], running["percent"]) == ("running", 62.5)
     assert running["seconds_left"] >= 0
-    assert [entry["index"] for entry in fetch(f"/{task['task_id']}/results").json["items"]] == [0, 1, 2]
+    assert [entry["index"] for entry in fetch(f"/{task['task_id']}/results?partial=true").json["items"]] == [0, 1, 2]
     executor.score_chunk(second)
     assert fetch(f"/{task['task_id']}").json["status"] == "completed"
 
@@ -184,7 +184,7 @@ def test_cancelled_task_keeps_finished_results(client, as_ada, upload, work, fet
     cancelled = client.post(f"{TASKS}/{task['task_id']}/cancel", headers=as_ada)
     assert (cancelled.status_code, cancelled.json["status"]) == (200, "cancelled")
     work()
-    assert [entry["index"] for entry in fetch(f"/{task['task_id']}/results").json["items"]] == [3, 4, 5]
+    assert [entry["index"] for entry in fetch(f"/{task['task_id']}/results?partial=true").json["items"]] == [3, 4, 5]
     assert client.post(f"{TASKS}/{task['task_id']}/cancel", headers=as_ada).status_code == 200
 
 
