@@ -9,7 +9,7 @@ HEAD_BYTES = 512
 SIGNATURES = {
     b"PK\x03\x04": "a ZIP archive (Excel workbooks are also ZIP archives). Send the file in it, or export it as CSV",
     b"\x1f\x8b": "compressed with gzip. Send it with `Content-Encoding: gzip`",
-    b"\x28\xb5\x2f\xfd": "compressed with Zstandard. Decompress it first",
+    b"\x28\xb5\x2f\xfd": "compressed with Zstandard. Send it with `Content-Encoding: zstd`",
     b"\xfd7zXZ\x00": "compressed with xz. Decompress it first",
     b"BZh": "compressed with bzip2. Decompress it first",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive. Send the file in it",

@@ -3,8 +3,10 @@
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Callable, Iterator
+from typing import IO, cast
+
+from backports import zstd
 
 from sentiment_app.files import content
 from sentiment_app.files.encodings import Decoder
@@ -14,18 +16,27 @@ PIECE_BYTES = 64 * 1024
 # Room for a text of 20,000 characters, even if each is escaped as a surrogate pair, and for a custom_id.
 MAX_LINE_CHARACTERS = 256 * 1024
 LINE_TOO_LONG = f"The line has more than {MAX_LINE_CHARACTERS:,} characters."
+OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+    "gzip": lambda stream: cast(IO[bytes], gzip.GzipFile(fileobj=stream)),
+    "zstd": lambda stream: cast(IO[bytes], zstd.ZstdFile(stream)),
+}
 # Not str.splitlines: it would also split at form feeds and U+2028, which texts may contain. Some programs write \r\r\n.
 LINE = re.compile(r"[^\r\n]*(?:\r*\n|\r)")
 
 
-def read_pieces(stream: IO[bytes], *, is_gzip: bool, max_bytes: int) -> Iterator[bytes]:
+def read_pieces(stream: IO[bytes], compression: str | None, max_bytes: int) -> Iterator[bytes]:
     """The bytes of a file after decompression.
 
+    Args:
+        stream: the file.
+        compression: "gzip" or "zstd"; None if the file is not compressed.
+        max_bytes: the limit on the bytes after decompression.
+
     Raises:
-        FileError: the file is not valid gzip.
-        FileTooLargeError: it has more than `max_bytes` bytes after decompression.
+        FileError: the compressed file is not valid, or it is incomplete.
+        FileTooLargeError: it has more bytes than the limit.
     """
-    source = gzip.GzipFile(fileobj=stream) if is_gzip else stream
+    source = OPENERS[compression](stream) if compression else stream
     size = 0
     try:
         while piece := source.read(PIECE_BYTES):
@@ -35,8 +46,8 @@ def read_pieces(stream: IO[bytes], *, is_gzip: bool, max_bytes: int) -> Iterator
                     f"The file is too large. The limit is {max_bytes:,} bytes after decompression. Split it."
                 )
             yield piece
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise FileError("The file is not valid gzip, or it is incomplete.") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error, zstd.ZstdError):
+        raise FileError(f"The file is not valid {compression}, or it is incomplete.") from None
 
 
 def read_lines(pieces: Iterator[bytes], decoder: Decoder) -> Iterator[str | None]:
@@ -47,7 +58,16 @@ def read_lines(pieces: Iterator[bytes], decoder: Decoder) -> Iterator[str | None
     Raises:
         FileError: the file is not a text file, or not in its encoding.
     """
-    return _split(decoder.decode(content.refuse_binary(pieces)))
+    return _split(read_texts(pieces, decoder))
+
+
+def read_texts(pieces: Iterator[bytes], decoder: Decoder) -> Iterator[str]:
+    """The text of the file, in pieces.
+
+    Raises:
+        FileError: the file is not a text file, or not in its encoding.
+    """
+    return decoder.decode(content.refuse_binary(pieces))
 
 
 def _split(texts: Iterator[str]) -> Iterator[str | None]:

@@ -8,21 +8,27 @@ from sentiment_app.files.csv_layout import Columns
 from sentiment_app.files.csv_rows import CsvFile
 from sentiment_app.files.encodings import Decoder
 from sentiment_app.files.errors import FileTooLargeError
-from sentiment_app.files.lines import read_lines, read_pieces
-from sentiment_app.files.ndjson import read_ndjson
+from sentiment_app.files.json_array import read_json_array
+from sentiment_app.files.lines import read_lines, read_pieces, read_texts
+from sentiment_app.files.ndjson import Keys, read_ndjson
 from sentiment_app.files.rows import Row
 
-NDJSON, CSV = "application/x-ndjson", "text/csv"
-SUFFIXES = {".csv": CSV, ".tsv": CSV, ".tab": CSV, ".txt": CSV, ".ndjson": NDJSON, ".jsonl": NDJSON}
+NDJSON, CSV, JSON = "application/x-ndjson", "text/csv", "application/json"
+SUFFIXES = {
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".txt"), CSV),
+    **dict.fromkeys((".ndjson", ".jsonl"), NDJSON),
+    ".json": JSON,
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 MAX_NAMED_COLUMNS, MAX_NAME_CHARACTERS = 100, 200
 
 
-def recognize(filename: str) -> tuple[str, bool] | None:
-    """The media type of a file, and whether it is compressed with gzip; None if the name does not say it."""
+def recognize(filename: str) -> tuple[str, str | None] | None:
+    """The media type and the compression of a file; None if the name does not say them."""
     path = PurePath(filename.lower())
-    is_gzip = path.suffix == ".gz"
-    media_type = SUFFIXES.get(path.with_suffix("").suffix if is_gzip else path.suffix)
-    return (media_type, is_gzip) if media_type else None
+    compression = COMPRESSIONS.get(path.suffix)
+    media_type = SUFFIXES.get(path.with_suffix("").suffix if compression else path.suffix)
+    return (media_type, compression) if media_type else None
 
 
 class Format(NamedTuple):
@@ -35,7 +41,7 @@ class Format(NamedTuple):
     encoding: str | None = None
     others: tuple[str, ...] = ()
     has_header: bool = True
-    is_gzip: bool = False
+    compression: str | None = None
 
 
 class Limits(NamedTuple):
@@ -57,14 +63,19 @@ class File:
         self._format = format_
         self._limits = limits
         self._decoder = Decoder(format_.encoding)
-        lines = read_lines(read_pieces(stream, is_gzip=format_.is_gzip, max_bytes=limits.bytes), self._decoder)
+        pieces = read_pieces(stream, format_.compression, limits.bytes)
         self._csv: CsvFile | None = None
+        self._rows: Iterator[Row | None]
         if format_.media_type == CSV:
             columns = Columns(format_.column, format_.id_column, format_.others, format_.has_header)
-            self._csv = CsvFile(lines, columns, format_.delimiter)
-            self._rows: Iterator[Row | None] = iter(self._csv)
+            self._csv = CsvFile(read_lines(pieces, self._decoder), columns, format_.delimiter)
+            self._rows = iter(self._csv)
+            return
+        keys = Keys(format_.column or Keys().text, format_.id_column or Keys().id, format_.others)
+        if format_.media_type == JSON:
+            self._rows = read_json_array(read_texts(pieces, self._decoder), keys)
         else:
-            self._rows = read_ndjson(lines, column=format_.column, id_column=format_.id_column, others=format_.others)
+            self._rows = read_ndjson(read_lines(pieces, self._decoder), keys)
 
     def __iter__(self) -> Iterator[Row]:
         """The rows, in order.

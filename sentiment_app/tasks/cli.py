@@ -39,7 +39,7 @@ POLL_SECONDS = 0.5
 @click.option("--model", help="A released version. Default: the active model.")
 @click.option("--follow", is_flag=True, help="Show the progress until the task has ended.")
 def submit(file: Path, username: str, model: str | None, follow: bool, **options: Any) -> None:
-    """Submit a file as a task: .csv, .tsv, .txt, .ndjson or .jsonl, also compressed as .gz.
+    """Submit a file as a task: .csv, .tsv, .txt, .ndjson, .jsonl or .json, also compressed as .gz or .zst.
 
     Example: flask tasks submit reviews.csv --user ada --column review --follow
     """
@@ -47,12 +47,12 @@ def submit(file: Path, username: str, model: str | None, follow: bool, **options
     if recognized is None:
         names = ", ".join(SUFFIXES)
         raise click.ClickException(
-            f"The type of {file} is not known. Its name must end in one of {names}, optionally with .gz."
+            f"The type of {file} is not known. Its name must end in one of {names}, optionally with .gz or .zst."
         )
-    media_type, is_gzip = recognized
+    media_type, compression = recognized
     to_submit = submission.Submission(users.get_by_username(username).id, model)
     with file.open("rb") as stream:
-        format_ = Format(media_type, **options, is_gzip=is_gzip)
+        format_ = Format(media_type, **options, compression=compression)
         task = submission.submit_file(to_submit, stream, format_, lambda: "")
     click.echo(f"{task.id}: {task.total:,} rows queued")
     if follow:

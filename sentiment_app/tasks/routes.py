@@ -102,7 +102,7 @@ def submit_batch(body: dict[str, Any]) -> Response:
 @blueprint.post("/tasks")
 @operation(
     query=schemas.UploadQuerySchema(),
-    streams=(NDJSON, CSV, MULTIPART),
+    streams=(NDJSON, CSV, JSON, MULTIPART),
     before=_check_quota,
     status=202,
     also=200,
@@ -112,12 +112,12 @@ def submit_batch(body: dict[str, Any]) -> Response:
     errors=(404, 408, 409),
 )
 def submit_file(query: dict[str, Any]) -> Response:
-    """Score a file of NDJSON or CSV as a task, up to a million rows.
+    """Score a file of CSV, NDJSON or a JSON array as a task, up to a million rows.
 
-    The file is read as a stream, and may be compressed (`Content-Encoding: gzip`). A row that cannot be read does not
-    affect the other rows, and its error names the line. Each line of NDJSON is an object `{"text": …, "custom_id": …}`
-    or a string. NDJSON may also have the media types application/ndjson and application/jsonl, and CSV may have
-    text/tab-separated-values.
+    The file is read as a stream, and may be compressed (`Content-Encoding: gzip` or `zstd`). A row that cannot be read
+    does not affect the other rows, and its error names the line. Each line of NDJSON, and each element of a JSON array,
+    is an object `{"text": …, "custom_id": …}` or a string. NDJSON may also have the media types application/ndjson and
+    application/jsonl, and CSV may have text/tab-separated-values.
 
     The file may also be sent as a part of a form (multipart/form-data). The options may then be fields of the form that
     come before the file, and the type of the file follows from its name.
@@ -140,7 +140,10 @@ def _receive(to_submit: Submission, upload: Upload) -> Task:
 
 @blueprint.post("/tasks/preview")
 @operation(
-    query=schemas.FileQuerySchema(), streams=(NDJSON, CSV, MULTIPART), returns=schemas.PreviewSchema(), errors=(408,)
+    query=schemas.FileQuerySchema(),
+    streams=(NDJSON, CSV, JSON, MULTIPART),
+    returns=schemas.PreviewSchema(),
+    errors=(408,),
 )
 def preview(query: dict[str, Any]) -> dict[str, Any]:
     """Show how a file would be read: its format and its first 20 rows.

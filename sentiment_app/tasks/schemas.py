@@ -127,7 +127,9 @@ class ResultSchema(Schema):
     """The result of a row: its scores, or an error."""
 
     index = fields.Integer(required=True, metadata={"description": "Index in the input, from 0"})
-    line = fields.Integer(required=True, metadata={"description": "Line in the file, from 1"})
+    line = fields.Integer(
+        required=True, metadata={"description": "Line in the file, or number of the element of a JSON array, from 1"}
+    )
     custom_id = fields.String(required=True, allow_none=True)
     sentiment = fields.String(metadata={"enum": list(LABELS)})
     confidence = fields.Float()
@@ -136,7 +138,7 @@ class ResultSchema(Schema):
 
 
 class FormatSchema(Schema):
-    """The format that a file was read in. NDJSON has only the first two fields."""
+    """The format that a file was read in. NDJSON and JSON have only the first two fields."""
 
     media_type = fields.String(required=True)
     encoding = fields.String(required=True, metadata={"description": "The name of a Python codec. ASCII is utf-8."})
@@ -152,7 +154,9 @@ class FormatSchema(Schema):
 class PreviewRowSchema(Schema):
     """A row of a file: its text, or an error."""
 
-    line = fields.Integer(required=True, metadata={"description": "Line in the file, from 1"})
+    line = fields.Integer(
+        required=True, metadata={"description": "Line in the file, or number of the element of a JSON array, from 1"}
+    )
     custom_id = fields.String(required=True, allow_none=True)
     text = fields.String(required=True, allow_none=True)
     error = fields.String(required=True, allow_none=True)

@@ -7,7 +7,7 @@ from typing import IO, Any, NamedTuple, cast
 from flask import request
 from werkzeug.http import parse_options_header
 
-from sentiment_app.files.reader import CSV, NDJSON, Format, recognize
+from sentiment_app.files.reader import CSV, JSON, NDJSON, Format, recognize
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.tasks.request_body import FormFile, HashingStream
 from sentiment_app.web.problems import UnsupportedMediaTypeError
@@ -24,7 +24,7 @@ class Upload(NamedTuple):
 
     stream: HashingStream
     media_type: str
-    is_gzip: bool
+    compression: str | None
     options: dict[str, Any]
     parameters: Mapping[str, str]
     """The parameters of its Content-Type."""
@@ -36,7 +36,7 @@ class Upload(NamedTuple):
         options = {name: self.options[name] for name in ("column", "id_column", "delimiter", "encoding")}
         options["encoding"] = options["encoding"] or self.parameters.get("charset")
         header = self.options["header"] or self.parameters.get("header", "").lower()
-        return Format(self.media_type, **options, has_header=header != "absent", is_gzip=self.is_gzip)
+        return Format(self.media_type, **options, has_header=header != "absent", compression=self.compression)
 
     def fingerprint(self) -> str:
         """Identifies the request. Reads the rest of the file."""
@@ -57,36 +57,37 @@ def open_upload(schema: Schema, query: dict[str, Any]) -> Upload:
         UnsupportedMediaTypeError: the type of the file or its compression is not supported.
         MalformedError, InvalidFieldsError: the form is not valid.
     """
-    is_gzip = _is_gzip()
+    compression = _compression()
     request.max_content_length = settings().max_upload_bytes
     body = HashingStream(request.stream, request.content_length)
     if request.mimetype != MULTIPART:
         media_type = _media_type(request.mimetype)
-        return Upload(body, media_type, is_gzip, query, request.mimetype_params, request.content_type or "")
-    if is_gzip:
+        return Upload(body, media_type, compression, query, request.mimetype_params, request.content_type or "")
+    if compression:
         raise UnsupportedMediaTypeError("A form cannot be compressed. Compress the file in it, and name it .csv.gz.")
     form = FormFile(cast(IO[bytes], body), request.mimetype_params.get("boundary", ""))
     fields = load(schema, form.fields, "body")
     mimetype, parameters = parse_options_header(form.content_type)
-    media_type, is_gzip = recognize(form.filename) or (_media_type(mimetype), False)
+    media_type, compression = recognize(form.filename) or (_media_type(mimetype), None)
     options = {name: value if fields[name] is None else fields[name] for name, value in query.items()}
     # The boundary of a form differs each time that the form is sent, so it does not identify the request.
-    identity = f"{MULTIPART} {media_type} {is_gzip} {sorted(options.items(), key=str)}"
-    return Upload(HashingStream(cast(IO[bytes], form), None), media_type, is_gzip, options, parameters, identity)
+    identity = f"{MULTIPART} {media_type} {compression} {sorted(options.items(), key=str)}"
+    return Upload(HashingStream(cast(IO[bytes], form), None), media_type, compression, options, parameters, identity)
 
 
 def _media_type(mimetype: str) -> str:
-    accepted = {**dict.fromkeys(NDJSON_TYPES, NDJSON), **dict.fromkeys(CSV_TYPES, CSV)}
+    accepted = {**dict.fromkeys(NDJSON_TYPES, NDJSON), **dict.fromkeys(CSV_TYPES, CSV), JSON: JSON}
     if mimetype not in accepted:
         raise UnsupportedMediaTypeError(
-            f"Files may be NDJSON or CSV. Send the file with Content-Type {NDJSON} or {CSV}, or in a form with a "
-            "filename that ends in .ndjson or .csv."
+            f"Files may be CSV, NDJSON or a JSON array. Send the file with Content-Type {CSV}, {NDJSON} or {JSON}, "
+            "or in a form with a filename that ends in .csv, .ndjson or .json."
         )
     return accepted[mimetype]
 
 
-def _is_gzip() -> bool:
+def _compression() -> str | None:
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "x-gzip"):
-        raise UnsupportedMediaTypeError("The Content-Encoding is not supported. Use gzip, or omit the header.")
-    return encoding != "identity"
+    compressions = {"identity": None, "gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd"}
+    if encoding not in compressions:
+        raise UnsupportedMediaTypeError("The Content-Encoding is not supported. Use gzip or zstd, or omit the header.")
+    return compressions[encoding]

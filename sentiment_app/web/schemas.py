@@ -83,6 +83,9 @@ class Number(fields.Integer):
         return int(value)
 
 
+LOST_PLUS = re.compile(r"\d \d\d:\d\d$")
+
+
 class Instant(fields.AwareDateTime):
     """A point in time with an offset (RFC 3339), loaded in UTC: PostgreSQL refuses offsets of 16 hours and more.
 
@@ -93,6 +96,8 @@ class Instant(fields.AwareDateTime):
         super().__init__(format="iso", **options)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> datetime:
+        if isinstance(value, str) and LOST_PLUS.search(value):
+            raise ValidationError("In a URL, a + means a space. Write the + of the offset as %2B.")
         instant: datetime = super()._deserialize(value, *args, **kwargs)
         try:
             return instant.astimezone(UTC)

@@ -171,14 +171,14 @@ def test_delimiter_is_detected(delimiter):
 def test_gzip_bomb_is_refused():
     bomb = gzip.compress(b'{"text":"' + b"a" * 50_000_000 + b'"}')
     with pytest.raises(FileTooLargeError):
-        read(bomb, limits=Limits(10, 1_000_000), is_gzip=True)
+        read(bomb, limits=Limits(10, 1_000_000), compression="gzip")
 
 
 @pytest.mark.parametrize("cut", [1, 20, -1])
 def test_truncated_gzip_is_refused(cut):
     content = gzip.compress(b'{"text":"fine"}\n' * 100)
     with pytest.raises(FileError):
-        read(content[:cut], is_gzip=True)
+        read(content[:cut], compression="gzip")
 
 
 @pytest.mark.no_cover

@@ -61,7 +61,7 @@ def test_csv_is_read_back_exactly(texts, dialect, encoding, is_gzip):
     rows = read(
         gzip.compress(content) if is_gzip else content,
         encoding=encoding if encoding == "gb18030" else None,
-        is_gzip=is_gzip,
+        compression="gzip" if is_gzip else None,
     )
     assert [(row.custom_id, row.text, row.error) for row in rows] == [
         (f"r-{i}", text, None) for i, text in enumerate(texts)

@@ -162,7 +162,7 @@ def test_broken_release_leaves_previous_release_serving(host, playbook, reposito
     with load() as during:
         out = playbook("deploy", "-e", f"version={release}", check=False)
     assert "failed=1" in out
-    assert shown in out
+    assert shown in out, out[-4000:]
     assert current(host) == before
     assert during.failed == {}
     assert f" refused {release} after {before} " in host.file("/var/log/sentiment-deploys.log").content_string

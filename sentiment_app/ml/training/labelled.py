@@ -1,4 +1,4 @@
-"""Read a user's labelled texts from CSV or NDJSON, optionally compressed with gzip, or from Parquet.
+"""Read a user's labelled texts from CSV, NDJSON or JSON, optionally compressed, or from Parquet.
 
 The files have a column with texts, a column with labels, and perhaps a column `source`. A source with the same name as
 a special source of the packaged data is renamed to "own …".
@@ -31,8 +31,8 @@ class LabelledFile(NamedTuple):
     """A file of labelled texts, and how to read it.
 
     Args:
-        path: `.csv`, `.tsv` or `.txt`, or `.ndjson`/`.jsonl` with an object on each line, optionally `.gz`; or
-            `.parquet`.
+        path: `.csv`, `.tsv` or `.txt`; `.ndjson` or `.jsonl` with an object on each line; or `.json` with an array;
+            all of them optionally `.gz` or `.zst`. Or `.parquet`.
         names: the labels in the file, with their index in LABELS. Defaults to the names in LABELS.
         column: the column with the texts. Defaults to `text`.
         label_column: the column with the labels.
@@ -91,9 +91,9 @@ def _records(file: LabelledFile) -> Iterator[tuple[int, Any, Any, Any]]:
     if recognized is None:
         names = ", ".join([*SUFFIXES, ".parquet"])
         raise DataFileError(f"the type of {file.path} is not known. Its name must end in one of {names}")
-    media_type, is_gzip = recognized
+    media_type, compression = recognized
     with file.path.open("rb") as stream:
-        format_ = Format(media_type, column=file.column, others=columns[1:], is_gzip=is_gzip)
+        format_ = Format(media_type, column=file.column, others=columns[1:], compression=compression)
         opened = File(stream, format_, UNLIMITED)
         for row in opened:
             if row.error:
