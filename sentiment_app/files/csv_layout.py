@@ -6,11 +6,11 @@ records. The dialect that has the requested column wins, and of several such dia
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 from typing import NamedTuple
 
-from sentiment_app.files.csv_records import Dialect, Record, RecordReader, Shape
+from sentiment_app.files.csv_records import UNCLOSED, Dialect, Record, RecordReader, Shape
 from sentiment_app.files.errors import FileError
 
 DEFAULT_COLUMN, DEFAULT_ID_COLUMN = "text", "custom_id"
@@ -20,22 +20,30 @@ RARE_DELIMITERS = " :~^\x1f\x01"
 DELIMITER_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # an instruction to Excel
 # A writer that doubles quotes also encloses fields with quotes, so that this does not occur outside quotes.
-ESCAPED = re.compile(r"\\[\"']|(?:^|[,;\t|])\\N(?:$|[,;\t|])", re.MULTILINE)
+ESCAPED = re.compile(r"\\\"|(?:^|[,;\t|])\\N(?:$|[,;\t|])", re.MULTILINE)
+DOUBLED = re.compile(r'[^,;\t|\n\r"]""')
 ESCAPED_DELIMITER = re.compile(r"\\[,;\t|]")
 SINGLE_QUOTED = re.compile(r"(?:^|[,;\t|])\s?'(?:[^']|'')*'\s*(?:$|[,;\t|])")
 DOUBLE_QUOTED = re.compile(r'(?:^|[,;\t|])\s?"', re.MULTILINE)
+ENCLOSED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*"(?:\t|\r?\n?$)')
 MAX_HEADER_LINE = 20
 MAX_COLUMNS = 10_000
 MAX_NAMED_COLUMNS = 20
 MAX_TYPED_COLUMNS = 1000
 NUMERIC = re.compile(r"[\s\d.,:/+\-%$€£TZ]*\d[\s\d.,:/+\-%$€£TZ]*")
 DIGITS = re.compile(r"\d+")
+CODE = re.compile(r"[^\s\"]*\d[^\s\"]*")
+NUMBER = re.compile(r"\d+")
+NUMBER_START = re.compile(r"[+-]?\d+(?! )")
+JOINED = re.compile(r"\d+[^\W\d]|\d[\d.:/TZ-]*[;|\t\"]")
 MAX_CATEGORY_CHARACTERS = 30
-MIN_WORD_RECORDS = 10
+MIN_UNTYPED_VALUES = 4
+MAX_CODE_CHARACTERS = 80
 MIN_CONSISTENCY = 0.9
 # By column: the values that it has, with "9" in place of each number.
 Types = dict[int, frozenset[str]]
-WORD = frozenset(["\0"])  # any value without spaces
+# Values that say nothing about a column.
+NULLS = frozenset(["", "-", "n/a", "na", "nan", "none", "null", "unknown", "\\n"])
 
 
 class Columns(NamedTuple):
@@ -62,8 +70,8 @@ class Layout(NamedTuple):
     other_indexes: list[int | None]
     types: Types
     types_near_text: Types
-    """The types of the four columns nearest to the text, which may also be WORD."""
-    values_after_text: frozenset[str]
+    """The types of the four columns nearest to the text."""
+    values_after_text: tuple[str, ...]
     """The values of the next column."""
     has_typed_start: bool
     """Whether all columns before the text have a type, so that a missing or extra delimiter is noticed."""
@@ -79,6 +87,8 @@ class _Reading(NamedTuple):
     header: list[str]
     header_line: int | None
     has_column: bool
+    damaged_line: int | None
+    """The number of a damaged line before the header."""
     records: list[list[str]]
     """The records after the header. A damaged record has no fields."""
     width: int
@@ -123,16 +133,19 @@ def _parse_delimiter(delimiter: str) -> str:
 
 def _candidates(lines: list[str], delimiter: str | None, columns: Columns) -> Iterator[Dialect]:
     text = "".join(lines)
-    wanted = _normal(columns.text or DEFAULT_COLUMN)
-    heads = [line for line in lines[:MAX_HEADER_LINE] if wanted in _normal(line)]
-    rare = [rare for rare in RARE_DELIMITERS if any(rare in line for line in heads)]
+    wanted = columns.text or DEFAULT_COLUMN
+    heads = lines[:MAX_HEADER_LINE]
+    rare = [rare for rare in RARE_DELIMITERS if any(_named(line.split(rare), wanted) for line in heads if rare in line)]
     delimiters = [delimiter] if delimiter else ["", *(found for found in DELIMITERS if found in text), *rare]
     quotes = ['"']
     single_quoted = sum(SINGLE_QUOTED.search(line[:1000]) is not None for line in lines)
     if single_quoted and not DOUBLE_QUOTED.search(text):
         # The first dialect wins among dialects that read the file equally well.
         quotes = ["'", '"'] if single_quoted * 2 > len(lines) else ['"', "'"]
-    escapes = ["\\", ""] if ESCAPED.search(text) else ["", "\\"] if ESCAPED_DELIMITER.search(text) else [""]
+    escapes = [""]
+    if ESCAPED.search(text) or ESCAPED_DELIMITER.search(text):
+        # The first dialect wins among dialects that read the file equally well.
+        escapes = ["\\", ""] if ESCAPED.search(text) and not DOUBLED.search(text) else ["", "\\"]
     for delimiter_, quote, escape in product(delimiters, quotes, escapes):
         after_delimiter = re.findall(f"{re.escape(delimiter_)}(.?)", text) if delimiter_.strip() else []
         yield Dialect(delimiter_, quote, escape, skip_spaces=set(after_delimiter) == {" "})
@@ -145,6 +158,7 @@ def _read(lines: Sequence[str | None], dialect: Dialect, columns: Columns, *, is
     width = _modal_width([record.fields for record in found])
     index = _find_header(found, columns, width)
     header = found[index] if index is not None else None
+    damaged = next((record for record in found[: index or 0] if record.error), None)
     records = [record.fields for record in found[0 if index is None else index + 1 :]]
     names = [name.strip() for name in header.fields] if header else [str(number + 1) for number in range(width)]
     data_width = _modal_width(records) or width
@@ -154,6 +168,7 @@ def _read(lines: Sequence[str | None], dialect: Dialect, columns: Columns, *, is
         names,
         header.line if header else None,
         bool(_matching(names, columns.text or DEFAULT_COLUMN)),
+        damaged.line if damaged else None,
         records,
         data_width,
         consistency,
@@ -170,20 +185,19 @@ def _find_header(found: list[Record], columns: Columns, width: int) -> int | Non
     if not columns.has_header or not found:
         return None
     wanted = columns.text or DEFAULT_COLUMN
-    index = next(
-        (index for index, record in enumerate(found[:MAX_HEADER_LINE]) if _matching(record.fields, wanted)), None
-    )
+    heads = enumerate(found[:MAX_HEADER_LINE])
+    index = next((index for index, record in heads if _named(record.fields, wanted)), None)
     if index is not None:
         before = [record.fields for record in found[:index]]
         types = _column_types([record.fields for record in found[index + 1 :]])
-        if columns.text or not any(_is_data(fields, width, types) for fields in before):
+        if not any(_is_data(fields, width, types) for fields in before):
             return index
     return next((index for index, record in enumerate(found) if len(record.fields) == width), 0)
 
 
 def _is_data(fields: list[str], width: int, types: Types) -> bool:
     is_sparse = width > 1 and sum(map(bool, fields)) <= 1
-    return len(fields) == width and not is_sparse and (not types or _fits(types, fields))
+    return len(fields) == width and not is_sparse and not (types and _count_wrong(types, fields).numbers)
 
 
 def _rank(reading: _Reading) -> tuple[int, float]:
@@ -194,16 +208,24 @@ def _rank(reading: _Reading) -> tuple[int, float]:
         level = 2 if reading.has_column else 0
     elif reading.has_column:
         # If all rows have several fields, but the header has only one name, the header is incomplete.
-        level = 4 if width > 1 else 3 if is_table and reading.consistency == 1 and len(reading.records) > 1 else 1
+        level = 4 if width > 1 else 3 if is_table and _lacks_names(reading) else 1
     else:
         is_regular = is_table and reading.width == width and reading.consistency >= MIN_CONSISTENCY
         level = 1 if is_regular and reading.dialect.delimiter in DELIMITERS else -1
     return level, reading.consistency
 
 
+def _lacks_names(reading: _Reading) -> bool:
+    """Whether all rows have several fields, but the header has only one name. Delimiters in sentences do not count."""
+    is_regular = reading.consistency == 1 and len(reading.records) > 1 and reading.dialect.delimiter in DELIMITERS
+    return is_regular and any(part and part[0] != " " for fields in reading.records for part in fields[1:])
+
+
 def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], *, skipped: int) -> Layout:
     names, records = reading.header, reading.records
     width = len(names)
+    if reading.damaged_line is not None:
+        raise FileError(f"Line {reading.damaged_line + skipped}, before the header, cannot be read. {UNCLOSED}")
     if width > MAX_COLUMNS:
         raise FileError(f"The header has {width:,} columns. The limit is {MAX_COLUMNS:,}.")
     text_index = _find_column(names, columns.text, DEFAULT_COLUMN, "column")
@@ -225,13 +247,14 @@ def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], 
         other_indexes=[next(iter(_matching(names, name)), None) for name in columns.others],
         has_typed_start=all(index in types for index in range(text_index)),
         types=types,
-        types_near_text=_nearest(types | _find_words(records, types, text_index, width), text_index),
-        values_after_text=frozenset(row[text_index + 1].strip() for row in records if len(row) > text_index + 1) - {""},
+        types_near_text=_nearest(types, text_index),
+        values_after_text=tuple({row[text_index + 1].strip() for row in records if len(row) > text_index + 1} - {""}),
         extra=reading.width - width if has_extra else 0,
         shape=Shape(
             width,
-            lambda fields: _fits(types, fields),
+            _are_records(types, text_index, _is_ordered(records)),
             has_cr_in_texts=ends["\n"] > ends["\r"] and not _ends_at_cr(lines, reading.dialect, width),
+            has_literal_quotes=not any(ENCLOSED.search(line) for line in lines if line),
         ),
     )
 
@@ -252,11 +275,15 @@ def _find_column(names: list[str], requested: str | None, default: str, option: 
 
 
 def _matching(names: list[str], wanted: str) -> list[int]:
-    """The columns with a name, or without regard to case and spaces, or with this number."""
-    exact = [index for index, name in enumerate(names) if name.strip() == wanted]
-    similar = exact or [index for index, name in enumerate(names) if _normal(name) == _normal(wanted)]
+    """The columns with a name, or the column with this number."""
     is_number = wanted.isascii() and wanted.isdigit() and len(wanted) < 6 and 1 <= int(wanted) <= len(names)
-    return similar or ([int(wanted) - 1] if is_number else [])
+    return _named(names, wanted) or ([int(wanted) - 1] if is_number else [])
+
+
+def _named(names: list[str], wanted: str) -> list[int]:
+    """The columns with a name; if there are none, without regard to case and spaces."""
+    exact = [index for index, name in enumerate(names) if name.strip() == wanted]
+    return exact or [index for index, name in enumerate(names) if _normal(name) == _normal(wanted)]
 
 
 def _normal(name: str) -> str:
@@ -275,14 +302,15 @@ def _list_columns(names: list[str]) -> str:
 
 
 def _column_types(records: list[list[str]]) -> Types:
-    """The types of the columns that have a type: numbers and dates, or few different values.
+    """The types of the columns that have a type: numbers, dates and codes, or few different values.
 
     Types show when a field is in the wrong column.
     """
     types: Types = {}
     for index in range(min(max(map(len, records), default=0), MAX_TYPED_COLUMNS)):
         values = [fields[index].strip() for fields in records if index < len(fields)]
-        shapes = Counter(DIGITS.sub("9", value) for value in values if NUMERIC.fullmatch(value[:100]))
+        values = [value for value in values if value.lower() not in NULLS]
+        shapes = Counter(DIGITS.sub("9", value) for value in values if _is_code(value))
         known = {shape: count for shape, count in shapes.items() if count > 1}
         if sum(known.values()) >= min(MIN_CONSISTENCY * len(values), len(values) - 1) > 0:
             types[index] = frozenset(known)
@@ -294,35 +322,126 @@ def _column_types(records: list[list[str]]) -> Types:
     return types
 
 
-def _find_words(records: list[list[str]], types: Types, text_index: int, width: int) -> Types:
-    """The columns that have no other type, and in which no value is empty or contains a space."""
-    rows = [fields for fields in records if len(fields) == width]
-    columns = [i for i in range(min(width, MAX_TYPED_COLUMNS)) if i != text_index and i not in types]
-    enough = len(rows) >= MIN_WORD_RECORDS
-    return {index: WORD for index in columns if enough and all(_is_word(fields[index]) for fields in rows)}
+def _is_code(value: str) -> bool:
+    """Whether a value is a number, a date, or a word with a digit, such as R-17."""
+    return len(value) <= MAX_CODE_CHARACTERS and bool(NUMERIC.fullmatch(value) or CODE.fullmatch(value))
 
 
-def _is_word(value: str) -> bool:
-    return len(value.split()) == 1
+class _Wrong(NamedTuple):
+    """Fields that do not have the type of their column."""
+
+    numbers: int
+    """Words in columns of numbers."""
+    all: int
+    compared: int
+
+
+def _count_wrong(types: Types, fields: list[str]) -> _Wrong:
+    numbers = unknown = compared = 0
+    for index, known in types.items():
+        value = fields[index].strip() if index < len(fields) else ""
+        if value.lower() in NULLS:
+            continue
+        compared += 1
+        if value in known or DIGITS.sub("9", value) in known:
+            continue
+        if not _is_numeric(known):
+            unknown += 1
+        elif not NUMERIC.fullmatch(value):
+            numbers += 1
+    return _Wrong(numbers, numbers + unknown, compared)
+
+
+def _is_numeric(known: frozenset[str]) -> bool:
+    """Whether a type is of numbers or dates."""
+    return all(NUMERIC.fullmatch(value) for value in known)
+
+
+def is_shifted(fields: list[str], layout: Layout) -> bool:
+    """Whether the fields are surely in the wrong columns. A single unusual value is not enough.
+
+    They are if a column of numbers begins with a number and continues with words or signs, as where a delimiter is
+    missing, or if at least two fields, and half of the fields that are compared, have the wrong type.
+    """
+    wrong = _count_wrong(layout.types_near_text, fields)
+    if not wrong.numbers:
+        return False
+    if wrong.all >= 2 and 2 * wrong.all >= wrong.compared:
+        return True
+    before = ((fields[index], known) for index, known in layout.types.items() if index < layout.text_index)
+    return any(JOINED.match(value.strip()) is not None for value, known in before if _is_numeric(known))
+
+
+def is_typed(fields: list[str], layout: Layout) -> bool:
+    """Whether all columns before the text have values of their types."""
+    before = {index: known for index, known in layout.types.items() if index < layout.text_index}
+    wrong = _count_wrong(before, fields)
+    return wrong.compared == len(before) and not wrong.all
+
+
+def has_unknown_end(fields: list[str], layout: Layout) -> bool:
+    """Whether the last field does not have the type of its column."""
+    last = len(fields) - 1
+    known = layout.types.get(last)
+    wrong = _count_wrong({last: known}, fields) if known else None
+    return wrong is None or wrong.all > 0 or wrong.compared == 0
+
+
+def begins_record(fields: list[str], types: Types) -> bool:
+    """Whether the first field that has a type at least begins with a value of this type."""
+    index = min(types, default=len(fields))
+    if index >= len(fields):
+        return False
+    value = fields[index].strip()
+    is_number = NUMBER_START.match(value) is not None and any("9" in known for known in types[index])
+    return is_number or DIGITS.sub("9", value) in types[index] or any(map(value.startswith, types[index] - {""}))
+
+
+def is_header(fields: list[str], layout: Layout) -> bool:
+    """Whether a record looks like another line of the header: it has no value of any type, and words for numbers."""
+    wrong = _count_wrong(layout.types, fields)
+    return wrong.numbers > 0 and wrong.all == wrong.compared
+
+
+def _are_records(types: Types, text_index: int, is_ordered: bool) -> Callable[[list[str], list[list[str]]], bool]:
+    """A function that says whether the lines after an unclosed quote are records of their own.
+
+    In a file whose first column counts upwards, they are if each of them has a higher number. Otherwise each line
+    except the last, in which a quote closes the text, must have the types of all columns.
+    """
+
+    def are_records(before: list[str], rows: list[list[str]]) -> bool:
+        if is_ordered and text_index > 0 and rows:
+            numbers = [_leading_number(fields[0]) for fields in [before, *rows]]
+            return all(len(row) > 1 for row in rows) and all(a < b for a, b in pairwise(numbers))
+        inner = rows[:-1]
+        checks = [_count_wrong(types, row) for row in inner if len(row) == len(before) or types]
+        return bool(inner) and bool(types) and all(check.compared and not check.all for check in checks)
+
+    return are_records
+
+
+def _leading_number(value: str) -> int:
+    found = NUMBER.match(value.strip())
+    return int(found[0][:18]) if found else -1
+
+
+def _is_ordered(records: list[list[str]]) -> bool:
+    """Whether the first column counts upwards."""
+    numbers = [_leading_number(fields[0]) for fields in records if len(fields) > 1]
+    return len(numbers) > 1 and all(a < b for a, b in pairwise(numbers))
 
 
 def _nearest(types: Types, text_index: int) -> Types:
     return dict(sorted(types.items(), key=lambda item: abs(item[0] - text_index))[:4])
 
 
-def _fits(types: Types, fields: list[str]) -> bool:
-    """Whether fields have the types of their columns. Never true if no column has a type."""
-    found = _check_types(types, fields)
-    return bool(found) and all(found)
-
-
 def may_be_joined(text: str, layout: Layout) -> bool:
     """Whether a text may end with the value of the next column, because the delimiter between them is missing."""
-    index, values = layout.text_index + 1, layout.values_after_text
-    if len(values) >= MIN_WORD_RECORDS and index not in layout.types:
+    known = layout.types.get(layout.text_index + 1)
+    if known is None and len(layout.values_after_text) >= MIN_UNTYPED_VALUES:
         return True
-    is_number = any("9" in known for known in layout.types.get(index, ()))
-    return any(text.endswith(value) for value in values) or (is_number and text[-1:].isdigit())
+    return text.endswith(layout.values_after_text) or (known is not None and _is_numeric(known) and text[-1].isdigit())
 
 
 def _ends_at_cr(lines: Sequence[str | None], dialect: Dialect, width: int) -> bool:
@@ -334,38 +453,3 @@ def _ends_at_cr(lines: Sequence[str | None], dialect: Dialect, width: int) -> bo
     pairs = [(line, following) for line, following in pairwise(lines) if line and line[-1] == "\r" and following]
     plain = [pair for pair in pairs if not any(dialect.quote in line for line in pair)]
     return sum(all(map(is_record, pair)) for pair in plain) >= MIN_CONSISTENCY * len(plain) > 0
-
-
-def is_shifted(fields: list[str], types: Types) -> bool:
-    """Whether at least two fields, and at least half of those that are compared, do not have the type of their column.
-
-    So many differences show that the fields are in the wrong columns. A single value may just be unusual.
-    """
-    if len(types) < 2:
-        return False
-    wrong = _check_types(types, fields).count(False)
-    return wrong >= 2 and 2 * wrong >= len(types)
-
-
-def begins_record(fields: list[str], types: Types) -> bool:
-    """Whether the first field that has a type at least begins with a value of this type."""
-    index = min(types, default=len(fields))
-    if index >= len(fields):
-        return False
-    value = fields[index].strip()
-    is_number = value[:1].isdigit() and any("9" in known for known in types[index])
-    return is_number or any(value.startswith(known) for known in types[index] if known)
-
-
-def is_header(fields: list[str], types: Types) -> bool:
-    """Whether no field has the type of its column, as in a second line of the header."""
-    found = _check_types(types, fields)
-    return bool(found) and not any(found)
-
-
-def _check_types(types: Types, fields: list[str]) -> list[bool]:
-    present = [(fields[index].strip(), known) for index, known in types.items() if index < len(fields)]
-    return [
-        _is_word(value) if known is WORD else value in known or DIGITS.sub("9", value) in known
-        for value, known in present
-    ]

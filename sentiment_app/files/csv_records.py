@@ -47,13 +47,15 @@ class Shape(NamedTuple):
 
     width: int
     """Number of fields."""
-    fits: Callable[[list[str]], bool]
-    """Whether fields have the types of the columns. Never true if no column has a type."""
+    are_records: Callable[[list[str], list[list[str]]], bool]
+    """Whether the lines after a record look like records of their own, although a quote in the record is not closed."""
     has_cr_in_texts: bool = False
     """Whether lines usually end with LF, so that a CR alone may belong to a text."""
+    has_literal_quotes: bool = False
+    """Whether quotes do not enclose fields, so that a line that is not valid may be split at its delimiters."""
 
 
-ANY_SHAPE = Shape(0, lambda _: False)
+ANY_SHAPE = Shape(0, lambda *_: False)
 
 
 class _Open(NamedTuple):
@@ -103,8 +105,8 @@ class _Splitter:
         after = self._after_quote.match(line, end)
         if after is None:
             return None
-        fields = [*opened.fields, self._unquote("".join(opened.parts))]
-        return self._split(line, after.end(), fields) if after["end"] else fields
+        opened.fields.append(self._unquote("".join(opened.parts)))
+        return self._split(line, after.end(), opened.fields) if after["end"] else opened.fields
 
     def split_loosely(self, line: str) -> list[str] | None:
         """The fields of a line in which quotes inside quoted fields are not doubled; None if a quote is not closed."""
@@ -189,8 +191,9 @@ class RecordReader:
                 continue
             fields = splitter.split(content)
             if isinstance(fields, _Open):
-                fields = self._continue(fields, line)
-            fields = fields or self._repair(content)
+                fields = self._continue(fields, line) or self._split_literally(content)
+            elif fields is None:
+                fields = self._repair(content)
             if fields:
                 yield Record(number, fields, ends_with_quote=self._ends_with_quote())
             else:
@@ -216,11 +219,17 @@ class RecordReader:
         elif parts[-1] is None:
             self._put_back([parts.pop()])
         texts = [part or "" for part in parts]
-        if all(len(self._splitter.split_plain(text)) == self._shape.width for text in texts):
-            self._records_until = self._number
-            self._put_back(texts[1:])
-            return line
-        return "".join(texts)
+        joined = "".join(texts)
+        is_record = [self._is_record(text) for text in texts]
+        if self._shape.width > 1 and 2 * sum(is_record) <= len(texts) and self._is_record(joined):
+            return joined
+        self._records_until = self._number
+        self._put_back(texts[1:])
+        return line
+
+    def _is_record(self, line: str) -> bool:
+        fields = self._splitter.split(line.rstrip("\r\n"))
+        return isinstance(fields, list) and len(fields) == self._shape.width
 
     def _next_line(self) -> str | None:
         """The next line; None if it is too long, and an empty text at the end."""
@@ -234,6 +243,7 @@ class RecordReader:
         """The fields of a record that continues on the next lines; None if it only seems to continue."""
         if self._number < self._swallowed_until:
             return None  # it would swallow the same lines as before, up to the same place
+        before = [*opened.fields, "".join(opened.parts)]
         swallowed: list[str | None] = []
         found: list[str] | _Open | None = opened
         size = len(line)
@@ -248,7 +258,8 @@ class RecordReader:
             else:
                 line = following
                 found = self._splitter.resume(found, line.rstrip("\r\n"))
-        if found and (not self._shape.width or len(found) == self._shape.width) and not self._are_records(swallowed):
+        has_width = found and (not self._shape.width or len(found) == self._shape.width)
+        if has_width and not self._are_records(before, swallowed):
             return found
         self._swallowed_until = self._number
         self._put_back(swallowed)
@@ -258,19 +269,23 @@ class RecordReader:
         self._returned.extendleft(reversed(lines))
         self._number -= len(lines)
 
-    def _are_records(self, lines: list[str | None]) -> bool:
-        """Whether each line looks like a record of its own."""
+    def _are_records(self, before: list[str], lines: list[str | None]) -> bool:
         rows = [self._splitter.split_plain((line or "").rstrip("\r\n")) for line in lines]
-        return all(len(row) == self._shape.width and self._shape.fits(row) for row in rows)
+        return self._shape.are_records(before, rows)
 
     def _repair(self, line: str) -> list[str] | None:
-        """The fields of a line that is not valid, if there is only one way to read it."""
-        fields = self._splitter.split_loosely(line)
+        """The fields of a line in which text follows a closing quote, if there is only one way to read it."""
+        fields = None if self._dialect.escape else self._splitter.split_loosely(line)
         if fields and len(fields) == self._shape.width:
             return fields
+        return self._split_literally(line)
+
+    def _split_literally(self, line: str) -> list[str] | None:
+        """The fields of a line, if quotes belong to texts in this file."""
         is_even = line.count(self._dialect.quote) % 2 == 0
-        # Texts contain no tabs, and many programs write quotes as they are.
-        if self._dialect.delimiter == "\t" or (not self._dialect.delimiter and is_even):
+        # Texts contain no tabs, and many programs then write quotes as they are.
+        is_table = self._dialect.delimiter == "\t" and self._shape.has_literal_quotes
+        if is_table or (not self._dialect.delimiter and is_even):
             fields = self._splitter.split_plain(line)
             if len(fields) == self._shape.width:
                 return fields

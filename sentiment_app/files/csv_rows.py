@@ -10,8 +10,10 @@ from sentiment_app.files.csv_layout import (
     Layout,
     begins_record,
     find_layout,
+    has_unknown_end,
     is_header,
     is_shifted,
+    is_typed,
     may_be_joined,
 )
 from sentiment_app.files.csv_records import Record, RecordReader
@@ -88,7 +90,7 @@ class CsvFile:
 
 def _make_row(line: int, record: Record, layout: Layout, *, may_be_header: bool) -> Row:
     fields, error = (record.fields, record.error) if record.error else _fit(record.fields, layout)
-    if error is None and may_be_header and is_header(fields, layout.types):
+    if error is None and (fields == layout.names or (may_be_header and is_header(fields, layout))):
         error = MORE_HEADER
     if error:
         return Row(line, None, None, error)
@@ -114,7 +116,7 @@ def _is_sentence(parts: list[str], delimiter: str) -> bool:
 def _refuse_json(lines: list[str | None]) -> None:
     first = next((line.strip() for line in lines if line and not line.isspace()), "")
     if first.startswith(("{", "[")) and first.endswith(("}", "]", "[", ",")):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             json.loads(first.rstrip(",") + "]" * (first[-1] in "[,"))
             raise FileError("The file looks like JSON. Write each object on its own line, and send it as NDJSON.")
 
@@ -127,15 +129,16 @@ def _fit(fields: list[str], layout: Layout) -> tuple[list[str], str | None]:
     """
     width, text_index = layout.shape.width, layout.text_index
     if len(fields) == width:
-        return fields, SHIFTED if is_shifted(fields, layout.types_near_text) else None
+        is_short = layout.extra and has_unknown_end(fields, layout)
+        return fields, SHIFTED if is_short or is_shifted(fields, layout) else None
     rest = fields[width:]
-    is_aligned = layout.has_typed_start and (layout.shape.fits(fields) or text_index == 0)
+    is_aligned = layout.has_typed_start and is_typed(fields, layout)
     if len(fields) < width:
-        is_text_last = text_index > 0 and len(fields) == text_index + 1
-        if is_text_last and is_aligned and not may_be_joined(fields[text_index], layout):
+        has_text_last = text_index > 0 and len(fields) == text_index + 1 and (layout.id_index or 0) <= text_index
+        if has_text_last and is_aligned and not may_be_joined(fields[text_index], layout):
             return fields, None
     elif not any(rest):
-        if len(rest) == layout.extra or is_aligned:
+        if len(rest) == layout.extra or (is_aligned and 0 < text_index == width - 1):
             return fields, None
     elif text_index == width - 1 and is_aligned and _is_sentence(fields[text_index:], layout.dialect.delimiter):
         return [*fields[:text_index], layout.dialect.delimiter.join(fields[text_index:])], None

@@ -119,6 +119,7 @@ def _find_utf_16(head: bytes) -> str | None:
     """UTF-16 without a mark. It has line breaks in which only the same byte of each pair is zero."""
     zeros = {"utf-16-le": head[1::2].count(0), "utf-16-be": head[::2].count(0)}
     for name, other in (("utf-16-le", "utf-16-be"), ("utf-16-be", "utf-16-le")):
-        if zeros[name] > 4 * zeros[other] and "\n" in head.decode(name, errors="ignore").replace("\r", "\n"):
+        is_frequent = zeros[name] >= max(4, len(head) // 50, 4 * zeros[other])
+        if is_frequent and "\n" in head.decode(name, errors="ignore").replace("\r", "\n"):
             return name
     return None

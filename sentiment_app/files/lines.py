@@ -21,7 +21,7 @@ OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
     "zstd": lambda stream: cast(IO[bytes], zstd.ZstdFile(stream)),
 }
 # Not str.splitlines: it would also split at form feeds and U+2028, which texts may contain. Some programs write \r\r\n.
-LINE = re.compile(r"[^\r\n]*(?:\r*\n|\r)")
+LINE = re.compile(r"[^\r\n]*(?:\r?\r?\n|\r)")
 
 
 def read_pieces(stream: IO[bytes], compression: str | None, max_bytes: int) -> Iterator[bytes]:

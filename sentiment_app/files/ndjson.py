@@ -62,7 +62,7 @@ def _parse(number: int, line: str, keys: Keys) -> Row:
         # orjson reads integers of more than 64 bits as floats.
         if isinstance(value, dict) and isinstance(value.get(keys.id), float):
             value = json.loads(line)
-    except ValueError as invalid:
+    except (ValueError, RecursionError) as invalid:
         try:  # orjson refuses lone surrogates. Parse them here, so that make_row reports them as such.
             value = json.loads(line)
         except (ValueError, RecursionError):
@@ -74,10 +74,11 @@ def _parse(number: int, line: str, keys: Keys) -> Row:
 def _refuse_others(line: str) -> None:
     """Refuse a file whose first line shows that it is not NDJSON."""
     start = line.lstrip()[:1]
+    if start == "{" or (start == '"' and '","' not in line):
+        return
     if start == "[":
         raise FileError("The file looks like a JSON array. Send it as application/json.")
     try:
         orjson.loads(line)
     except orjson.JSONDecodeError:
-        if start != "{":
-            raise FileError("The first line is not JSON. If the file is CSV, send it as text/csv.") from None
+        raise FileError("The first line is not JSON. If the file is CSV, send it as text/csv.") from None

@@ -103,11 +103,16 @@ class File:
                 "quote": layout.dialect.quote,
                 "escape": layout.dialect.escape or None,
                 "header_line": layout.header_line,
-                "columns": [name[:MAX_NAME_CHARACTERS] for name in layout.names[:MAX_NAMED_COLUMNS]],
-                "column": layout.names[layout.text_index][:MAX_NAME_CHARACTERS],
-                "id_column": None if layout.id_index is None else layout.names[layout.id_index][:MAX_NAME_CHARACTERS],
+                "columns": [_shorten(name) for name in layout.names[:MAX_NAMED_COLUMNS]],
+                "column": _shorten(layout.names[layout.text_index]) if layout.names else None,
+                "id_column": None if layout.id_index is None else _shorten(layout.names[layout.id_index]),
             }
         return described
+
+
+def _shorten(name: str) -> str:
+    """The beginning of a name, without what PostgreSQL cannot store."""
+    return name[:MAX_NAME_CHARACTERS].replace("\0", "").encode(errors="replace").decode()
 
 
 def read(stream: IO[bytes], format_: Format, limits: Limits) -> Iterator[Row]:

@@ -111,6 +111,8 @@ class FormFile(io.RawIOBase):
                     return event
                 name, value = event.name or "", b""
             elif event is None:
+                if name in self.fields:
+                    raise MalformedError("The form has two fields with the same name.")
                 self.fields[name] = value.decode(errors="replace")
             else:
                 value += event

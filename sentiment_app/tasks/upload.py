@@ -71,7 +71,7 @@ def open_upload(schema: Schema, query: dict[str, Any]) -> Upload:
     media_type, compression = recognize(form.filename) or (_media_type(mimetype), None)
     options = {name: value if fields[name] is None else fields[name] for name, value in query.items()}
     # The boundary of a form differs each time that the form is sent, so it does not identify the request.
-    identity = f"{MULTIPART} {media_type} {compression} {sorted(options.items(), key=str)}"
+    identity = f"{MULTIPART} {media_type} {compression} {sorted([*options.items(), *parameters.items()], key=str)}"
     return Upload(HashingStream(cast(IO[bytes], form), None), media_type, compression, options, parameters, identity)
 
 

@@ -51,11 +51,10 @@ class Lane:
         """Give the next test file its host and its state."""
         if not self.image:  # a cluster is created only once
             return
-        if self.state.exists():
-            on_testbed("reset", self.name)
-        else:
-            on_testbed("up", "-i", self.image, self.name)
-            self.state.mkdir()
+        if self.state.exists():  # not "reset": a test may have replaced the host by a bare host
+            on_testbed("down", self.name)
+        on_testbed("up", "-i", self.image, self.name)
+        self.state.mkdir(exist_ok=True)
         for kept in ("root.pem", "pebble.pem"):
             shutil.copy(self.given / kept, self.state)
         shutil.rmtree(self.state / "secrets", ignore_errors=True)

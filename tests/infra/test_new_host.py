@@ -20,7 +20,7 @@ def test_new_host_restores_every_row(host, playbook, load, state):
     on_testbed("up", LANE.name)  # a bare host, without anything from the old host
     assert LANE.address == address
     playbook("site", "-e", f"version={playbook.deployed}")
-    assert rows(host).startswith("1|")  # the row of the smoke test
+    assert rows(host).startswith("2|")  # the rows of the smoke tests through Nginx, without and with a task
     run_on_host("rm", "-r", *(f"/{folder}" for folder in BACKUP_FOLDERS))
     with (state / "kept.tar").open("rb") as kept:
         run_on_host("tar", "--extract", "--directory=/", stdin=kept)
