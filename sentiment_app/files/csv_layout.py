@@ -11,6 +11,7 @@ from itertools import pairwise, product
 from typing import NamedTuple
 
 from sentiment_app.files.csv_records import UNCLOSED, Dialect, Record, RecordReader, Shape
+from sentiment_app.files.csv_types import MIN_CONSISTENCY, Types, column_types, count_wrong
 from sentiment_app.files.errors import FileError
 
 DEFAULT_COLUMN, DEFAULT_ID_COLUMN = "text", "custom_id"
@@ -29,21 +30,7 @@ ENCLOSED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*"(?:\t|\r?\n?$)')
 MAX_HEADER_LINE = 20
 MAX_COLUMNS = 10_000
 MAX_NAMED_COLUMNS = 20
-MAX_TYPED_COLUMNS = 1000
-NUMERIC = re.compile(r"[\s\d.,:/+\-%$€£TZ]*\d[\s\d.,:/+\-%$€£TZ]*")
-DIGITS = re.compile(r"\d+")
-CODE = re.compile(r"[^\s\"]*\d[^\s\"]*")
 NUMBER = re.compile(r"\d+")
-NUMBER_START = re.compile(r"[+-]?\d+(?! )")
-JOINED = re.compile(r"\d+[^\W\d]|\d[\d.:/TZ-]*[;|\t\"]")
-MAX_CATEGORY_CHARACTERS = 30
-MIN_UNTYPED_VALUES = 4
-MAX_CODE_CHARACTERS = 80
-MIN_CONSISTENCY = 0.9
-# By column: the values that it has, with "9" in place of each number.
-Types = dict[int, frozenset[str]]
-# Values that say nothing about a column.
-NULLS = frozenset(["", "-", "n/a", "na", "nan", "none", "null", "unknown", "\\n"])
 
 
 class Columns(NamedTuple):
@@ -189,7 +176,7 @@ def _find_header(found: list[Record], columns: Columns, width: int) -> int | Non
     index = next((index for index, record in heads if _named(record.fields, wanted)), None)
     if index is not None:
         before = [record.fields for record in found[:index]]
-        types = _column_types([record.fields for record in found[index + 1 :]])
+        types = column_types([record.fields for record in found[index + 1 :]])
         if not any(_is_data(fields, width, types) for fields in before):
             return index
     return next((index for index, record in enumerate(found) if len(record.fields) == width), 0)
@@ -197,7 +184,7 @@ def _find_header(found: list[Record], columns: Columns, width: int) -> int | Non
 
 def _is_data(fields: list[str], width: int, types: Types) -> bool:
     is_sparse = width > 1 and sum(map(bool, fields)) <= 1
-    return len(fields) == width and not is_sparse and not (types and _count_wrong(types, fields).numbers)
+    return len(fields) == width and not is_sparse and not (types and count_wrong(types, fields).numbers)
 
 
 def _rank(reading: _Reading) -> tuple[int, float]:
@@ -218,7 +205,11 @@ def _rank(reading: _Reading) -> tuple[int, float]:
 def _lacks_names(reading: _Reading) -> bool:
     """Whether all rows have several fields, but the header has only one name. Delimiters in sentences do not count."""
     is_regular = reading.consistency == 1 and len(reading.records) > 1 and reading.dialect.delimiter in DELIMITERS
-    return is_regular and any(part and part[0] != " " for fields in reading.records for part in fields[1:])
+    return (
+        is_regular
+        and not reading.dialect.skip_spaces
+        and any(part and part[0] != " " for fields in reading.records for part in fields[1:])
+    )
 
 
 def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], *, skipped: int) -> Layout:
@@ -233,7 +224,7 @@ def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], 
         raise FileError(_no_column(names, columns.has_header), "column")
     id_index = _find_column(names, columns.id, DEFAULT_ID_COLUMN, "id_column")
     text_index = text_index or 0
-    types = {index: type_ for index, type_ in _column_types(records).items() if text_index != index < width}
+    types = {index: type_ for index, type_ in column_types(records).items() if text_index != index < width}
     longer = [fields for fields in records if len(fields) == reading.width > width]
     has_extra = bool(longer) and reading.consistency >= MIN_CONSISTENCY and not any(any(row[width:]) for row in longer)
     ends = Counter(line[-1] for line in lines if line)
@@ -301,122 +292,21 @@ def _list_columns(names: list[str]) -> str:
     return f"Its columns are: {shown}{', …' if len(names) > MAX_NAMED_COLUMNS else ''}."
 
 
-def _column_types(records: list[list[str]]) -> Types:
-    """The types of the columns that have a type: numbers, dates and codes, or few different values.
-
-    Types show when a field is in the wrong column.
-    """
-    types: Types = {}
-    for index in range(min(max(map(len, records), default=0), MAX_TYPED_COLUMNS)):
-        values = [fields[index].strip() for fields in records if index < len(fields)]
-        values = [value for value in values if value.lower() not in NULLS]
-        shapes = Counter(DIGITS.sub("9", value) for value in values if _is_code(value))
-        known = {shape: count for shape, count in shapes.items() if count > 1}
-        if sum(known.values()) >= min(MIN_CONSISTENCY * len(values), len(values) - 1) > 0:
-            types[index] = frozenset(known)
-            continue
-        categories = {value: count for value, count in Counter(values).items() if count > 1}
-        is_categorical = sum(categories.values()) >= MIN_CONSISTENCY * len(values) >= 4 * len(categories) > 0
-        if is_categorical and all(len(value) <= MAX_CATEGORY_CHARACTERS for value in categories):
-            types[index] = frozenset(categories)
-    return types
-
-
-def _is_code(value: str) -> bool:
-    """Whether a value is a number, a date, or a word with a digit, such as R-17."""
-    return len(value) <= MAX_CODE_CHARACTERS and bool(NUMERIC.fullmatch(value) or CODE.fullmatch(value))
-
-
-class _Wrong(NamedTuple):
-    """Fields that do not have the type of their column."""
-
-    numbers: int
-    """Words in columns of numbers."""
-    all: int
-    compared: int
-
-
-def _count_wrong(types: Types, fields: list[str]) -> _Wrong:
-    numbers = unknown = compared = 0
-    for index, known in types.items():
-        value = fields[index].strip() if index < len(fields) else ""
-        if value.lower() in NULLS:
-            continue
-        compared += 1
-        if value in known or DIGITS.sub("9", value) in known:
-            continue
-        if not _is_numeric(known):
-            unknown += 1
-        elif not NUMERIC.fullmatch(value):
-            numbers += 1
-    return _Wrong(numbers, numbers + unknown, compared)
-
-
-def _is_numeric(known: frozenset[str]) -> bool:
-    """Whether a type is of numbers or dates."""
-    return all(NUMERIC.fullmatch(value) for value in known)
-
-
-def is_shifted(fields: list[str], layout: Layout) -> bool:
-    """Whether the fields are surely in the wrong columns. A single unusual value is not enough.
-
-    They are if a column of numbers begins with a number and continues with words or signs, as where a delimiter is
-    missing, or if at least two fields, and half of the fields that are compared, have the wrong type.
-    """
-    wrong = _count_wrong(layout.types_near_text, fields)
-    if not wrong.numbers:
-        return False
-    if wrong.all >= 2 and 2 * wrong.all >= wrong.compared:
-        return True
-    before = ((fields[index], known) for index, known in layout.types.items() if index < layout.text_index)
-    return any(JOINED.match(value.strip()) is not None for value, known in before if _is_numeric(known))
-
-
-def is_typed(fields: list[str], layout: Layout) -> bool:
-    """Whether all columns before the text have values of their types."""
-    before = {index: known for index, known in layout.types.items() if index < layout.text_index}
-    wrong = _count_wrong(before, fields)
-    return wrong.compared == len(before) and not wrong.all
-
-
-def has_unknown_end(fields: list[str], layout: Layout) -> bool:
-    """Whether the last field does not have the type of its column."""
-    last = len(fields) - 1
-    known = layout.types.get(last)
-    wrong = _count_wrong({last: known}, fields) if known else None
-    return wrong is None or wrong.all > 0 or wrong.compared == 0
-
-
-def begins_record(fields: list[str], types: Types) -> bool:
-    """Whether the first field that has a type at least begins with a value of this type."""
-    index = min(types, default=len(fields))
-    if index >= len(fields):
-        return False
-    value = fields[index].strip()
-    is_number = NUMBER_START.match(value) is not None and any("9" in known for known in types[index])
-    return is_number or DIGITS.sub("9", value) in types[index] or any(map(value.startswith, types[index] - {""}))
-
-
-def is_header(fields: list[str], layout: Layout) -> bool:
-    """Whether a record looks like another line of the header: it has no value of any type, and words for numbers."""
-    wrong = _count_wrong(layout.types, fields)
-    return wrong.numbers > 0 and wrong.all == wrong.compared
-
-
 def _are_records(types: Types, text_index: int, is_ordered: bool) -> Callable[[list[str], list[list[str]]], bool]:
     """A function that says whether the lines after an unclosed quote are records of their own.
 
-    In a file whose first column counts upwards, they are if each of them has a higher number. Otherwise each line
-    except the last, in which a quote closes the text, must have the types of all columns.
+    The last of these lines shows nothing, because a quote closes the text in it. In a file whose first column counts
+    upwards, the other lines are records if each of them has a higher number. Otherwise they must have the types of all
+    columns.
     """
 
     def are_records(before: list[str], rows: list[list[str]]) -> bool:
-        if is_ordered and text_index > 0 and rows:
-            numbers = [_leading_number(fields[0]) for fields in [before, *rows]]
-            return all(len(row) > 1 for row in rows) and all(a < b for a, b in pairwise(numbers))
         inner = rows[:-1]
-        checks = [_count_wrong(types, row) for row in inner if len(row) == len(before) or types]
-        return bool(inner) and bool(types) and all(check.compared and not check.all for check in checks)
+        if is_ordered and text_index > 0:
+            numbers = [_leading_number(fields[0]) for fields in [before, *inner]]
+            return bool(inner) and all(len(row) > 1 for row in inner) and all(a < b for a, b in pairwise(numbers))
+        checks = [count_wrong(types, row) for row in inner]
+        return bool(inner) and all(check.compared and not check.all for check in checks)
 
     return are_records
 
@@ -436,19 +326,13 @@ def _nearest(types: Types, text_index: int) -> Types:
     return dict(sorted(types.items(), key=lambda item: abs(item[0] - text_index))[:4])
 
 
-def may_be_joined(text: str, layout: Layout) -> bool:
-    """Whether a text may end with the value of the next column, because the delimiter between them is missing."""
-    known = layout.types.get(layout.text_index + 1)
-    if known is None and len(layout.values_after_text) >= MIN_UNTYPED_VALUES:
-        return True
-    return text.endswith(layout.values_after_text) or (known is not None and _is_numeric(known) and text[-1].isdigit())
-
-
 def _ends_at_cr(lines: Sequence[str | None], dialect: Dialect, width: int) -> bool:
     """Whether lines that end with CR alone, and the lines after them, are records. Lines with quotes do not count."""
+    if not dialect.delimiter:  # every line is a record of one column, so only their number can tell
+        return 10 * sum(line[-1:] == "\r" for line in lines if line) > len(lines)
 
     def is_record(line: str) -> bool:
-        return line.count(dialect.delimiter or "\0") == width - 1
+        return line.count(dialect.delimiter) == width - 1
 
     pairs = [(line, following) for line, following in pairwise(lines) if line and line[-1] == "\r" and following]
     plain = [pair for pair in pairs if not any(dialect.quote in line for line in pair)]

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from sentiment_app.files.lines import LINE_TOO_LONG, MAX_LINE_CHARACTERS
 
 UNCLOSED = "A quote in the line is not closed, or text follows a closing quote. Write quotes inside a text twice."
+LONE_CR = "The line contains a CR (carriage return), which may end a row or belong to a text. Write texts in quotes."
 NULL = r"\N"  # in files of MySQL and PostgreSQL, which use backslashes
 
 
@@ -185,6 +186,9 @@ class RecordReader:
                 continue
             if self._shape.has_cr_in_texts and line[-1] == "\r" and number > self._records_until:
                 line = self._join_at_cr(line)
+                if not line:
+                    yield Record(number, [], LONE_CR)
+                    continue
             content = line.rstrip("\r\n")
             if splitter.is_plain(content):
                 yield Record(number, splitter.split_plain(content) if content and not content.isspace() else [])
@@ -208,7 +212,10 @@ class RecordReader:
         return (self._last_line or "").rstrip()[-1:] == self._dialect.quote
 
     def _join_at_cr(self, line: str) -> str:
-        """The line up to the next LF, unless the lines that end with CR are records of their own."""
+        """The line up to the next LF, unless the lines that end with CR are records of their own.
+
+        The text is empty if nobody can know, as in a file of one column.
+        """
         parts: list[str | None] = [line]
         size = len(line)
         while (last := parts[-1]) and last[-1] == "\r" and size <= MAX_LINE_CHARACTERS:
@@ -220,6 +227,8 @@ class RecordReader:
             self._put_back([parts.pop()])
         texts = [part or "" for part in parts]
         joined = "".join(texts)
+        if self._shape.width == 1 and len(texts) > 1 and self._splitter.is_plain(joined):
+            return ""
         is_record = [self._is_record(text) for text in texts]
         if self._shape.width > 1 and 2 * sum(is_record) <= len(texts) and self._is_record(joined):
             return joined

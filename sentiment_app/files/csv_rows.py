@@ -5,17 +5,16 @@ import itertools
 import json
 from collections.abc import Iterator
 
-from sentiment_app.files.csv_layout import (
-    Columns,
-    Layout,
+from sentiment_app.files.csv_checks import (
     begins_record,
-    find_layout,
     has_unknown_end,
     is_header,
     is_shifted,
     is_typed,
     may_be_joined,
+    may_continue_text,
 )
+from sentiment_app.files.csv_layout import Columns, Layout, find_layout
 from sentiment_app.files.csv_records import Record, RecordReader
 from sentiment_app.files.errors import FileError
 from sentiment_app.files.rows import Row, make_row
@@ -25,6 +24,7 @@ MAX_MORE_HEADERS = 2
 MORE_HEADER = "The line looks like another line of the header."
 SHIFTED = "The fields of the line do not fit their columns. A delimiter is missing or extra, or it is in a text."
 CUT_OFF = "The text may be cut off, because the next line is not a row. Write texts with line breaks in quotes."
+CONTINUES = "The line may continue the text of the line before it. Write texts with line breaks in quotes."
 ENDS_EARLY = "The file ends in this line. It may be incomplete."
 
 
@@ -65,6 +65,7 @@ class CsvFile:
         if layout.header_line:
             next(records, None)
         held: Row | None = None  # its text may continue on the next line
+        is_after_fragment = False
         blank_lines = 0
         for count, record in enumerate(records):
             if not record.fields and record.error is None:
@@ -72,13 +73,16 @@ class CsvFile:
                     yield None
                 blank_lines += 1
                 continue
-            if held is not None:
-                yield held._replace(text=None, error=CUT_OFF) if _is_fragment(record.fields, layout) else held
-                yield from itertools.repeat(None, blank_lines)
-                held = None
-            blank_lines = 0
             may_be_header = count < MAX_MORE_HEADERS and layout.header_line is not None
             row = _make_row(record.line + before, record, layout, may_be_header=may_be_header)
+            is_fragment = held is not None and _is_fragment(record, layout)
+            if held is not None:
+                yield held._replace(text=None, error=CUT_OFF) if is_fragment else held
+                yield from itertools.repeat(None, blank_lines)
+            held, blank_lines = None, 0
+            if row.error is None and (is_fragment or (is_after_fragment and may_continue_text(record.fields, layout))):
+                row = row._replace(text=None, error=CONTINUES)
+            is_after_fragment = is_fragment or 0 < len(record.fields) < layout.shape.width
             if row.error is None and len(record.fields) == layout.text_index + 1 > 1 and not record.ends_with_quote:
                 held = row
             else:
@@ -103,9 +107,14 @@ def _make_row(line: int, record: Record, layout: Layout, *, may_be_header: bool)
     return row._replace(values=tuple(values))
 
 
-def _is_fragment(fields: list[str], layout: Layout) -> bool:
-    """Whether a line seems to continue the text of the line before it."""
-    return 0 < len(fields) < layout.shape.width and not begins_record(fields, layout.types)
+def _is_fragment(record: Record, layout: Layout) -> bool:
+    """Whether a line seems to continue the text of the line before it, which ends with its text."""
+    if record.error or record.fields == layout.names:
+        return False
+    if len(record.fields) < layout.shape.width:
+        return not begins_record(record.fields, layout.types)
+    has_types = any(index < layout.text_index for index in layout.types)
+    return has_types and may_continue_text(record.fields, layout)
 
 
 def _is_sentence(parts: list[str], delimiter: str) -> bool:

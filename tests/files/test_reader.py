@@ -208,6 +208,13 @@ def test_hostile_header_takes_linear_time(content):
 
 
 @pytest.mark.no_cover
+def test_many_carriage_returns_take_linear_time():
+    started = time.process_time()
+    read(b"text\nfine\n" + (b"\r" * 60_000 + b"x\n") * 20, CSV)
+    assert time.process_time() - started < 30  # a quadratic algorithm took 100 seconds
+
+
+@pytest.mark.no_cover
 def test_csv_record_over_too_many_lines_is_invalid():
     found = read(b'text\n"a\n' + b'","a\n' * 200_000 + b'"\nfine\n', CSV)
     assert found[-1].text.strip() == "fine"

@@ -146,6 +146,34 @@ def test_preview_of_unusable_file_has_the_same_error_as_the_upload(client, as_ad
         assert preview.json["errors"][0]["pointer"] == pointer
 
 
+def test_form_with_other_parameters_of_the_file_is_another_request(submit_form):
+    first = submit_form(("file", (b"text\nfine\n", "a.csv", "text/csv")), **{"Idempotency-Key": "k"})
+    assert first.status_code == 202
+    other = submit_form(("file", (b"text\nfine\n", "a.csv", "text/csv; header=absent")), **{"Idempotency-Key": "k"})
+    assert other.status_code == 422
+
+
+def test_form_with_the_same_field_twice_is_refused(submit_form):
+    answer = submit_form(("column", "a"), ("column", "b"), ("file", (b"a,b\n1,2\n", "a.csv", None)))
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "query"),
+    [
+        (b"a\0b,x\nfine,y\n", CSV, "?column=1"),
+        (b"a\xff\xfe\x81b,x\nfine,y\n", CSV, "?column=1&encoding=utf-8"),
+        (b"[" * 100_000 + b"]" * 100_000 + b"\n", CSV, ""),
+        (b'{"text":"a","custom_id":1.5,"x":' + b"[" * 1000 + b"]" * 1000 + b"}\n", NDJSON, ""),
+        (b"[" * 100_000, "application/json", ""),
+        (b'[{"text":"a","custom_id":' + b"1" * 5000 + b"}]", "application/json", ""),
+    ],
+)
+def test_hostile_files_are_answered(upload, content, kind, query):
+    for path in ("", "/preview"):
+        assert upload(content, kind, path + query).status_code in (200, 202, 400, 422)
+
+
 def test_compressed_json_body_is_refused(client, as_ada, model):
     body = gzip.compress(json.dumps({"text": "fine"}).encode())
     headers = {**as_ada, "Content-Encoding": "gzip"}

@@ -1,0 +1,73 @@
+"""The types of columns, which show that a field is in the wrong column."""
+
+import re
+from collections import Counter
+from typing import NamedTuple
+
+NUMERIC = re.compile(r"[\s\d.,:/+\-%$€£TZ]*\d[\s\d.,:/+\-%$€£TZ]*")
+DIGITS = re.compile(r"\d+")
+CODE = re.compile(r"[^\s\"]*\d[^\s\"]*")
+MAX_CODE_CHARACTERS = 80
+MAX_CATEGORY_CHARACTERS = 30
+MAX_TYPED_COLUMNS = 1000
+MIN_CONSISTENCY = 0.9
+# Values that say nothing about a column.
+NULLS = frozenset(["", "-", "n/a", "na", "nan", "none", "null", "unknown", "\\n"])
+# By column: the values that it has, with "9" in place of each number.
+Types = dict[int, frozenset[str]]
+
+
+def column_types(records: list[list[str]]) -> Types:
+    """The types of the columns that have a type: numbers, dates and codes, or few different values.
+
+    Types show when a field is in the wrong column.
+    """
+    types: Types = {}
+    for index in range(min(max(map(len, records), default=0), MAX_TYPED_COLUMNS)):
+        values = [fields[index].strip() for fields in records if index < len(fields)]
+        values = [value for value in values if value.lower() not in NULLS]
+        shapes = Counter(DIGITS.sub("9", value) for value in values if _is_code(value))
+        known = {shape: count for shape, count in shapes.items() if count > 1}
+        if sum(known.values()) >= min(MIN_CONSISTENCY * len(values), len(values) - 1) > 0:
+            types[index] = frozenset(known)
+            continue
+        categories = {value: count for value, count in Counter(values).items() if count > 1}
+        is_categorical = sum(categories.values()) >= MIN_CONSISTENCY * len(values) >= 4 * len(categories) > 0
+        if is_categorical and all(len(value) <= MAX_CATEGORY_CHARACTERS for value in categories):
+            types[index] = frozenset(categories)
+    return types
+
+
+def _is_code(value: str) -> bool:
+    """Whether a value is a number, a date, or a word with a digit, such as R-17."""
+    return len(value) <= MAX_CODE_CHARACTERS and bool(NUMERIC.fullmatch(value) or CODE.fullmatch(value))
+
+
+class Wrong(NamedTuple):
+    """Fields that do not have the type of their column."""
+
+    numbers: int
+    """Words in columns of numbers."""
+    all: int
+    compared: int
+
+
+def count_wrong(types: Types, fields: list[str]) -> Wrong:
+    numbers = unknown = compared = 0
+    for index, known in types.items():
+        value = fields[index].strip() if index < len(fields) else ""
+        if value.lower() in NULLS:
+            continue
+        compared += 1
+        if value in known or DIGITS.sub("9", value) in known:
+            continue
+        if is_numeric(known) and not NUMERIC.fullmatch(value):
+            numbers += 1
+        else:
+            unknown += 1
+    return Wrong(numbers, numbers + unknown, compared)
+
+
+def is_numeric(known: frozenset[str]) -> bool:
+    """Whether a type is of numbers or dates."""
+    return all(NUMERIC.fullmatch(value) for value in known)
