@@ -155,6 +155,10 @@ class Scorer:
         known = sum(word.removeprefix(NEGATED) in self._common for word in words)
         return Assessment(self._score(words), known / len(words) if words else 0.0)
 
+    def assess_many(self, texts: Iterable[str]) -> list[Assessment]:
+        """The assessment of each text."""
+        return [self.assess(text) for text in texts]
+
     def _lookup(self, features: Iterable[str]) -> list[int]:
         return list(map(self._rows.get, features, repeat(_UNKNOWN)))
 
@@ -209,6 +213,9 @@ class TextScorer(Protocol):
     def assess(self, text: str) -> Assessment:
         """Scores, and how much of the text the model knows."""
 
+    def assess_many(self, texts: Iterable[str]) -> list[Assessment]:
+        """The assessment of each text."""
+
 
 class PipelineScorer:
     """Any fitted pipeline with `predict_proba`.
@@ -246,24 +253,42 @@ class PipelineScorer:
         """Scores. Such a model does not say which words it knows."""
         return Assessment(self.score(text), None)
 
+    def assess_many(self, texts: Iterable[str]) -> list[Assessment]:
+        """The assessment of each text."""
+        return [Assessment(scores, None) for scores in self.score_many(texts)]
+
 
 # How much the sum of the probabilities of a text may differ from 1: enough for single precision and rounding.
 SUM_TOLERANCE: Final = 0.001
 
 
-def find_probabilities(scorer: TextScorer, texts: Sequence[str]) -> Floats:
-    """Probabilities from any model, checked: texts by labels, in the order of LABELS.
+class Assessments(NamedTuple):
+    """The assessments of n texts.
+
+    Args:
+        scores: probabilities, shape (n, 3), in the order of LABELS.
+        coverage: shape (n,), NaN where the model does not know it.
+    """
+
+    scores: Floats
+    coverage: Floats
+
+
+def find_assessments(scorer: TextScorer, texts: Sequence[str]) -> Assessments:
+    """The assessments of texts by any model, checked.
 
     Raises:
         ScoringError: the model raised an error, or at least one row is not three probabilities that sum to 1.
     """
     try:
-        found = np.array(scorer.score_many(texts), dtype=np.float64)
+        found = scorer.assess_many(texts)
+        scores = np.array([scores for scores, _ in found], dtype=np.float64)
+        coverage = np.array([share for _, share in found], dtype=np.float64)  # None becomes NaN
     except Exception as error:  # noqa: BLE001  # an imported pipeline may raise anything
         raise _failure(error) from None
-    if found.shape != (len(texts), len(LABELS)) or not _are_probabilities(found):
+    if scores.shape != (len(texts), len(LABELS)) or not _are_probabilities(scores):
         raise _no_probabilities()
-    return found
+    return Assessments(scores, coverage)
 
 
 def find_assessment(scorer: TextScorer, text: str) -> Assessment:

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import uuid_utils.compat as uuid
 from sqlalchemy import Integer, case, cast, func, insert, select, update
 
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
-from sentiment_app.ml.runtime import LABELS
+from sentiment_app.ml.runtime import LABELS, Assessments
 from sentiment_app.tasks import totals
 from sentiment_app.tasks.models import OPEN, Chunk, Task
 
@@ -29,8 +28,6 @@ LEASE_SECONDS = 8.0
 # How many workers may crash while they score a chunk before the chunk is bisected.
 MAX_ATTEMPTS = 3
 POISON_TEXT = "The worker that scored this text crashed. Other texts are not affected."
-
-Floats = npt.NDArray[np.float64]
 
 
 class Claim(NamedTuple):
@@ -44,7 +41,8 @@ class Claim(NamedTuple):
     task_age: timedelta
     """Time since the first chunk of the task was claimed."""
     texts: list[str | None]
-    scores: Floats
+    found: Assessments
+    """The assessments of the texts that were scored before. NaN for the other texts."""
     errors: dict[str, Any]
 
 
@@ -77,7 +75,7 @@ def claim(chunk_id: UUID, token: UUID) -> Claim | None:
             attempts=Chunk.attempts + cast(Chunk.token.is_distinct_from(token), Integer),
         )
         .returning(
-            *(Chunk.task_id, Chunk.size, Chunk.attempts, Chunk.texts, Chunk.results, Chunk.errors),
+            *(Chunk.task_id, Chunk.size, Chunk.attempts, Chunk.texts, Chunk.results, Chunk.coverage, Chunk.errors),
             task.c.model_version,
             (func.now() - func.coalesce(task.c.started_at, func.now())).label("task_age"),
         )
@@ -93,7 +91,7 @@ def claim(chunk_id: UUID, token: UUID) -> Claim | None:
         row.model_version,
         row.task_age,
         unpack(row.texts),
-        read_scores(row.results, row.size),
+        read(row.results, row.coverage, row.size),
         row.errors,
     )
 
@@ -107,15 +105,15 @@ def renew_lease(chunk_id: UUID, token: UUID) -> bool:
 
 
 @unit_of_work
-def store(claim: Claim, scores: Floats, errors: dict[str, Any]) -> bool:
+def store(claim: Claim, found: Assessments, errors: dict[str, Any]) -> bool:
     """Write results and state in one statement. Returns False if the lease was lost."""
     values = {
         "state": "done",
-        "results": write_scores(scores),
+        **write(found),
         "errors": errors,
         "failed": len(errors),
         "lease_until": None,
-        **totals.of_scores(scores),
+        **totals.of_assessments(found),
     }
     # The token stays: if this runs again after a lost answer, it finds that it has stored the results.
     held = update(Chunk).where(Chunk.id == claim.id, Chunk.token == claim.token)
@@ -141,7 +139,7 @@ def bisect(claim: Claim) -> None:
         return  # another worker has the chunk, or it was bisected before
     if chunk.size == 1:
         chunk.state, chunk.failed = "done", 1
-        chunk.errors, chunk.results = {"0": {"detail": POISON_TEXT, "retryable": True}}, write_scores(claim.scores)
+        chunk.errors, chunk.results = {"0": {"detail": POISON_TEXT, "retryable": True}}, None
         return
     middle = chunk.size // 2
     keys = unpack(chunk.keys)
@@ -157,7 +155,7 @@ def bisect(claim: Claim) -> None:
             "size": end - start,
             "texts": pack(claim.texts[start:end]),
             "keys": pack(keys[start:end]),
-            "results": write_scores(claim.scores[start:end]),
+            **write(Assessments(claim.found.scores[start:end], claim.found.coverage[start:end])),
             "errors": {str(int(index) - start): error for index, error in errors if start <= int(index) < end},
             # After one more crash the half is bisected again. A text that stands alone gets all attempts.
             "attempts": MAX_ATTEMPTS - 1 if end - start > 1 else 0,
@@ -175,13 +173,17 @@ def unpack(content: bytes) -> Any:
     return orjson.loads(zlib.decompress(content))
 
 
-def write_scores(scores: Floats) -> bytes:
-    """Scores in their stored form: little-endian float64."""
-    return scores.astype("<f8").tobytes()
+def write(found: Assessments) -> dict[str, bytes]:
+    """The columns of a chunk that store assessments: little-endian float64, and float32 for the coverage."""
+    return {"results": found.scores.astype("<f8").tobytes(), "coverage": found.coverage.astype("<f4").tobytes()}
 
 
-def read_scores(content: bytes | None, size: int) -> Floats:
-    """Stored scores as an array of `size` by 3. Rows without scores are NaN."""
-    if content is None:
-        return np.full((size, len(LABELS)), np.nan)
-    return np.frombuffer(content, dtype="<f8").reshape(size, len(LABELS)).copy()
+def read(results: bytes | None, coverage: bytes | None, size: int) -> Assessments:
+    """Stored assessments. Rows without scores are NaN, and so is a coverage that is not known."""
+    scores = np.full((size, len(LABELS)), np.nan)
+    shares = np.full(size, np.nan)
+    if results is not None:
+        scores[:] = np.frombuffer(results, dtype="<f8").reshape(size, len(LABELS))
+    if coverage is not None:  # the previous release did not store it
+        shares[:] = np.frombuffer(coverage, dtype="<f4")
+    return Assessments(scores, shares)

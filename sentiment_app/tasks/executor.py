@@ -10,10 +10,10 @@ import numpy as np
 import structlog
 import uuid_utils.compat as uuid
 
-from sentiment_app.ml.runtime import ScoringError, TextScorer, find_probabilities
+from sentiment_app.ml.runtime import Assessments, ScoringError, TextScorer, find_assessments
 from sentiment_app.registry.serving import NoModelError, UnknownModelError, UnusableModelError, serving
 from sentiment_app.tasks import chunks, lifecycle
-from sentiment_app.tasks.chunks import Claim, Floats
+from sentiment_app.tasks.chunks import Claim
 
 # The limit on the texts that are scored before the lease is renewed. The first slice is a single text, and each slice
 # has at most twice the characters of the slice before it. So the lease does not expire, even if the model takes seconds
@@ -46,7 +46,7 @@ def score(claim: Claim) -> None:
     """Score a claimed chunk. On any failure its lease is released, so that another worker can claim it at once."""
     try:
         scorer = serving().pinned(claim.model_version).scorer
-        scores, errors = _score_texts(scorer, claim)
+        found, errors = _score_texts(scorer, claim)
     except LeaseLostError:
         log.info("lease_lost", chunk=str(claim.id))
         return
@@ -62,35 +62,36 @@ def score(claim: Claim) -> None:
     except BaseException:
         chunks.release_lease(claim.id, claim.token)
         raise
-    if not chunks.store(claim, scores, errors):
+    if not chunks.store(claim, found, errors):
         log.info("lease_lost", chunk=str(claim.id))
 
 
-def _score_texts(scorer: TextScorer, claim: Claim) -> tuple[Floats, dict[str, Any]]:
+def _score_texts(scorer: TextScorer, claim: Claim) -> tuple[Assessments, dict[str, Any]]:
     """Score the texts that have no scores yet. If the model cannot score a text, only this text fails.
 
     Raises:
         LeaseLostError: another worker has the chunk.
     """
-    scores = claim.scores
+    scores, coverage = claim.found
     errors = {index: error for index, error in claim.errors.items() if not error.get("retryable")}
     indexes = [index for index, text in enumerate(claim.texts) if text is not None and np.isnan(scores[index, 0])]
     lease = _Lease(claim)
     start, characters = 0, 1
     while part := slice_indexes(claim.texts, indexes[start : start + MAX_SLICE_ROWS], characters):
         try:
-            scores[part] = find_probabilities(scorer, [claim.texts[index] or "" for index in part])
+            scores[part], coverage[part] = find_assessments(scorer, [claim.texts[index] or "" for index in part])
         except ScoringError:  # score each text alone, so that only the text that causes it fails
             for index in part:
                 try:
-                    scores[index] = find_probabilities(scorer, [claim.texts[index] or ""])[0]
+                    found = find_assessments(scorer, [claim.texts[index] or ""])
+                    scores[index], coverage[index] = found.scores[0], found.coverage[0]
                 except ScoringError as error:
                     errors[str(index)] = {"detail": str(error), "retryable": True}
                 lease.renew_if_due()
         start += len(part)
         scored = sum(len(claim.texts[index] or "") for index in part)
         characters = scored // 2 if lease.renew_if_due() else 2 * max(characters, scored)
-    return scores, errors
+    return Assessments(scores, coverage), errors
 
 
 def slice_indexes(texts: Sequence[str | None], indexes: Sequence[int], max_characters: int) -> Sequence[int]:

@@ -49,7 +49,8 @@ class Task(Base):
     counts: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{0,0,0}")
     confidence_sum: Mapped[float] = mapped_column(server_default="0")
     histogram: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{0,0,0,0,0,0,0,0,0,0}")
-    """The totals of these five columns over all chunks, when the task has ended."""
+    warned: Mapped[int] = mapped_column(server_default="0")
+    """The totals of these six columns over all chunks, when the task has ended."""
     rows_before_run: Mapped[int] = mapped_column(server_default="0")
     """Rows that were done when the task was last retried. `rows_per_second` counts only rows that were done since."""
     error: Mapped[str | None]
@@ -96,6 +97,8 @@ class Chunk(Base):
     keys: Mapped[bytes] = mapped_column(BYTEA, deferred=True)
     results: Mapped[bytes | None] = mapped_column(BYTEA, deferred=True)
     """Probabilities, `size` by 3 little-endian float64 in the order of LABELS; NaN where a row failed."""
+    coverage: Mapped[bytes | None] = mapped_column(BYTEA, deferred=True)
+    """The coverage of each row, `size` little-endian float32; NaN if it is not known."""
     errors: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}", deferred=True)
     """By index in the chunk: why the row failed, and whether a retry may help."""
     completed: Mapped[int] = mapped_column(server_default="0")
@@ -105,3 +108,5 @@ class Chunk(Base):
     confidence_sum: Mapped[float] = mapped_column(server_default="0")
     histogram: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{0,0,0,0,0,0,0,0,0,0}")
     """Rows by confidence, in bins of a tenth."""
+    warned: Mapped[int] = mapped_column(server_default="0")
+    """Rows whose coverage is low."""

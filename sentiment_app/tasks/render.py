@@ -9,9 +9,10 @@ from itertools import chain
 from typing import Any
 
 from sentiment_app.ml.runtime import LABELS
+from sentiment_app.sentiment.service import LOW_COVERAGE, MIN_COVERAGE
 from sentiment_app.tasks.service import Result
 
-COLUMNS = ("index", "line", "custom_id", "sentiment", "confidence", *LABELS, "error")
+COLUMNS = ("index", "line", "custom_id", "sentiment", "confidence", *LABELS, "coverage", "warnings", "error")
 # Spreadsheets run a cell that begins with one of these as a formula (OWASP, "CSV Injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 # Numbers and phone numbers are not formulas, and must come back as they were sent.
@@ -28,7 +29,12 @@ def as_object(result: Result) -> dict[str, Any]:
     if result.scores is None:
         return {**row, "error": result.error}
     scores = result.scores
-    return {**row, "sentiment": scores.label, "confidence": max(scores), "scores": scores._asdict()}
+    row |= {"sentiment": scores.label, "confidence": max(scores), "scores": scores._asdict()}
+    if result.coverage is not None:
+        row["coverage"] = result.coverage
+        if result.coverage < MIN_COVERAGE:
+            row["warnings"] = [LOW_COVERAGE]
+    return row
 
 
 def ndjson(results: Iterable[Result]) -> Iterator[str]:
@@ -56,7 +62,10 @@ def csv_table(results: Iterable[Result], *, with_header: bool, raw: bool = False
 def _cells(result: Result, escape: Callable[[str], str]) -> list[Any]:
     scores = result.scores
     values = [scores.label, max(scores), *scores] if scores else [""] * 5
-    return [result.row_index, result.line, escape(result.custom_id or ""), *values, escape(result.error or "")]
+    coverage = result.coverage if scores else None
+    warning = LOW_COVERAGE["code"] if coverage is not None and coverage < MIN_COVERAGE else ""
+    known = ["" if coverage is None else coverage, warning]
+    return [result.row_index, result.line, escape(result.custom_id or ""), *values, *known, escape(result.error or "")]
 
 
 def _escape(cell: str) -> str:

@@ -6,7 +6,7 @@ from marshmallow import ValidationError, fields, validate, validates_schema
 
 from sentiment_app.files.rows import MAX_CUSTOM_ID_CHARACTERS
 from sentiment_app.ml.runtime import LABELS
-from sentiment_app.sentiment.schemas import ScoresSchema
+from sentiment_app.sentiment.schemas import ScoresSchema, WarningSchema
 from sentiment_app.tasks.models import VISIBLE
 from sentiment_app.web.schemas import Cursor, NormalText, Number, PageQuerySchema, Schema, Text
 
@@ -111,6 +111,12 @@ class LabelCountsSchema(Schema):
     positive = fields.Integer(required=True)
 
 
+class WarningCountsSchema(Schema):
+    """Numbers of rows by warning."""
+
+    low_coverage = fields.Integer(required=True, data_key="low-coverage", attribute="low-coverage")
+
+
 class SummarySchema(Schema):
     """A summary of the results so far."""
 
@@ -121,6 +127,7 @@ class SummarySchema(Schema):
         required=True,
         metadata={"description": "Numbers of rows by confidence: below 0.1, below 0.2, … up to 1"},
     )
+    warnings = fields.Nested(WarningCountsSchema, required=True)
 
 
 class ResultSchema(Schema):
@@ -134,6 +141,8 @@ class ResultSchema(Schema):
     sentiment = fields.String(metadata={"enum": list(LABELS)})
     confidence = fields.Float()
     scores = fields.Nested(ScoresSchema)
+    coverage = fields.Float(metadata={"description": "Share of the text's terms that are common in English"})
+    warnings = fields.List(fields.Nested(WarningSchema))
     error = fields.String()
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONPATH
 from sentiment_app.errors import ConflictError, GoneError, NotFoundError
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.ml.runtime import LABELS, Scores
+from sentiment_app.sentiment.service import LOW_COVERAGE
 from sentiment_app.tasks import chunks, lifecycle, quotas, retention, totals
 from sentiment_app.tasks.models import OPEN, SETTLED, UNFINISHED, Chunk, Task
 from sentiment_app.tasks.totals import Totals
@@ -20,6 +21,9 @@ from sentiment_app.webhooks import outbox
 
 # A completed task of at most this many rows is returned with its results.
 INLINE_ROWS = 1_000
+
+
+COVERAGE_DIGITS = 6  # of a float32
 
 
 class ExpiredError(GoneError):
@@ -62,6 +66,7 @@ class Result(NamedTuple):
     line: int
     custom_id: str | None
     scores: Scores | None
+    coverage: float | None
     error: str | None
 
 
@@ -96,7 +101,7 @@ def page(user_id: UUID | None, limit: int, before: UUID | None, *, status: str |
 def progress(task: Task) -> Totals:
     """The totals of the rows that are done."""
     if task.status in SETTLED:
-        return Totals(task.completed, task.failed, task.counts, task.confidence_sum, task.histogram)
+        return Totals(task.completed, task.failed, task.counts, task.confidence_sum, task.histogram, task.warned)
     return _progress(task.id)
 
 
@@ -131,6 +136,7 @@ def describe(task: Task) -> dict[str, Any]:
             "counts": dict(zip(LABELS, done_rows.counts, strict=True)),
             "mean_confidence": done_rows.confidence_sum / done_rows.completed if done_rows.completed else None,
             "histogram": done_rows.histogram,
+            "warnings": {LOW_COVERAGE["code"]: done_rows.warned},
         },
     }
 
@@ -210,17 +216,19 @@ def _outline(user_id: UUID | None, task_id: UUID, after: int) -> Sequence[Any]:
 
 @unit_of_work
 def _read(chunk_id: UUID, first: int, size: int, token: UUID | None) -> list[Result]:
-    columns = Chunk.state, Chunk.token, Chunk.keys, Chunk.results, Chunk.errors
+    columns = Chunk.state, Chunk.token, Chunk.keys, Chunk.results, Chunk.coverage, Chunk.errors
     row = db.session.execute(select(*columns).where(Chunk.id == chunk_id)).one_or_none()
     if row is None or row.state != "done" or row.token != token:  # another token means that another run stored it
         raise ResultsChangedError
-    scores = chunks.read_scores(row.results, size).tolist()
+    found = chunks.read(row.results, row.coverage, size)
+    scores, coverage = found.scores.tolist(), found.coverage.round(COVERAGE_DIGITS).tolist()
     return [
         Result(
             first + index,
             line,
             custom_id,
             None if str(index) in row.errors else Scores(*scores[index]),
+            None if math.isnan(coverage[index]) else coverage[index],
             row.errors[str(index)]["detail"] if str(index) in row.errors else None,
         )
         for index, (line, custom_id) in enumerate(chunks.unpack(row.keys))

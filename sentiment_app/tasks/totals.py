@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
-import numpy.typing as npt
 from sqlalchemy import func, select
 
 from sentiment_app.infrastructure.database import db
-from sentiment_app.ml.runtime import LABELS
+from sentiment_app.ml.runtime import LABELS, Assessments
+from sentiment_app.sentiment.service import MIN_COVERAGE
 from sentiment_app.tasks.models import HISTOGRAM_BINS, Chunk
 
 
@@ -22,10 +22,13 @@ class Totals(NamedTuple):
     confidence_sum: float
     histogram: list[int]
     """Rows by confidence, in bins of a tenth."""
+    warned: int
+    """Rows whose coverage is low."""
 
 
-def of_scores(scores: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """The columns of a chunk that summarise its scores: an array of rows by 3, NaN where a row failed."""
+def of_assessments(found: Assessments) -> dict[str, Any]:
+    """The columns of a chunk that summarise its assessments, which are NaN where a row failed."""
+    scores = found.scores
     scored = scores[~np.isnan(scores[:, 0])]
     confidence = scored.max(axis=1) if len(scored) else np.zeros(0)
     labels = scored.argmax(axis=1) if len(scored) else np.zeros(0, dtype=int)
@@ -35,6 +38,7 @@ def of_scores(scores: npt.NDArray[np.float64]) -> dict[str, Any]:
         "counts": np.bincount(labels, minlength=len(LABELS)).tolist(),
         "confidence_sum": float(confidence.sum()),
         "histogram": np.bincount(bins, minlength=HISTOGRAM_BINS).tolist(),
+        "warned": int((found.coverage < MIN_COVERAGE).sum()),  # false for NaN
     }
 
 
@@ -44,9 +48,9 @@ def of_task(task_id: UUID) -> Totals:
         [func.coalesce(func.sum(column[index + 1]), 0) for index in range(length)]  # arrays begin at 1 in PostgreSQL
         for column, length in ((Chunk.counts, len(LABELS)), (Chunk.histogram, HISTOGRAM_BINS))
     )
-    rows = (func.coalesce(func.sum(column), 0) for column in (Chunk.completed, Chunk.failed))
+    rows = (func.coalesce(func.sum(column), 0) for column in (Chunk.completed, Chunk.failed, Chunk.warned))
     confidence = func.coalesce(func.sum(Chunk.confidence_sum), 0.0)
     done = select(*rows, confidence, *counts, *histogram).where(Chunk.task_id == task_id, Chunk.state == "done")
     found: list[Any] = list(db.session.execute(done).one())
-    labels, bins = found[3 : 3 + len(LABELS)], found[3 + len(LABELS) :]
-    return Totals(found[0], found[1], labels, found[2], bins)
+    labels, bins = found[4 : 4 + len(LABELS)], found[4 + len(LABELS) :]
+    return Totals(found[0], found[1], labels, found[3], bins, found[2])

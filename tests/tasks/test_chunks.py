@@ -4,7 +4,6 @@ import json
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-import numpy as np
 from sqlalchemy import func, select, update
 
 from sentiment_app.infrastructure.database import db
@@ -39,7 +38,7 @@ def test_worker_with_lost_lease_cannot_store(upload, lines, chunk_jobs):
     late = chunks.claim(UUID(chunk_id), uuid4())
     expire_leases()
     assert chunks.claim(UUID(chunk_id), uuid4()) is not None
-    assert chunks.store(late, np.zeros((1, 3)), {}) is False
+    assert chunks.store(late, late.found, {}) is False
     assert chunk(chunk_id).state == "running"
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import func, update
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import queue
-from sentiment_app.ml.runtime import Scorer
+from sentiment_app.ml.runtime import Assessment, Scorer, Scores
 from sentiment_app.registry import promotion, releases
 from sentiment_app.registry.serving import NoModelError, Serving, UnusableModelError, serving
 from sentiment_app.tasks import chunks, executor, reconciler
@@ -33,17 +33,17 @@ class SlowModel:
     def __init__(self):
         self.now, self.seconds, self.texts = 1000.0, 0.05, 0
 
-    def score_many(self, texts):
+    def assess_many(self, texts):
         self.now += self.seconds * len(texts)
         self.texts += len(texts)
-        return np.full((len(texts), 3), 1 / 3)
+        return [Assessment(Scores(1 / 3, 1 / 3, 1 / 3), 0.25)] * len(texts)
 
 
 @pytest.fixture
 def slow_model(monkeypatch):
     model = SlowModel()
     monkeypatch.setattr(executor, "time", SimpleNamespace(monotonic=lambda: model.now))
-    monkeypatch.setattr(Scorer, "score_many", lambda _, texts: model.score_many(texts))
+    monkeypatch.setattr(Scorer, "assess_many", lambda _, texts: model.assess_many(texts))
     return model
 
 
@@ -92,14 +92,14 @@ def test_worker_with_lost_lease_stops_scoring(upload, lines, chunk_jobs, slow_mo
 
 
 def test_unscorable_text_fails_alone_and_can_be_retried(client, as_ada, upload, lines, work, fetch, monkeypatch):
-    score_many = Scorer.score_many
+    assess_many = Scorer.assess_many
 
     def fail_on_trouble(self, texts):
         if "trouble" in texts:
             raise ValueError
-        return score_many(self, texts)
+        return assess_many(self, texts)
 
-    monkeypatch.setattr(Scorer, "score_many", fail_on_trouble)
+    monkeypatch.setattr(Scorer, "assess_many", fail_on_trouble)
     task = upload(lines("good", "trouble", "bad") + "not json\n").json["task_id"]
     work()
     assert fetch(f"/{task}").json["request_counts"] == {"total": 4, "completed": 2, "failed": 2}
@@ -160,7 +160,7 @@ def test_task_fails_if_model_does_not_load_for_an_hour(upload, lines, chunk_jobs
 
 @pytest.mark.parametrize("found", [[(np.nan,) * 3], [(0.1, 0.2, 0.7)] * 2, []])
 def test_text_without_probabilities_fails_alone(upload, lines, work, fetch, monkeypatch, found):
-    monkeypatch.setattr(Scorer, "score_many", lambda *_: found)
+    monkeypatch.setattr(Scorer, "assess_many", lambda *_: [Assessment(scores, None) for scores in found])
     task = upload(lines("a")).json["task_id"]
     work()
     assert fetch(f"/{task}").json["request_counts"] == {"total": 1, "completed": 0, "failed": 1}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from sqlalchemy import delete, func, select, text, update
 
@@ -19,6 +20,7 @@ from sentiment_app.app import create_app
 from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import REDIS
+from sentiment_app.ml.runtime import Assessments
 from sentiment_app.registry import promotion, releases
 from sentiment_app.registry.models import ModelEvent, ModelRelease
 from sentiment_app.tasks import chunks, lifecycle, quotas, reconciler, service, submission
@@ -128,7 +130,7 @@ def test_row_quota_counts_rows_that_are_being_stored(user, second_waits):
 def test_finish_ignores_task_that_was_retried_meanwhile(user, second_waits):
     task_id, chunk_id = upload(user)
     claim = chunks.claim(chunk_id, uuid4())
-    chunks.store(claim, claim.scores, {"0": {"detail": "x", "retryable": True}})
+    chunks.store(claim, claim.found, {"0": {"detail": "x", "retryable": True}})
     assert lifecycle._finish.__wrapped__(task_id)
     assert service._reopen.__wrapped__(db.session.get(Task, task_id))
     with second_waits(lambda: lifecycle._finish(task_id)) as outcome:
@@ -145,7 +147,7 @@ def test_cancel_waits_for_claim_whose_worker_ends_the_task(user, second_waits):
     with second_waits(lambda: service.cancel(user.id, task_id).status) as outcome:
         pass
     assert outcome == ["cancelling"]
-    chunks.store(claim, chunks.read_scores(None, 2) + 1, {})
+    chunks.store(claim, Assessments(np.full((2, 3), 1 / 3), np.ones(2)), {})
     assert lifecycle.finish(task_id)
     assert status(task_id) == "cancelled"
 
@@ -166,7 +168,7 @@ def test_reconciler_skips_chunk_that_is_being_stored(committed, user):
     claim = chunks.claim(chunk_id, uuid4())
     db.session.execute(update(Chunk).values(lease_until=func.now() - timedelta(1)))
     db.session.commit()
-    assert chunks.store.__wrapped__(claim, claim.scores, {})
+    assert chunks.store.__wrapped__(claim, claim.found, {})
     with committed.app_context():  # another session
         assert reconciler._release_expired_leases() == 0
     db.session.commit()

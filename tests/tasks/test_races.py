@@ -24,15 +24,15 @@ NDJSON, CSV = "application/x-ndjson", "text/csv"
 @pytest.fixture
 def troubled(monkeypatch):
     """A model that cannot score texts with the word trouble. `troubled.undo()` repairs it."""
-    score_many = Scorer.score_many
+    assess_many = Scorer.assess_many
 
     def score(self, texts):
         if any("trouble" in text for text in texts):
             raise ValueError
-        return score_many(self, texts)
+        return assess_many(self, texts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Scorer, "score_many", score)
+        patch.setattr(Scorer, "assess_many", score)
         yield patch
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import func, update
 from sentiment_app import maintenance
 from sentiment_app.infrastructure.database import db
 from sentiment_app.tasks import executor
-from sentiment_app.tasks.models import Task
+from sentiment_app.tasks.models import Chunk, Task
 
 
 def test_expired_task_keeps_its_counts(upload, lines, work, fetch):
@@ -59,3 +59,38 @@ def test_ids_come_back_as_given_unless_a_spreadsheet_would_run_them(upload, work
     for query, expected in (("", escaped), ("?formulas=raw", custom_id)):
         answer = fetch(f"/{task}/results{query}", Accept="text/csv").text
         assert [row["custom_id"] for row in csv.DictReader(io.StringIO(answer, newline=""))] == [expected]
+
+
+def test_each_row_has_its_coverage_and_warnings_and_the_summary_counts_them(upload, lines, work, fetch):
+    task = upload(lines("I love this phone", "Zażółć gęślą jaźń", "")).json["task_id"]
+    work()
+    shown = fetch(f"/{task}").json
+    assert shown["summary"]["warnings"] == {"low-coverage": 1}
+    english, polish, empty = shown["result"]
+    assert (english["coverage"], "warnings" in english) == (1.0, False)
+    assert polish["coverage"] < 0.5
+    assert [warning["code"] for warning in polish["warnings"]] == ["low-coverage"]
+    assert "coverage" not in empty
+    table = fetch(f"/{task}/results", Accept="text/csv").text
+    rows = list(csv.DictReader(io.StringIO(table, newline="")))
+    assert [row["warnings"] for row in rows] == ["", "low-coverage", ""]
+    assert [row["coverage"] for row in rows] == ["1.0", "0.0", ""]
+
+
+def test_coverage_is_the_same_as_for_a_single_text(client, as_ada, upload, lines, work, fetch):
+    text = "The staff was lovely, aber das Zimmer war klein"
+    task = upload(lines(text)).json["task_id"]
+    work()
+    (row,) = fetch(f"/{task}").json["result"]
+    single = client.post("/api/v1/sentiment/analyze", json={"text": text}, headers=as_ada).json
+    assert row["coverage"] == pytest.approx(single["coverage"], abs=1e-6)
+    assert row["scores"] == single["scores"]
+
+
+def test_results_that_the_previous_release_stored_have_no_coverage(upload, lines, work, fetch):
+    task = upload(lines("I love it")).json["task_id"]
+    work()
+    db.session.execute(update(Chunk).values(coverage=None))
+    (row,) = fetch(f"/{task}").json["result"]
+    assert row["sentiment"] == "positive"
+    assert "coverage" not in row

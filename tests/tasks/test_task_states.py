@@ -246,7 +246,7 @@ class Tasks(RuleBasedStateMachine):
                 *(Chunk.completed, Chunk.failed, Chunk.counts, Chunk.histogram),
             ).where(Chunk.state == "done")
         ):
-            scores = chunks.read_scores(results, size)
+            scores = chunks.read(results, None, size).scores
             for position, row in enumerate(scores):
                 assert np.isnan(row).all() == (str(position) in errors)
                 if str(position) not in errors:
@@ -403,14 +403,14 @@ def items(texts):
 @pytest.mark.no_cover
 @pytest.mark.parametrize("part", PARTS)
 def test_tasks_keep_invariants_under_random_actions(part, make_app, make_user, model, monkeypatch, small_chunks):
-    score_many, model_state = Scorer.score_many, {}
+    assess_many, model_state = Scorer.assess_many, {}
 
     def score(self, texts):
         if model_state["troubled"] and "trouble" in texts:
             raise ValueError
-        return score_many(self, texts)
+        return assess_many(self, texts)
 
-    monkeypatch.setattr(Scorer, "score_many", score)
+    monkeypatch.setattr(Scorer, "assess_many", score)
     monkeypatch.setattr(lifecycle, "QUEUED_CHUNKS", 2)
     users = [make_user("ada"), make_user("bob")]
     with make_app(max_tasks=4, max_queued_rows=20).app_context():

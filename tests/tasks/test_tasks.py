@@ -158,7 +158,7 @@ def test_csv_results_escape_formulas_and_can_be_resumed(client, as_ada, work, fe
     task = client.post(BATCH, json={"items": items}, headers=as_ada).json
     work()
     whole = fetch(f"/{task['task_id']}/results", Accept=CSV).text.split("\r\n")
-    assert whole[0] == "index,line,custom_id,sentiment,confidence,negative,neutral,positive,error"
+    assert whole[0] == "index,line,custom_id,sentiment,confidence,negative,neutral,positive,coverage,warnings,error"
     assert [line.split(",")[2] for line in whole[1:4]] == ["'=1+1", "'@x", "plain"]
     rest = fetch(f"/{task['task_id']}/results?cursor=1", Accept=CSV).text.split("\r\n")
     assert rest[:1] == whole[3:4]

@@ -12,6 +12,7 @@ from harness import PASSWORD
 from sqlalchemy import func, insert, select
 
 from sentiment_app.infrastructure.database import Base, db
+from sentiment_app.ml.runtime import Assessments
 from sentiment_app.tasks import chunks, progress_stream
 from sentiment_app.tasks.models import STATUSES, Chunk, Task
 from sentiment_app.users.models import User
@@ -56,7 +57,8 @@ def add_chunk(task_id, index, state, errors):
     scores = np.array([[0.2, 0.3, 0.5] if is_scored else [np.nan] * 3])
     values = {"id": uuid.uuid7(), "task_id": task_id, "first": index, "size": 1, "state": state, "errors": errors}
     values |= {"texts": chunks.pack([PRIVATE]), "keys": chunks.pack([[index + 1, None]])}
-    values |= {"results": chunks.write_scores(scores), "completed": int(is_scored), "failed": len(errors)}
+    found = Assessments(scores, np.full(1, np.nan))
+    values |= {**chunks.write(found), "completed": int(is_scored), "failed": len(errors)}
     if state == "running":
         values |= {"token": uuid4(), "lease_until": func.now() + timedelta(1), "attempts": 1}
     db.session.execute(insert(Chunk).values(values))
