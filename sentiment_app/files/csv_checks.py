@@ -44,6 +44,11 @@ def is_header(fields: list[str], layout: Layout) -> bool:
     return wrong.numbers > 0 and wrong.all == wrong.compared
 
 
+def is_repeated_header(fields: list[str], layout: Layout) -> bool:
+    """Whether a record is the header again, as in files that were joined. In one column, it may as well be a text."""
+    return fields == layout.names and layout.header_line is not None and len(fields) > 1
+
+
 def is_typed(fields: list[str], layout: Layout) -> bool:
     """Whether all columns before the text have values of their types."""
     before = {index: known for index, known in layout.types.items() if index < layout.text_index}

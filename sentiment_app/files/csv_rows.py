@@ -9,6 +9,7 @@ from sentiment_app.files.csv_checks import (
     begins_record,
     has_unknown_end,
     is_header,
+    is_repeated_header,
     is_shifted,
     is_typed,
     may_be_joined,
@@ -94,7 +95,7 @@ class CsvFile:
 
 def _make_row(line: int, record: Record, layout: Layout, *, may_be_header: bool) -> Row:
     fields, error = (record.fields, record.error) if record.error else _fit(record.fields, layout)
-    if error is None and (fields == layout.names or (may_be_header and is_header(fields, layout))):
+    if error is None and (is_repeated_header(fields, layout) or (may_be_header and is_header(fields, layout))):
         error = MORE_HEADER
     if error:
         return Row(line, None, None, error)
@@ -109,7 +110,7 @@ def _make_row(line: int, record: Record, layout: Layout, *, may_be_header: bool)
 
 def _is_fragment(record: Record, layout: Layout) -> bool:
     """Whether a line seems to continue the text of the line before it, which ends with its text."""
-    if record.error or record.fields == layout.names:
+    if record.error or is_repeated_header(record.fields, layout):
         return False
     if len(record.fields) < layout.shape.width:
         return not begins_record(record.fields, layout.types)

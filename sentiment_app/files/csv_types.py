@@ -53,6 +53,7 @@ class Wrong(NamedTuple):
 
 
 def count_wrong(types: Types, fields: list[str]) -> Wrong:
+    """Compare fields with the types of their columns. Empty and unknown values are not compared."""
     numbers = unknown = compared = 0
     for index, known in types.items():
         value = fields[index].strip() if index < len(fields) else ""

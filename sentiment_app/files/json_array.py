@@ -54,10 +54,10 @@ class _Buffer:
 
     def _grow(self, size: int) -> bool:
         """Make at least `size` characters available. Returns whether there are as many."""
-        parts = [self.text[self.position :]]
-        available = len(parts[0])
+        available = len(self.text) - self.position
         if available >= size:
             return True
+        parts = [self.text[self.position :]]
         while available < size and (more := next(self._texts, None)) is not None:
             parts.append(more)
             available += len(more)

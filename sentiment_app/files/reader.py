@@ -113,8 +113,3 @@ class File:
 def _shorten(name: str) -> str:
     """The beginning of a name, without what PostgreSQL cannot store."""
     return name[:MAX_NAME_CHARACTERS].replace("\0", "").encode(errors="replace").decode()
-
-
-def read(stream: IO[bytes], format_: Format, limits: Limits) -> Iterator[Row]:
-    """The rows of a file. As `File`."""
-    return iter(File(stream, format_, limits))

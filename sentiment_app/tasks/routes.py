@@ -148,7 +148,8 @@ def _receive(to_submit: Submission, upload: Upload) -> Task:
 def preview(query: dict[str, Any]) -> dict[str, Any]:
     """Show how a file would be read: its format and its first 20 rows.
 
-    Nothing is stored. Send the whole file or only its beginning, with the same options as for a task.
+    Nothing is stored. Send the whole file, or its beginning if it is not compressed, with the same options as for
+    a task.
     """
     with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
         upload = open_upload(schemas.FileQuerySchema(), query)

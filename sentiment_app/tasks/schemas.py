@@ -156,7 +156,9 @@ class FormatSchema(Schema):
     escape = fields.String(allow_none=True, metadata={"description": "null if quotes in texts are doubled"})
     header_line = fields.Integer(allow_none=True, metadata={"description": "null if the file has no header"})
     columns = fields.List(fields.String(), metadata={"description": "The first 100 columns"})
-    column = fields.String(metadata={"description": "The column with the texts"})
+    column = fields.String(
+        allow_none=True, metadata={"description": "The column with the texts. null if the file is empty"}
+    )
     id_column = fields.String(allow_none=True, metadata={"description": "The column with the custom_id"})
 
 

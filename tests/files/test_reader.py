@@ -17,15 +17,14 @@ from hypothesis import strategies as st
 from sentiment_app.files import encodings as file_encodings
 from sentiment_app.files.errors import FileError, FileTooLargeError
 from sentiment_app.files.lines import MAX_LINE_CHARACTERS
-from sentiment_app.files.reader import CSV, NDJSON, Format, Limits
-from sentiment_app.files.reader import read as read_rows
+from sentiment_app.files.reader import CSV, NDJSON, File, Format, Limits
 from sentiment_app.files.rows import Row, make_row
 
 MANY = Limits(10**9, 10**12)
 
 
 def read(content, kind=NDJSON, limits=MANY, **options):
-    return list(read_rows(io.BytesIO(content), Format(kind, **options), limits))
+    return list(File(io.BytesIO(content), Format(kind, **options), limits))
 
 
 class Drip(io.BytesIO):
@@ -40,7 +39,7 @@ def test_ndjson_round_trip_keeps_every_text(texts):
     content = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
     expected = [make_row(line, None, text) for line, text in enumerate(texts, 1)]
     assert read(content) == expected
-    assert list(read_rows(Drip(content), Format(NDJSON, encoding="utf-8"), MANY)) == expected
+    assert list(File(Drip(content), Format(NDJSON, encoding="utf-8"), MANY)) == expected
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30), min_size=1))
@@ -192,7 +191,7 @@ def test_large_file_is_read_in_constant_memory():
             return piece if self.left > 0 else b""
 
     tracemalloc.start()
-    rows = sum(1 for _ in read_rows(Endless(), Format(NDJSON), MANY))
+    rows = sum(1 for _ in File(Endless(), Format(NDJSON), MANY))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert rows > 100_000
@@ -242,5 +241,5 @@ def test_file_in_another_encoding_is_refused(content):
 @pytest.mark.parametrize(("content", "form"), [(b"\n" * 100, NDJSON), (b"text\n" + b"\n" * 100, CSV)])
 def test_blank_lines_count_as_rows(content, form):
     with pytest.raises(FileTooLargeError):
-        list(read_rows(io.BytesIO(content), Format(form), Limits(50, 10_000)))
-    assert list(read_rows(io.BytesIO(content), Format(form), Limits(500, 10_000))) == []
+        list(File(io.BytesIO(content), Format(form), Limits(50, 10_000)))
+    assert list(File(io.BytesIO(content), Format(form), Limits(500, 10_000))) == []
