@@ -7,13 +7,13 @@ from sentiment_app.files.errors import FileError
 HEAD_BYTES = 512
 # What a file is that begins with these bytes, and how to send it.
 SIGNATURES = {
-    b"PK\x03\x04": "a ZIP archive (Excel workbooks are also ZIP archives). Send the file in it, or export it as CSV",
+    b"PK\x03\x04": "a ZIP archive. Send an Excel workbook as .xlsx, and other files without the archive",
     b"\x1f\x8b": "compressed with gzip. Send it with `Content-Encoding: gzip`",
     b"\x28\xb5\x2f\xfd": "compressed with Zstandard. Send it with `Content-Encoding: zstd`",
     b"\xfd7zXZ\x00": "compressed with xz. Decompress it first",
     b"BZh": "compressed with bzip2. Decompress it first",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive. Send the file in it",
-    b"PAR1": "a Parquet file. Convert it to CSV or NDJSON",
+    b"PAR1": "a Parquet file. Send it as .parquet or with the Content-Type application/vnd.apache.parquet",
     b"%PDF-": "a PDF document. Send the texts as CSV or NDJSON",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Office document (such as .xls). Export it as CSV",
     b"{\\rtf": "an RTF document. Send the texts as CSV or NDJSON",

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 from typing import NamedTuple
 
+from sentiment_app.files.columns import Columns, find_columns, matching, named
 from sentiment_app.files.csv_records import UNCLOSED, Dialect, Record, RecordReader, Shape
 from sentiment_app.files.csv_types import MIN_CONSISTENCY, Types, column_types, count_wrong
 from sentiment_app.files.errors import FileError
 
-DEFAULT_COLUMN, DEFAULT_ID_COLUMN = "text", "custom_id"
 DELIMITERS = ",;\t|"
 # These also occur in texts and names. They are delimiters only if the header then has the requested column.
 RARE_DELIMITERS = " :~^\x1f\x01"
@@ -28,19 +28,7 @@ SINGLE_QUOTED = re.compile(r"(?:^|[,;\t|])\s?'(?:[^']|'')*'\s*(?:$|[,;\t|])")
 DOUBLE_QUOTED = re.compile(r'(?:^|[,;\t|])\s?"', re.MULTILINE)
 ENCLOSED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*"(?:\t|\r?\n?$)')
 MAX_HEADER_LINE = 20
-MAX_COLUMNS = 10_000
-MAX_NAMED_COLUMNS = 20
 NUMBER = re.compile(r"\d+")
-
-
-class Columns(NamedTuple):
-    """Which columns to read: names, or numbers from 1. None means the default."""
-
-    text: str | None = None
-    id: str | None = None
-    others: tuple[str, ...] = ()
-    """Further columns, which may be missing."""
-    has_header: bool = True
 
 
 class Layout(NamedTuple):
@@ -55,6 +43,9 @@ class Layout(NamedTuple):
     text_index: int
     id_index: int | None
     other_indexes: list[int | None]
+    keeps_columns: bool
+    kept_names: dict[int, str]
+    """The columns that are kept, with different names."""
     types: Types
     types_near_text: Types
     """The types of the four columns nearest to the text."""
@@ -120,9 +111,9 @@ def _parse_delimiter(delimiter: str) -> str:
 
 def _candidates(lines: list[str], delimiter: str | None, columns: Columns) -> Iterator[Dialect]:
     text = "".join(lines)
-    wanted = columns.text or DEFAULT_COLUMN
+    wanted = columns.text_name
     heads = lines[:MAX_HEADER_LINE]
-    rare = [rare for rare in RARE_DELIMITERS if any(_named(line.split(rare), wanted) for line in heads if rare in line)]
+    rare = [rare for rare in RARE_DELIMITERS if any(named(line.split(rare), wanted) for line in heads if rare in line)]
     delimiters = [delimiter] if delimiter else ["", *(found for found in DELIMITERS if found in text), *rare]
     quotes = ['"']
     single_quoted = sum(SINGLE_QUOTED.search(line[:1000]) is not None for line in lines)
@@ -154,7 +145,7 @@ def _read(lines: Sequence[str | None], dialect: Dialect, columns: Columns, *, is
         dialect,
         names,
         header.line if header else None,
-        bool(_matching(names, columns.text or DEFAULT_COLUMN)),
+        bool(matching(names, columns.text_name)),
         damaged.line if damaged else None,
         records,
         data_width,
@@ -171,9 +162,9 @@ def _find_header(found: list[Record], columns: Columns, width: int) -> int | Non
     """The index of the header. Lines before it, such as a title, are skipped if they cannot be data."""
     if not columns.has_header or not found:
         return None
-    wanted = columns.text or DEFAULT_COLUMN
+    wanted = columns.text_name
     heads = enumerate(found[:MAX_HEADER_LINE])
-    index = next((index for index, record in heads if _named(record.fields, wanted)), None)
+    index = next((index for index, record in heads if named(record.fields, wanted)), None)
     if index is not None:
         before = [record.fields for record in found[:index]]
         types = column_types([record.fields for record in found[index + 1 :]])
@@ -217,13 +208,8 @@ def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], 
     width = len(names)
     if reading.damaged_line is not None:
         raise FileError(f"Line {reading.damaged_line + skipped}, before the header, cannot be read. {UNCLOSED}")
-    if width > MAX_COLUMNS:
-        raise FileError(f"The header has {width:,} columns. The limit is {MAX_COLUMNS:,}.")
-    text_index = _find_column(names, columns.text, DEFAULT_COLUMN, "column")
-    if text_index is None and width > 1:
-        raise FileError(_no_column(names, columns.has_header), "column")
-    id_index = _find_column(names, columns.id, DEFAULT_ID_COLUMN, "id_column")
-    text_index = text_index or 0
+    found = find_columns(names, columns)
+    text_index = found.text
     types = {index: type_ for index, type_ in column_types(records).items() if text_index != index < width}
     longer = [fields for fields in records if len(fields) == reading.width > width]
     has_extra = bool(longer) and reading.consistency >= MIN_CONSISTENCY and not any(any(row[width:]) for row in longer)
@@ -234,8 +220,10 @@ def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], 
         skipped=skipped,
         names=names,
         text_index=text_index,
-        id_index=id_index,
-        other_indexes=[next(iter(_matching(names, name)), None) for name in columns.others],
+        id_index=found.id,
+        other_indexes=found.others,
+        keeps_columns=columns.keeps_others,
+        kept_names=found.kept,
         has_typed_start=all(index in types for index in range(text_index)),
         types=types,
         types_near_text=_nearest(types, text_index),
@@ -248,48 +236,6 @@ def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], 
             has_literal_quotes=not any(ENCLOSED.search(line) for line in lines if line),
         ),
     )
-
-
-def _find_column(names: list[str], requested: str | None, default: str, option: str) -> int | None:
-    found = _matching(names, requested or default)
-    if len(found) > 1:
-        numbers = ", ".join(str(index + 1) for index in found[:MAX_NAMED_COLUMNS])
-        raise FileError(
-            f"The file has {len(found)} columns named {requested or default!r}. Choose one by its number: {numbers}.",
-            option,
-        )
-    if found:
-        return found[0]
-    if requested:
-        raise FileError(f"The file has no column named {requested!r}. {_list_columns(names)}", option)
-    return None
-
-
-def _matching(names: list[str], wanted: str) -> list[int]:
-    """The columns with a name, or the column with this number."""
-    is_number = wanted.isascii() and wanted.isdigit() and len(wanted) < 6 and 1 <= int(wanted) <= len(names)
-    return _named(names, wanted) or ([int(wanted) - 1] if is_number else [])
-
-
-def _named(names: list[str], wanted: str) -> list[int]:
-    """The columns with a name; if there are none, without regard to case and spaces."""
-    exact = [index for index, name in enumerate(names) if name.strip() == wanted]
-    return exact or [index for index, name in enumerate(names) if _normal(name) == _normal(wanted)]
-
-
-def _normal(name: str) -> str:
-    return " ".join(name.casefold().split())
-
-
-def _no_column(names: list[str], has_header: bool) -> str:
-    if has_header:
-        return f"The file has no column named {DEFAULT_COLUMN!r}. {_list_columns(names)} Choose one of them."
-    return f"The file has {len(names)} columns and no header. Choose the column with the texts by its number."
-
-
-def _list_columns(names: list[str]) -> str:
-    shown = ", ".join(name[:80] for name in names[:MAX_NAMED_COLUMNS])
-    return f"Its columns are: {shown}{', …' if len(names) > MAX_NAMED_COLUMNS else ''}."
 
 
 def _are_records(types: Types, text_index: int, is_ordered: bool) -> Callable[[list[str], list[list[str]]], bool]:

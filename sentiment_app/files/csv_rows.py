@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator
 
+from sentiment_app.files.columns import Columns
 from sentiment_app.files.csv_checks import (
     begins_record,
     has_unknown_end,
@@ -15,7 +16,7 @@ from sentiment_app.files.csv_checks import (
     may_be_joined,
     may_continue_text,
 )
-from sentiment_app.files.csv_layout import Columns, Layout, find_layout
+from sentiment_app.files.csv_layout import Layout, find_layout
 from sentiment_app.files.csv_records import Record, RecordReader
 from sentiment_app.files.errors import FileError
 from sentiment_app.files.rows import Row, make_row
@@ -102,10 +103,13 @@ def _make_row(line: int, record: Record, layout: Layout, *, may_be_header: bool)
     id_index = layout.id_index
     custom_id = fields[id_index] if id_index is not None and id_index < len(fields) else None
     row = make_row(line, custom_id or None, fields[layout.text_index])
-    if not layout.other_indexes:
-        return row
-    values = (None if i is None or i >= len(fields) else fields[i] for i in layout.other_indexes)
-    return row._replace(values=tuple(values))
+    if layout.other_indexes:
+        values = (None if i is None or i >= len(fields) else fields[i] for i in layout.other_indexes)
+        row = row._replace(values=tuple(values))
+    if layout.keeps_columns:
+        kept = {name: fields[i] if i < len(fields) else None for i, name in layout.kept_names.items()}
+        row = row._replace(columns=kept)
+    return row
 
 
 def _is_fragment(record: Record, layout: Layout) -> bool:

@@ -13,11 +13,12 @@ from sentiment_app.files.rows import Row, make_row
 
 
 class Keys(NamedTuple):
-    """The keys of the values in an object. `others` are further values."""
+    """The keys of the values in an object. `others` are further values. `keeps_others` keeps all other values."""
 
     text: str = "text"
     id: str = "custom_id"
     others: tuple[str, ...] = ()
+    keeps_others: bool = False
 
 
 def read_ndjson(lines: Iterator[str | None], keys: Keys) -> Iterator[Row | None]:
@@ -46,21 +47,26 @@ def read_ndjson(lines: Iterator[str | None], keys: Keys) -> Iterator[Row | None]
 def make_row_of_value(number: int, value: Any, keys: Keys) -> Row:
     """The row of a decoded object or string, with this number as its line."""
     if isinstance(value, str):
-        return make_row(number, None, value)
+        row = make_row(number, None, value)
+        return row._replace(columns={}) if keys.keeps_others else row
     if not isinstance(value, dict):
         return Row(number, None, None, f'The row is not a JSON object such as {{"{keys.text}": "…"}}.')
     custom_id = value.get(keys.id)
     if isinstance(custom_id, bool | list | dict) or (isinstance(custom_id, float) and not math.isfinite(custom_id)):
         return Row(number, None, None, f"The {keys.id} must be a string or a number.")
     row = make_row(number, custom_id, value.get(keys.text))
-    return row._replace(values=tuple(map(value.get, keys.others))) if keys.others else row
+    if keys.others:
+        row = row._replace(values=tuple(map(value.get, keys.others)))
+    if keys.keeps_others:
+        row = row._replace(columns={key: kept for key, kept in value.items() if key not in (keys.text, keys.id)})
+    return row
 
 
 def _parse(number: int, line: str, keys: Keys) -> Row:
     try:
         value = orjson.loads(line)
         # orjson reads integers of more than 64 bits as floats.
-        if isinstance(value, dict) and isinstance(value.get(keys.id), float):
+        if isinstance(value, dict) and (keys.keeps_others or isinstance(value.get(keys.id), float)):
             value = json.loads(line)
     except (ValueError, RecursionError) as invalid:
         try:  # orjson refuses lone surrogates. Parse them here, so that make_row reports them as such.

@@ -9,7 +9,8 @@ class Row(NamedTuple):
     """A row of a file: its text, or an error if it has no acceptable text.
 
     `line` is the number of its first line, from 1. `custom_id` is the sender's identifier of the row. `values` are
-    those of the other columns that were requested; None where a column or its value is missing.
+    those of the other columns that were requested; None where a column or its value is missing. `columns` are the
+    columns that are kept, by name.
     """
 
     line: int
@@ -17,6 +18,7 @@ class Row(NamedTuple):
     text: str | None
     error: str | None = None
     values: tuple[Any, ...] = ()
+    columns: dict[str, Any] | None = None
 
 
 def make_row(line: int, custom_id: Any, text: Any) -> Row:
@@ -44,3 +46,8 @@ def is_storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def make_storable(name: str) -> str:
+    """A name without what PostgreSQL cannot store."""
+    return name.replace("\0", "").encode(errors="replace").decode()

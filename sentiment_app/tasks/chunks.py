@@ -142,7 +142,7 @@ def bisect(claim: Claim) -> None:
         chunk.errors, chunk.results = {"0": {"detail": POISON_TEXT, "retryable": True}}, None
         return
     middle = chunk.size // 2
-    keys = unpack(chunk.keys)
+    keys, columns = unpack(chunk.keys), None if chunk.columns is None else unpack(chunk.columns)
     # Both halves get new ids. This chunk's job is still running, and its end would remove a new job with the same id.
     db.session.delete(chunk)
     db.session.flush()
@@ -155,6 +155,7 @@ def bisect(claim: Claim) -> None:
             "size": end - start,
             "texts": pack(claim.texts[start:end]),
             "keys": pack(keys[start:end]),
+            "columns": None if columns is None else pack(columns[start:end]),
             **write(Assessments(claim.found.scores[start:end], claim.found.coverage[start:end])),
             "errors": {str(int(index) - start): error for index, error in errors if start <= int(index) < end},
             # After one more crash the half is bisected again. A text that stands alone gets all attempts.

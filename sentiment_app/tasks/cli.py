@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,6 +25,12 @@ tasks = Group("tasks", help="Score files of texts, and manage the tasks of all u
 
 out = Console()
 POLL_SECONDS = 0.5
+FORMATS: dict[str, Callable[..., Iterator[Any]]] = {
+    "ndjson": render.ndjson,
+    "csv": render.csv_table,
+    "xlsx": render.workbook,
+    "parquet": render.parquet,
+}
 
 
 @tasks.command("submit")
@@ -36,10 +43,14 @@ POLL_SECONDS = 0.5
 @click.option("--delimiter", help="CSV: a character, or tab, comma, semicolon, pipe or space. Detected by default.")
 @click.option("--no-header", "has_header", flag_value=False, default=True, help="CSV: the file has no header.")
 @click.option("--encoding", help="The encoding, such as cp1252. Detected by default.")
+@click.option("--sheet", help="Excel workbook: the name of the sheet. Default: the first sheet.")
+@click.option("--keep-columns", "keeps_columns", is_flag=True, help="Keep the other columns for the results.")
 @click.option("--model", help="A released version. Default: the active model.")
 @click.option("--follow", is_flag=True, help="Show the progress until the task has ended.")
 def submit(file: Path, username: str, model: str | None, follow: bool, **options: Any) -> None:
-    """Submit a file as a task: .csv, .tsv, .txt, .ndjson, .jsonl or .json, also compressed as .gz or .zst.
+    """Submit a file as a task: .csv, .tsv, .txt, .ndjson, .jsonl, .json, .xlsx or .parquet.
+
+    Any of them may be compressed as .gz or .zst.
 
     Example: flask tasks submit reviews.csv --user ada --column review --follow
     """
@@ -111,22 +122,22 @@ def show(task_id: UUID, follow: bool, as_json: bool) -> None:
 
 @tasks.command("results")
 @click.argument("task_id", type=click.UUID)
-@click.option("--format", "format_", type=click.Choice(["ndjson", "csv"]), default="ndjson", show_default=True)
+@click.option("--format", "format_", type=click.Choice(list(FORMATS)), default="ndjson", show_default=True)
+@click.option("--include", multiple=True, type=click.Choice(["text", "columns"]), help="Also print these. Repeatable.")
 @click.option("--partial", is_flag=True, help="Print the finished results at once. Default: wait until it has ended.")
 @click.option(
     "--formulas", type=click.Choice(["escaped", "raw"]), default="escaped", show_default=True, help="CSV only."
 )
-def results(task_id: UUID, format_: str, partial: bool, formulas: str) -> None:
+def results(task_id: UUID, format_: str, include: Sequence[Any], partial: bool, formulas: str) -> None:
     """Print the results of a task.
 
-    Example: flask tasks results 01a20810-6c0c-7378-b5fe-cfc50592fba5 --format csv > results.csv
+    Example: flask tasks results 01a20810-6c0c-7378-b5fe-cfc50592fba5 --format xlsx > results.xlsx
     """
     if not partial and service.get(None, task_id).status in UNFINISHED:
         _follow(task_id)
-    rows = service.results(None, task_id, partial=partial).rows
-    is_csv = format_ == "csv"
-    table = render.csv_table(rows, with_header=True, raw=formulas == "raw") if is_csv else render.ndjson(rows)
-    for piece in table:
+    opened = service.results(None, task_id, partial=partial, include=include)
+    options = {"raw": formulas == "raw"} if format_ == "csv" else {}
+    for piece in FORMATS[format_](opened.rows, opened.included, **options):
         click.echo(piece, nl=False)
 
 

@@ -99,6 +99,8 @@ class Chunk(Base):
     """Probabilities, `size` by 3 little-endian float64 in the order of LABELS; NaN where a row failed."""
     coverage: Mapped[bytes | None] = mapped_column(BYTEA, deferred=True)
     """The coverage of each row, `size` little-endian float32; NaN if it is not known."""
+    columns: Mapped[bytes | None] = mapped_column(BYTEA, deferred=True)
+    """The columns of each row that are kept: `size` objects, packed like texts and keys. None if they are not kept."""
     errors: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}", deferred=True)
     """By index in the chunk: why the row failed, and whether a retry may help."""
     completed: Mapped[int] = mapped_column(server_default="0")

@@ -1,18 +1,26 @@
-"""Results as JSON, NDJSON or CSV, written row by row in constant memory."""
+"""Results as JSON, NDJSON, CSV, an Excel workbook or Parquet, written row by row in constant memory."""
 
 import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+from sentiment_app.files import binary, xlsx_writer
 from sentiment_app.ml.runtime import LABELS
 from sentiment_app.sentiment.service import LOW_COVERAGE, MIN_COVERAGE
-from sentiment_app.tasks.service import Result
+from sentiment_app.tasks.kept_columns import Column
+from sentiment_app.tasks.service import Included, Result
 
-COLUMNS = ("index", "line", "custom_id", "sentiment", "confidence", *LABELS, "coverage", "warnings", "error")
+KEYS = [Column("index", "integer"), Column("line", "integer"), Column("custom_id", "string")]
+TEXT = Column("text", "string")
+OUTCOME = [
+    Column("sentiment", "string"),
+    *(Column(name, "number") for name in ("confidence", *LABELS, "coverage")),
+    *(Column(name, "string") for name in ("warnings", "error")),
+]
 # Spreadsheets run a cell that begins with one of these as a formula (OWASP, "CSV Injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 # Numbers and phone numbers are not formulas, and must come back as they were sent.
@@ -23,9 +31,13 @@ PIECE_ROWS = 500
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def as_object(result: Result) -> dict[str, Any]:
+def as_object(result: Result, included: Included) -> dict[str, Any]:
     """A result as a JSON object."""
     row: dict[str, Any] = {"index": result.row_index, "line": result.line, "custom_id": result.custom_id}
+    if included.text:
+        row["text"] = result.text
+    if included.columns is not None:
+        row["columns"] = result.columns or {}
     if result.scores is None:
         return {**row, "error": result.error}
     scores = result.scores
@@ -37,12 +49,31 @@ def as_object(result: Result) -> dict[str, Any]:
     return row
 
 
-def ndjson(results: Iterable[Result]) -> Iterator[str]:
+def table_columns(included: Included) -> list[Column]:
+    """The columns of a table of results.
+
+    A column of the user with the same name as another column is renamed: `sentiment` becomes `input_sentiment`.
+    """
+    text = [TEXT] if included.text else []
+    used = {column.name for column in (*KEYS, *text, *OUTCOME)}
+    kept = []
+    for column in included.columns or []:
+        name = column.name
+        while name in used:
+            name = f"input_{name}"
+        used.add(name)
+        kept.append(Column(name, column.type))
+    return [*KEYS, *kept, *text, *OUTCOME]
+
+
+def ndjson(results: Iterable[Result], included: Included) -> Iterator[str]:
     """NDJSON: a JSON object on each line."""
-    yield from _in_pieces(_encode(as_object(result)) + "\n" for result in results)
+    yield from _in_pieces(_encode(as_object(result, included)) + "\n" for result in results)
 
 
-def csv_table(results: Iterable[Result], *, with_header: bool, raw: bool = False) -> Iterator[str]:
+def csv_table(
+    results: Iterable[Result], included: Included, *, with_header: bool = True, raw: bool = False
+) -> Iterator[str]:
     """CSV (RFC 4180). Unless `raw`, cells that a spreadsheet would run as a formula have an apostrophe before them."""
     escape = _keep if raw else _escape
     buffer = io.StringIO()
@@ -55,17 +86,58 @@ def csv_table(results: Iterable[Result], *, with_header: bool, raw: bool = False
         buffer.truncate()
         return written
 
-    header = [COLUMNS] if with_header else []
-    yield from _in_pieces(map(line, chain(header, (_cells(result, escape) for result in results))))
+    header = [[escape(column.name) for column in table_columns(included)]] if with_header else []
+    rows = ([_csv_cell(value, escape) for value in _cells(result, included)] for result in results)
+    yield from _in_pieces(map(line, chain(header, rows)))
 
 
-def _cells(result: Result, escape: Callable[[str], str]) -> list[Any]:
+def workbook(results: Iterable[Result], included: Included) -> Iterator[bytes]:
+    """An Excel workbook. Spreadsheets do not run its strings as formulas."""
+    header = [column.name for column in table_columns(included)]
+    rows = ([_flat(value) for value in _cells(result, included)] for result in results)
+    yield from xlsx_writer.write_workbook(chain([header], rows))
+
+
+def parquet(results: Iterable[Result], included: Included) -> Iterator[bytes]:
+    """A Parquet file. A column of the user has the type of all its values, or is a string."""
+    columns = table_columns(included)
+    types = [column.type for column in columns]
+    rows = ([_typed(*pair) for pair in zip(_cells(result, included), types, strict=True)] for result in results)
+    yield from binary.write_parquet(rows, columns)
+
+
+def _cells(result: Result, included: Included) -> list[Any]:
+    """The values of a row of a table, in the order of `table_columns`."""
+    kept = result.columns or {}
+    own = [kept.get(column.name) for column in included.columns or []]
+    text = [result.text] if included.text else []
     scores = result.scores
-    values = [scores.label, max(scores), *scores] if scores else [""] * 5
-    coverage = result.coverage if scores else None
-    warning = LOW_COVERAGE["code"] if coverage is not None and coverage < MIN_COVERAGE else ""
-    known = ["" if coverage is None else coverage, warning]
-    return [result.row_index, result.line, escape(result.custom_id or ""), *values, *known, escape(result.error or "")]
+    outcome: Sequence[Any] = (None,) * 7
+    if scores:
+        coverage = result.coverage
+        warning = LOW_COVERAGE["code"] if coverage is not None and coverage < MIN_COVERAGE else None
+        outcome = (scores.label, max(scores), *scores, coverage, warning)
+    return [result.row_index, result.line, result.custom_id, *own, *text, *outcome, result.error]
+
+
+def _flat(value: Any) -> Any:
+    """The value of a cell; nested values as JSON."""
+    return _encode(value) if isinstance(value, list | dict) else value
+
+
+def _typed(value: Any, type_: str) -> Any:
+    """The value of a cell in a column of this type."""
+    if value is None or isinstance(value, str):
+        return value
+    if type_ == "number":
+        return float(value)
+    return _encode(value) if type_ == "string" else value
+
+
+def _csv_cell(value: Any, escape: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return escape(value)
+    return _encode(value) if isinstance(value, list | dict | bool) else value
 
 
 def _escape(cell: str) -> str:

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from flask import request
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
+from werkzeug.http import parse_options_header
 
 from sentiment_app.errors import MalformedError, TimedOutError
 from sentiment_app.files.lines import PIECE_BYTES
@@ -84,7 +85,7 @@ class FormFile(io.RawIOBase):
         self.fields: dict[str, str] = {}
         """The fields before the file."""
         part = self._read_fields()
-        self.filename: str = part.filename or ""
+        self.filename: str = _filename(part)
         self.content_type: str = part.header("Content-Type", "")
 
     def readable(self) -> bool:
@@ -107,7 +108,7 @@ class FormFile(io.RawIOBase):
         name, value = "", b""
         for event in self._events:
             if isinstance(event, MultipartSegment):
-                if event.filename:
+                if _filename(event):
                     return event
                 name, value = event.name or "", b""
             elif event is None:
@@ -128,6 +129,11 @@ class FormFile(io.RawIOBase):
             parser.close()
         except MultipartError:
             raise MalformedError("The body is not valid multipart/form-data.") from None
+
+
+def _filename(part: MultipartSegment) -> str:
+    # RFC 7578 forbids filename*, but Python's requests sends names that are not ASCII in it.
+    return parse_options_header(part.header("Content-Disposition"))[1].get("filename", "")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from flask import Blueprint, Flask, Response, jsonify, request, stream_with_cont
 from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.errors import AppError, UnavailableError
-from sentiment_app.files.reader import CSV, NDJSON
+from sentiment_app.files.errors import FileError
+from sentiment_app.files.reader import BINARY, CSV, NDJSON, PARQUET, XLSX
 from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.app_state import SETTINGS, AppKey, settings
 from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
@@ -22,7 +23,7 @@ from sentiment_app.tasks import metrics, progress_stream, quotas, render, schema
 from sentiment_app.tasks.models import UNFINISHED, Task
 from sentiment_app.tasks.request_body import upload_timeout
 from sentiment_app.tasks.submission import Submission
-from sentiment_app.tasks.upload import MULTIPART, NDJSON_TYPES, Upload, fingerprint, open_upload
+from sentiment_app.tasks.upload import MULTIPART, NDJSON_TYPES, PARQUET_TYPES, Upload, fingerprint, open_upload
 from sentiment_app.web.guard import caller
 from sentiment_app.web.operation import JSON, operation
 from sentiment_app.web.problems import InvalidFieldsError
@@ -42,6 +43,10 @@ SUBMITTED = ("Location", "Retry-After", "Preference-Applied")
 WAITING = AppKey[ConcurrencyLimit]("waiting")
 UPLOADS = AppKey[ConcurrencyLimit]("uploads")
 DOWNLOADS = AppKey[ConcurrencyLimit]("downloads")
+# Files that another process reads or writes. Each occupies memory: the file that is read, and up to 320 MB.
+CONVERSIONS = AppKey[ConcurrencyLimit]("conversions")
+PARQUET_DOWNLOADS = AppKey[ConcurrencyLimit]("parquet_downloads")
+CONVERSION_UPLOAD_SECONDS = 600.0
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/sentiment")
 
@@ -67,6 +72,8 @@ def init_app(app: Flask) -> None:
     # Uploads and downloads may take very long, so one user must not occupy all places.
     UPLOADS.set(app, ConcurrencyLimit(limit, TooManyUploadsError, limit_per_user=(limit + 1) // 2))
     DOWNLOADS.set(app, ConcurrencyLimit(limit, TooManyDownloadsError, limit_per_user=(limit + 1) // 2))
+    CONVERSIONS.set(app, ConcurrencyLimit(1, TooManyUploadsError))
+    PARQUET_DOWNLOADS.set(app, ConcurrencyLimit(2, TooManyDownloadsError, limit_per_user=1))
     metrics.init_app(app)
 
 
@@ -102,7 +109,7 @@ def submit_batch(body: dict[str, Any]) -> Response:
 @blueprint.post("/tasks")
 @operation(
     query=schemas.UploadQuerySchema(),
-    streams=(NDJSON, CSV, JSON, MULTIPART),
+    streams=(NDJSON, CSV, JSON, XLSX, PARQUET, MULTIPART),
     before=_check_quota,
     status=202,
     also=200,
@@ -112,7 +119,7 @@ def submit_batch(body: dict[str, Any]) -> Response:
     errors=(404, 408, 409),
 )
 def submit_file(query: dict[str, Any]) -> Response:
-    """Score a file of CSV, NDJSON or a JSON array as a task, up to a million rows.
+    """Score a file of CSV, NDJSON, a JSON array, an Excel workbook or Parquet as a task, up to a million rows.
 
     The file is read as a stream, and may be compressed (`Content-Encoding: gzip` or `zstd`). A row that cannot be read
     does not affect the other rows, and its error names the line. Each line of NDJSON, and each element of a JSON array,
@@ -125,8 +132,20 @@ def submit_file(query: dict[str, Any]) -> Response:
     with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
         upload = open_upload(schemas.UploadQuerySchema(), query)
         to_submit = _submission(upload.options.pop("model"), upload.options.pop("webhook_url"))
-        task = _receive(to_submit, upload)
+        with _limit_conversions(upload):
+            task = _receive(to_submit, upload)
     return _submitted(task)  # outside the limit on uploads, because it may wait for the task
+
+
+@contextlib.contextmanager
+def _limit_conversions(upload: Upload) -> Iterator[None]:
+    """Read a file that is converted by another process only within the limit on conversions, and within ten minutes."""
+    if upload.media_type not in BINARY:
+        yield
+        return
+    seconds = min(CONVERSION_UPLOAD_SECONDS, settings().upload_seconds)
+    with CONVERSIONS.get().acquire(caller().user_id), upload_timeout(seconds):
+        yield
 
 
 def _receive(to_submit: Submission, upload: Upload) -> Task:
@@ -141,7 +160,7 @@ def _receive(to_submit: Submission, upload: Upload) -> Task:
 @blueprint.post("/tasks/preview")
 @operation(
     query=schemas.FileQuerySchema(),
-    streams=(NDJSON, CSV, JSON, MULTIPART),
+    streams=(NDJSON, CSV, JSON, XLSX, PARQUET, MULTIPART),
     returns=schemas.PreviewSchema(),
     errors=(408,),
 )
@@ -153,7 +172,8 @@ def preview(query: dict[str, Any]) -> dict[str, Any]:
     """
     with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
         upload = open_upload(schemas.FileQuerySchema(), query)
-        return submission.preview_file(cast(IO[bytes], upload.stream), upload.format())
+        with _limit_conversions(upload):
+            return submission.preview_file(cast(IO[bytes], upload.stream), upload.format())
 
 
 @blueprint.get("/tasks")
@@ -198,11 +218,15 @@ def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
 @operation(
     query=schemas.ResultQuerySchema(),
     returns=schemas.ResultPageSchema(),
-    media_types=(JSON, NDJSON, CSV),
+    media_types=(JSON, NDJSON, CSV, XLSX, PARQUET),
     errors=(409, 410),
 )
 def results(task_id: UUID, query: dict[str, Any]) -> Response:
-    """Get the results in the order of the input: pages of JSON, or all of them as NDJSON or CSV.
+    """Get the results in the order of the input: pages of JSON, or all as NDJSON, CSV, Excel workbook or Parquet.
+
+    The header `Accept` chooses the format. With `include=text,columns`, each row also has its text and the other
+    columns of the file. In tables, a column of the file that has the same name as a column of the results gets the
+    prefix `input_`.
 
     For a task that is not completed, the answer is 409 with the progress. With `partial=true`, it has the results that
     are finished. To continue, send the index of your last row as `cursor`. In CSV, a cell that a spreadsheet would run
@@ -210,13 +234,23 @@ def results(task_id: UUID, query: dict[str, Any]) -> Response:
     request for a page gets 409, and a file download fails.
     """
     after, limit = query["cursor"], query["limit"]
-    status, _, rows = service.results(caller().user_id, task_id, after, partial=query["may_be_partial"])
-    media_type = request.accept_mimetypes.best_match([JSON, *NDJSON_TYPES, CSV]) or JSON
+    opened = service.results(
+        caller().user_id, task_id, after, partial=query["may_be_partial"], include=query["include"]
+    )
+    status, _, rows, included = opened
+    media_type = request.accept_mimetypes.best_match([JSON, *NDJSON_TYPES, CSV, XLSX, *PARQUET_TYPES]) or JSON
     if media_type in NDJSON_TYPES:
-        return _download(render.ndjson(rows), media_type)
+        return _download(render.ndjson(rows, included), media_type)
     if media_type == CSV:
-        return _download(render.csv_table(rows, with_header=after < 0, raw=query["formulas"] == "raw"), media_type)
-    items = [render.as_object(result) for result in islice(rows, limit)]
+        raw = query["formulas"] == "raw"
+        return _download(render.csv_table(rows, included, with_header=after < 0, raw=raw), media_type)
+    if media_type == XLSX:
+        return _download(render.workbook(rows, included), media_type, f"results-{task_id}.xlsx")
+    if media_type in PARQUET_TYPES:
+        return _download(
+            render.parquet(rows, included), media_type, f"results-{task_id}.parquet", PARQUET_DOWNLOADS.get()
+        )
+    items = [render.as_object(result, included) for result in islice(rows, limit)]
     has_more = len(items) == limit or status in UNFINISHED
     return jsonify({"items": items, "next_cursor": (items[-1]["index"] if items else after) if has_more else None})
 
@@ -302,7 +336,7 @@ def _with_results(task: Task) -> dict[str, Any]:
     """The description of a finished task with its results, or without results if the task was retried meanwhile."""
     try:
         opened = service.results(task.user_id, task.id, partial=True)
-        found = [render.as_object(result) for result in opened.rows]
+        found = [render.as_object(result, opened.included) for result in opened.rows]
     except service.ResultsChangedError:
         opened = None
     if opened is None or (opened.status, opened.finished_at) != (task.status, task.finished_at):
@@ -314,24 +348,29 @@ def _location(task_id: UUID) -> str:
     return url_for("tasks.show", task_id=task_id)
 
 
-def _download(pieces: Iterator[str], media_type: str) -> Response:
-    """Stream results, within the limit on downloads."""
+def _download(
+    pieces: Iterator[str] | Iterator[bytes], media_type: str, filename: str | None = None, *limits: ConcurrencyLimit
+) -> Response:
+    """Stream results, within the limit on downloads and further limits."""
     place = contextlib.ExitStack()
-    place.enter_context(DOWNLOADS.get().acquire(caller().user_id))
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(place.close)
-        first = next(pieces, "")  # an error before the first piece is answered with a problem
+        for limit in (DOWNLOADS.get(), *limits):
+            place.enter_context(limit.acquire(caller().user_id))
+        first = next(pieces, b"")  # an error before the first piece is answered with a problem
         on_failure.pop_all()
     response = _stream(chain([first], pieces), media_type)
     response.call_on_close(place.close)
+    if filename:
+        response.headers.set("Content-Disposition", "attachment", filename=filename)
     return response
 
 
-def _stream(pieces: Iterator[str], media_type: str) -> Response:
+def _stream(pieces: Iterator[Any], media_type: str) -> Response:
     return Response(stream_with_context(_reset_on_error(pieces)), mimetype=media_type)
 
 
-def _reset_on_error(pieces: Iterator[str]) -> Iterator[str]:
+def _reset_on_error(pieces: Iterator[Any]) -> Iterator[Any]:
     """The pieces. An error resets the connection, so that clients notice that the response is not complete.
 
     It is too late for a problem document. Gunicorn handles a reset connection without a traceback in the log, which
@@ -339,6 +378,6 @@ def _reset_on_error(pieces: Iterator[str]) -> Iterator[str]:
     """
     try:
         yield from pieces
-    except (AppError, SQLAlchemyError) as error:
+    except (AppError, FileError, SQLAlchemyError) as error:
         log.warning("stream_reset", reason=type(error).__name__)
         raise ConnectionResetError(errno.ECONNRESET, "the response cannot be completed") from None

@@ -25,6 +25,22 @@ class BoundedList(fields.List[Any]):
         return loaded
 
 
+class Names(fields.Field[frozenset[str]]):
+    """Some of the known names, separated by commas, in a query."""
+
+    def __init__(self, known: tuple[str, ...], **options: Any) -> None:
+        self._known = known
+        pattern = f"^({'|'.join(known)})(,({'|'.join(known)}))*$"
+        options["metadata"] = {"type": "string", "pattern": pattern, **options["metadata"]}
+        super().__init__(load_default=frozenset, **options)
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> frozenset[str]:
+        names = frozenset(str(value).split(","))
+        if not names <= set(self._known):
+            raise ValidationError(f"Must be one or more of: {', '.join(self._known)}. Separate them by commas.")
+        return names
+
+
 class ItemSchema(Schema):
     """A text to score, and the sender's name for it."""
 
@@ -86,6 +102,7 @@ class FileQuerySchema(Schema):
             "With `absent`, the columns are named 1, 2 and so on."
         },
     )
+    sheet = Text(load_default=None, metadata={"description": "Excel workbooks only. Defaults to the first sheet."})
 
 
 class UploadQuerySchema(FileQuerySchema):
@@ -93,6 +110,14 @@ class UploadQuerySchema(FileQuerySchema):
 
     model = Text(load_default=None, validate=validate.Length(1, 64))
     webhook_url = Text(load_default=None, validate=validate.Length(1, 2000))
+    keep = Text(
+        load_default=None,
+        validate=validate.OneOf(["columns"]),
+        metadata={
+            "description": "With `columns`, the other columns of the file are kept, so that results can include them. "
+            "At most 100 columns, and 20,000 bytes in each row."
+        },
+    )
 
 
 class CountsSchema(Schema):
@@ -138,6 +163,12 @@ class ResultSchema(Schema):
         required=True, metadata={"description": "Line in the file, or number of the element of a JSON array, from 1"}
     )
     custom_id = fields.String(required=True, allow_none=True)
+    text = fields.String(allow_none=True, metadata={"description": "With `include=text`"})
+    columns = fields.Dict(
+        keys=fields.String(),
+        allow_none=True,
+        metadata={"description": "With `include=columns`: the other columns of the file, if they were kept"},
+    )
     sentiment = fields.String(metadata={"enum": list(LABELS)})
     confidence = fields.Float()
     scores = fields.Nested(ScoresSchema)
@@ -146,11 +177,19 @@ class ResultSchema(Schema):
     error = fields.String()
 
 
+class KeptColumnSchema(Schema):
+    """A column that is kept."""
+
+    name = fields.String(required=True)
+    type = fields.String(required=True, metadata={"enum": ["string", "integer", "number", "boolean"]})
+
+
 class FormatSchema(Schema):
-    """The format that a file was read in. NDJSON and JSON have only the first two fields."""
+    """The format that a file was read in. Fields that do not apply to its type are absent."""
 
     media_type = fields.String(required=True)
-    encoding = fields.String(required=True, metadata={"description": "The name of a Python codec. ASCII is utf-8."})
+    encoding = fields.String(metadata={"description": "The name of a Python codec. ASCII is utf-8."})
+    sheet = fields.String()
     delimiter = fields.String(allow_none=True, metadata={"description": "null if the file has one column"})
     quote = fields.String()
     escape = fields.String(allow_none=True, metadata={"description": "null if quotes in texts are doubled"})
@@ -160,6 +199,9 @@ class FormatSchema(Schema):
         allow_none=True, metadata={"description": "The column with the texts. null if the file is empty"}
     )
     id_column = fields.String(allow_none=True, metadata={"description": "The column with the custom_id"})
+    kept_columns = fields.List(
+        fields.Nested(KeptColumnSchema), metadata={"description": "With `keep=columns`: the columns that are kept"}
+    )
 
 
 class PreviewRowSchema(Schema):
@@ -241,6 +283,13 @@ class ResultQuerySchema(Schema):
         truthy={"true"},
         falsy={"false"},
         metadata={"description": "Return the finished results of a task that is not completed"},
+    )
+    include = Names(
+        ("text", "columns"),
+        metadata={
+            "description": "Separated by commas: `text` (as it was scored), and `columns` (the other columns of the "
+            "file, if it was uploaded with `keep=columns`)"
+        },
     )
     formulas = Text(
         load_default="escaped",

@@ -2,19 +2,20 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, cast, func, select, update
 from sqlalchemy.dialects.postgresql import JSONPATH
 
-from sentiment_app.errors import ConflictError, GoneError, NotFoundError
+from sentiment_app.errors import ConflictError, GoneError, InvalidError, NotFoundError
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.ml.runtime import LABELS, Scores
 from sentiment_app.sentiment.service import LOW_COVERAGE
 from sentiment_app.tasks import chunks, lifecycle, quotas, retention, totals
+from sentiment_app.tasks.kept_columns import Column
 from sentiment_app.tasks.models import OPEN, SETTLED, UNFINISHED, Chunk, Task
 from sentiment_app.tasks.totals import Totals
 from sentiment_app.webhooks import outbox
@@ -59,6 +60,23 @@ class ResultsChangedError(ConflictError):
     detail = "The task was retried or deleted while its results were read. Read them again."
 
 
+class ColumnsNotKeptError(InvalidError):
+    """The results cannot include the columns of the file, because they were not kept."""
+
+    def __init__(self) -> None:
+        detail = (
+            "The columns of this task were not kept. Upload the file with ?keep=columns to get them with the results."
+        )
+        super().__init__(detail, field="include")
+
+
+class Included(NamedTuple):
+    """What the results of a task include: the texts, and the columns that were kept (None if they are not included)."""
+
+    text: bool = False
+    columns: list[Column] | None = None
+
+
 class Result(NamedTuple):
     """The outcome of a row: its scores, or the reason why it has no scores."""
 
@@ -68,6 +86,10 @@ class Result(NamedTuple):
     scores: Scores | None
     coverage: float | None
     error: str | None
+    text: str | None = None
+    """The text that was scored, if it was requested."""
+    columns: dict[str, Any] | None = None
+    """The columns that were kept, if they were requested."""
 
 
 @unit_of_work
@@ -158,9 +180,17 @@ class Results(NamedTuple):
     status: str
     finished_at: datetime | None
     rows: Iterator[Result]
+    included: Included
 
 
-def results(user_id: UUID | None, task_id: UUID, after: int = -1, *, partial: bool = False) -> Results:
+def results(
+    user_id: UUID | None,
+    task_id: UUID,
+    after: int = -1,
+    *,
+    partial: bool = False,
+    include: Collection[Literal["text", "columns"]] = (),
+) -> Results:
     """The results of a task, beginning after an index. One statement decides which chunks they come from.
 
     With `partial`, the task need not be completed. While it is unfinished, the results end before the first chunk that
@@ -174,6 +204,7 @@ def results(user_id: UUID | None, task_id: UUID, after: int = -1, *, partial: bo
         NotFoundError: it does not exist, or belongs to another user.
         ExpiredError: the results have been deleted.
         TaskNotCompletedError: the task is not completed, and the caller did not ask for partial results.
+        ColumnsNotKeptError: the results cannot include columns.
     """
     outline = _outline(user_id, task_id, after)
     status = outline[0].status
@@ -183,13 +214,21 @@ def results(user_id: UUID | None, task_id: UUID, after: int = -1, *, partial: bo
         task = get(user_id, task_id)
         done = progress(task)
         raise TaskNotCompletedError(task.status, done.completed + done.failed, task.total)
-    return Results(status, outline[0].finished_at, _results(status, outline, after))
+    included = Included("text" in include, _kept_columns(user_id, task_id) if "columns" in include else None)
+    return Results(status, outline[0].finished_at, _results(status, outline, after, included), included)
 
 
-def _results(status: str, outline: Sequence[Any], after: int) -> Iterator[Result]:
+def _kept_columns(user_id: UUID | None, task_id: UUID) -> list[Column]:
+    format_ = get(user_id, task_id).format or {}
+    if "kept_columns" not in format_:
+        raise ColumnsNotKeptError
+    return [Column(**column) for column in format_["kept_columns"]]
+
+
+def _results(status: str, outline: Sequence[Any], after: int, included: Included) -> Iterator[Result]:
     for chunk in outline:
         if chunk.state == "done":
-            rows = _read(chunk.id, chunk.first, chunk.size, chunk.token)
+            rows = _read(chunk.id, chunk.first, chunk.size, chunk.token, included)
             yield from (result for result in rows if result.row_index > after)
         elif status in UNFINISHED:
             return
@@ -215,13 +254,17 @@ def _outline(user_id: UUID | None, task_id: UUID, after: int) -> Sequence[Any]:
 
 
 @unit_of_work
-def _read(chunk_id: UUID, first: int, size: int, token: UUID | None) -> list[Result]:
-    columns = Chunk.state, Chunk.token, Chunk.keys, Chunk.results, Chunk.coverage, Chunk.errors
+def _read(chunk_id: UUID, first: int, size: int, token: UUID | None, included: Included) -> list[Result]:
+    columns = [Chunk.state, Chunk.token, Chunk.keys, Chunk.results, Chunk.coverage, Chunk.errors]
+    columns += [Chunk.texts] if included.text else []
+    columns += [Chunk.columns] if included.columns else []
     row = db.session.execute(select(*columns).where(Chunk.id == chunk_id)).one_or_none()
     if row is None or row.state != "done" or row.token != token:  # another token means that another run stored it
         raise ResultsChangedError
     found = chunks.read(row.results, row.coverage, size)
     scores, coverage = found.scores.tolist(), found.coverage.round(COVERAGE_DIGITS).tolist()
+    texts = chunks.unpack(row.texts) if included.text else [None] * size
+    kept = chunks.unpack(row.columns) if included.columns and row.columns else [None] * size
     return [
         Result(
             first + index,
@@ -230,6 +273,8 @@ def _read(chunk_id: UUID, first: int, size: int, token: UUID | None) -> list[Res
             None if str(index) in row.errors else Scores(*scores[index]),
             None if math.isnan(coverage[index]) else coverage[index],
             row.errors[str(index)]["detail"] if str(index) in row.errors else None,
+            texts[index],
+            kept[index],
         )
         for index, (line, custom_id) in enumerate(chunks.unpack(row.keys))
     ]

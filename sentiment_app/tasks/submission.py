@@ -28,6 +28,7 @@ from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_wo
 from sentiment_app.ml.text import MAX_CHARACTERS, TextError, normalize
 from sentiment_app.registry.serving import serving
 from sentiment_app.tasks import chunks, lifecycle, quotas, reconciler, retention, service
+from sentiment_app.tasks.kept_columns import KeptColumns
 from sentiment_app.tasks.models import Chunk, Task
 from sentiment_app.webhooks import egress
 
@@ -132,9 +133,13 @@ def submit_file(
         TooLargeError: it has more rows or bytes than the limits.
         And all errors of `submit`.
     """
-    with _file_errors():
-        file = _open_file(stream, format_)
-        return submit(submission, map(_check_text, file), fingerprint, file.describe)
+    kept = KeptColumns()
+
+    def describe() -> dict[str, Any]:
+        return file.describe() | ({"kept_columns": kept.describe()} if format_.keeps_columns else {})
+
+    with _file_errors(), contextlib.closing(_open_file(stream, format_)) as file:
+        return submit(submission, kept.check(map(_check_text, file)), fingerprint, describe)
 
 
 def preview_file(stream: IO[bytes], format_: reader.Format) -> dict[str, Any]:
@@ -143,10 +148,9 @@ def preview_file(stream: IO[bytes], format_: reader.Format) -> dict[str, Any]:
     Raises:
         MalformedError, InvalidError, TooLargeError: as `submit_file`.
     """
-    with _file_errors():
-        file = _open_file(stream, format_)
+    with _file_errors(), contextlib.closing(_open_file(stream, format_)) as file:
         rows = [_check_text(row)._asdict() for row in itertools.islice(file, PREVIEW_ROWS)]
-    return {"format": file.describe(), "rows": rows}
+        return {"format": file.describe(), "rows": rows}
 
 
 def _open_file(stream: IO[bytes], format_: reader.Format) -> reader.File:
@@ -257,7 +261,7 @@ def _divide(rows: Iterable[Row]) -> Iterator[list[Row]]:
     characters = 0
     for row in rows:
         part.append(row)
-        characters += len(row.text or "")
+        characters += len(row.text or "") + sum(len(str(value)) for value in (row.columns or {}).values())
         if len(part) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
             yield part
             part, characters = [], 0
@@ -292,6 +296,7 @@ def _add_chunk(chunk_id: UUID, user_id: UUID, task_id: UUID, first: int, rows: S
         "size": len(rows),
         "texts": chunks.pack([row.text for row in rows]),
         "keys": chunks.pack([[row.line, row.custom_id] for row in rows]),
+        "columns": chunks.pack([row.columns for row in rows]) if any(row.columns for row in rows) else None,
         "errors": errors,
     }
     total = first + len(rows)

@@ -7,7 +7,7 @@ from typing import IO, Any, NamedTuple, cast
 from flask import request
 from werkzeug.http import parse_options_header
 
-from sentiment_app.files.reader import CSV, JSON, NDJSON, Format, recognize
+from sentiment_app.files.reader import CSV, JSON, NDJSON, PARQUET, XLSX, Format, recognize
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.tasks.request_body import FormFile, HashingStream
 from sentiment_app.web.problems import UnsupportedMediaTypeError
@@ -16,6 +16,7 @@ from sentiment_app.web.schemas import Schema, load
 # NDJSON has no registered media type. The first type is documented, and the other types are also accepted.
 NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl")
 CSV_TYPES = (CSV, "text/tab-separated-values")
+PARQUET_TYPES = (PARQUET, "application/x-parquet")
 MULTIPART = "multipart/form-data"
 
 
@@ -33,10 +34,16 @@ class Upload(NamedTuple):
 
     def format(self) -> Format:
         """How to read the file."""
-        options = {name: self.options[name] for name in ("column", "id_column", "delimiter", "encoding")}
+        options = {name: self.options[name] for name in ("column", "id_column", "delimiter", "encoding", "sheet")}
         options["encoding"] = options["encoding"] or self.parameters.get("charset")
         header = self.options["header"] or self.parameters.get("header", "").lower()
-        return Format(self.media_type, **options, has_header=header != "absent", compression=self.compression)
+        return Format(
+            self.media_type,
+            **options,
+            has_header=header != "absent",
+            compression=self.compression,
+            keeps_columns=self.options.get("keep") == "columns",
+        )
 
     def fingerprint(self) -> str:
         """Identifies the request. Reads the rest of the file."""
@@ -76,13 +83,15 @@ def open_upload(schema: Schema, query: dict[str, Any]) -> Upload:
 
 
 def _media_type(mimetype: str) -> str:
-    accepted = {**dict.fromkeys(NDJSON_TYPES, NDJSON), **dict.fromkeys(CSV_TYPES, CSV), JSON: JSON}
-    if mimetype not in accepted:
+    types = {NDJSON: NDJSON_TYPES, CSV: CSV_TYPES, JSON: (JSON,), XLSX: (XLSX,), PARQUET: PARQUET_TYPES}
+    found = next((name for name, names in types.items() if mimetype in names), None)
+    if found is None:
         raise UnsupportedMediaTypeError(
-            f"Files may be CSV, NDJSON or a JSON array. Send the file with Content-Type {CSV}, {NDJSON} or {JSON}, "
-            "or in a form with a filename that ends in .csv, .ndjson or .json."
+            "Files may be CSV, NDJSON, a JSON array, an Excel workbook or Parquet. Send the file with Content-Type "
+            f"{CSV}, {NDJSON}, {JSON}, {XLSX} or {PARQUET}, or in a form with a filename that ends in .csv, .ndjson, "
+            ".json, .xlsx or .parquet."
         )
-    return accepted[mimetype]
+    return found
 
 
 def _compression() -> str | None:

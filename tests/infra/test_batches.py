@@ -1,7 +1,9 @@
 """Batch scoring through Nginx while processes die, and rate limits without Valkey."""
 
+import io
 import json
 
+import xlsxwriter
 from conftest import Api, main_process
 
 
@@ -17,6 +19,26 @@ def test_file_is_scored_completely_after_worker_is_killed(host, api):
     assert [entry["index"] for entry in found] == list(range(rows))
     assert [entry["custom_id"] for entry in found] == [Api.name(number) for number in range(rows)]
     assert {entry["sentiment"] for entry in found} == {"positive"}
+
+
+def test_workbook_is_read_and_results_are_written_inside_the_sandbox(api):
+    content = io.BytesIO()
+    with xlsxwriter.Workbook(content, {"in_memory": True}) as book:
+        sheet = book.add_worksheet("Reviews")
+        for number in range(2000):
+            sheet.write_row(number, 0, ["text", "stars"] if number == 0 else [f"A lovely day, number {number}.", 5])
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+    answer = api.client.post(
+        "/api/v1/sentiment/tasks?keep=columns", content=content.getvalue(), headers={"Content-Type": kind}
+    )
+    assert answer.status_code == 202, answer.text
+    task = answer.json()["task_id"]
+    assert api.wait(task)["request_counts"] == {"total": 1999, "completed": 1999, "failed": 0}
+    for accepted, start in ((kind, b"PK"), ("application/vnd.apache.parquet", b"PAR1")):
+        path = f"/api/v1/sentiment/tasks/{task}/results?include=text,columns"
+        results = api.client.get(path, headers={"Accept": accepted}).raise_for_status()
+        assert (results.headers["Content-Type"], results.content[: len(start)]) == (accepted, start)
+        assert len(results.content) > 20_000
 
 
 def test_idempotency_key_creates_one_task(api):

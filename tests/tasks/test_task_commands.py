@@ -98,7 +98,8 @@ def test_task_is_cancelled_and_retried(run, submit, work):
 @pytest.mark.parametrize(
     ("name", "options", "shown"),
     [
-        ("reviews.xlsx", ("--user", "ada"), "must end in one of .csv"),
+        ("reviews.docx", ("--user", "ada"), "must end in one of .csv"),
+        ("reviews.xlsx", ("--user", "ada"), "not a valid Excel workbook"),
         ("reviews.csv", ("--user", "nobody"), "nobody"),
         ("reviews.csv", ("--user", "ada", "--column", "opinion"), "Its columns are: id, review"),
         ("reviews.csv", ("--user", "ada", "--column", "review", "--model", "none"), "none"),

@@ -4,8 +4,11 @@ import gzip
 import io
 import json
 import uuid
+from urllib.parse import quote
 
 import pytest
+
+from sentiment_app.files.xlsx_writer import write_workbook
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
 FILE = "id;review\n1;Lovely, really\n2;awful\n".encode("cp1252")
@@ -20,6 +23,8 @@ def submit_form(client, as_ada):
         for name, value in fields:
             content, filename, kind = value if isinstance(value, tuple) else (value.encode(), None, None)
             extra = f'; filename="{filename}"' if filename else ""
+            if filename and not filename.isascii():
+                extra = f"; filename*=utf-8''{quote(filename)}"  # as Python's requests sends it
             type_ = f"Content-Type: {kind}\r\n" if kind else ""
             head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n{type_}\r\n'
             body += head.encode() + content + b"\r\n"
@@ -75,6 +80,20 @@ def test_form_with_file_is_read(submit_form, path):
     )
     assert answer.status_code == (200 if path else 202), answer.text
     assert answer.json["format"]["column"] == "review"
+
+
+def test_name_of_file_in_form_may_have_any_letters(submit_form):
+    file = gzip.compress(FILE), "Отзывы.csv.gz", "application/octet-stream"
+    assert submit_form(("column", "review"), ("file", file)).status_code == 202
+
+
+def test_workbook_in_form_is_kept_with_its_columns(submit_form):
+    book = b"".join(write_workbook([["id", "review", "stars"], [1, "Lovely", 5]]))
+    answer = submit_form(("column", "review"), ("keep", "columns"), ("file", (book, "reviews.xlsx", "x/y")))
+    assert answer.status_code == 202, answer.text
+    assert [column["name"] for column in answer.json["format"]["kept_columns"]] == ["id", "stars"]
+    preview = submit_form(("column", "review"), ("file", (book, "reviews.xlsx", "x/y")), path="/preview")
+    assert [row["text"] for row in preview.json["rows"]] == ["Lovely"]
 
 
 def test_type_of_file_in_form_follows_from_its_name_or_type(submit_form):

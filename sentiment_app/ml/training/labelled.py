@@ -1,15 +1,13 @@
-"""Read a user's labelled texts from CSV, NDJSON or JSON, optionally compressed, or from Parquet.
+"""Read a user's labelled texts from any file that tasks read: CSV, NDJSON, JSON, an Excel workbook or Parquet.
 
 The files have a column with texts, a column with labels, and perhaps a column `source`. A source with the same name as
 a special source of the packaged data is renamed to "own …".
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import pyarrow as pa
-from pyarrow import parquet
 
 from sentiment_app.files.errors import FileError
 from sentiment_app.files.reader import SUFFIXES, File, Format, Limits, recognize
@@ -31,8 +29,8 @@ class LabelledFile(NamedTuple):
     """A file of labelled texts, and how to read it.
 
     Args:
-        path: `.csv`, `.tsv` or `.txt`; `.ndjson` or `.jsonl` with an object on each line; or `.json` with an array;
-            all of them optionally `.gz` or `.zst`. Or `.parquet`.
+        path: `.csv`, `.tsv` or `.txt`; `.ndjson` or `.jsonl` with an object on each line; `.json` with an array;
+            `.xlsx` or `.parquet`; all of them optionally `.gz` or `.zst`.
         names: the labels in the file, with their index in LABELS. Defaults to the names in LABELS.
         column: the column with the texts. Defaults to `text`.
         label_column: the column with the labels.
@@ -55,7 +53,7 @@ def read_file(file: LabelledFile) -> list[Row]:
         rows = [_row(file, names, *record) for record in _records(file)]
     except FileError as error:
         raise DataFileError(f"{file.path}: {error.detail}") from None
-    except (OSError, pa.ArrowException) as error:
+    except OSError as error:
         raise DataFileError(f"{file.path} cannot be read: {error}") from None
     if not rows:
         raise DataFileError(f"{file.path} contains no texts")
@@ -81,26 +79,20 @@ def parse_names(text: str) -> dict[str, int]:
 def _records(file: LabelledFile) -> Iterator[tuple[int, Any, Any, Any]]:
     """The line, the text, the label and the source of each row."""
     columns = file.column or "text", file.label_column, SOURCE_COLUMN
-    if file.path.suffix == ".parquet":
-        for line, record in enumerate(parquet.read_table(file.path).to_pylist(), 1):
-            if file.label_column not in record:
-                raise DataFileError(_no_label(file, list(record)))
-            yield line, *map(record.get, columns)
-        return
     recognized = recognize(file.path.name)
     if recognized is None:
-        names = ", ".join([*SUFFIXES, ".parquet"])
+        names = ", ".join(SUFFIXES)
         raise DataFileError(f"the type of {file.path} is not known. Its name must end in one of {names}")
     media_type, compression = recognized
     with file.path.open("rb") as stream:
         format_ = Format(media_type, column=file.column, others=columns[1:], compression=compression)
-        opened = File(stream, format_, UNLIMITED)
-        for row in opened:
-            if row.error:
-                raise DataFileError(f"{file.path}, line {row.line}: {row.error}")
-            if row.values[0] is None:
-                raise DataFileError(_no_label(file, opened.describe().get("columns", []), row.line))
-            yield row.line, row.text, *row.values
+        with contextlib.closing(File(stream, format_, UNLIMITED)) as opened:
+            for row in opened:
+                if row.error:
+                    raise DataFileError(f"{file.path}, line {row.line}: {row.error}")
+                if row.values[0] is None:
+                    raise DataFileError(_no_label(file, opened.describe().get("columns", []), row.line))
+                yield row.line, row.text, *row.values
 
 
 def _no_label(file: LabelledFile, columns: list[str], line: int = 1) -> str:
