@@ -56,6 +56,7 @@ class Product:
             "DATABASE_URL": self.servers.database_url,
             "REDIS_URL": self.servers.redis_url,
             "JWT_SECRET_KEY": "a key that signs the tokens of tests only",
+            "API_KEY_HASH_KEY": "a key that hashes the API keys of tests only",
             "MODEL_SIGNING_KEY": "a key that signs the models of tests only",
             "MODEL_DIR": str(directory / "models"),
             "MODEL_CACHE_DIR": str(directory / "cache"),

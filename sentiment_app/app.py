@@ -9,8 +9,8 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from sentiment_app import __version__, cli
+from sentiment_app.auth import credentials, tokens
 from sentiment_app.auth import routes as auth
-from sentiment_app.auth import tokens
 from sentiment_app.config import Settings
 from sentiment_app.infrastructure import database, logs, metrics, queue
 from sentiment_app.infrastructure.app_state import SETTINGS, START
@@ -21,7 +21,7 @@ from sentiment_app.registry.serving import SERVING, Serving
 from sentiment_app.sentiment import routes as sentiment
 from sentiment_app.tasks import metrics as task_metrics
 from sentiment_app.tasks import routes as tasks
-from sentiment_app.users import passwords, sessions
+from sentiment_app.users import api_keys, passwords, sessions
 from sentiment_app.users import routes as users
 from sentiment_app.users import service as accounts
 from sentiment_app.web import docs, health, problems, rate_limits
@@ -112,11 +112,11 @@ def _init_guard(app: Flask, settings: Settings) -> None:
         queue.REDIS_BREAKER.get(app),
         limits,
         session_seconds=int(settings.ended_session_life.total_seconds()),
-        find_ended=sessions.find_recently_ended,
-        is_live=sessions.is_live,
+        find_ended=lambda: [*sessions.find_recently_ended(), *api_keys.find_recently_ended()],
+        is_live=lambda credential: sessions.is_live(credential) or api_keys.is_valid(credential),
     )
     ADMISSION.set(app, admission)
-    Guard(tokens.identify, accounts.is_administrator, admission, limits).init_app(app)
+    Guard(credentials.identify, accounts.is_administrator, admission, limits).init_app(app)
 
 
 def _init_models(app: Flask, settings: Settings) -> None:

@@ -66,7 +66,12 @@ def _is_strong(secret: str) -> None:
         )
 
 
-def _is_rate(text: str) -> None:
+def is_rate(text: str) -> None:
+    """Check a rate, such as "10 per minute".
+
+    Raises:
+        ValidationError: it is not a rate.
+    """
     try:
         rates = limits.parse_many(text)
     except ValueError:
@@ -138,6 +143,12 @@ class Settings:
     jwt_secret_key: str = _setting(
         "Signs access and refresh tokens. At least 32 random characters.", check=_is_strong, secret=True
     )
+    api_key_hash_key: str = _setting(
+        "API keys are stored as hashes under this key. At least 32 random characters. "
+        "A change invalidates all API keys.",
+        check=_is_strong,
+        secret=True,
+    )
     access_token_seconds: int = _setting("How long an access token is valid, in seconds.", 900, check=_seconds)
     refresh_token_days: int = _setting("How long an unused refresh token is valid, in days.", 30, check=_days)
     password_memory_kib: int = _setting(
@@ -150,16 +161,21 @@ class Settings:
     )
 
     auth_rate_limit: str = _setting(
-        "Rate limit of register, login and refresh together, by client address.", "20 per minute", check=_is_rate
+        "Rate limit of register, login and refresh together, by client address.", "20 per minute", check=is_rate
     )
     login_rate_limit: str = _setting(
         "Rate limit of login by account, across all addresses. Also the rate limit of profile changes, by user.",
         "10 per minute",
-        check=_is_rate,
+        check=is_rate,
     )
-    user_rate_limit: str = _setting("Rate limit of all other requests, by user.", "300 per minute", check=_is_rate)
+    key_rate_limit: str = _setting(
+        "Rate limit of API keys that a process has not seen in the last minute, by client address.",
+        "1000 per minute",
+        check=is_rate,
+    )
+    user_rate_limit: str = _setting("Rate limit of all other requests, by user.", "300 per minute", check=is_rate)
     scoring_rate_limit: str = _setting(
-        "Rate limit of POST /sentiment/analyze, by user.", "6000 per minute", check=_is_rate
+        "Rate limit of POST /sentiment/analyze, by user.", "6000 per minute", check=is_rate
     )
 
     model_signing_key: str = _setting(

@@ -18,6 +18,8 @@ class AppError(Exception):
     """Identifies the error to programs. `docs/errors.md` has a section for each kind."""
     detail: str = ""
     retry_after_seconds: ClassVar[int | None] = None
+    challenge: str | None = None
+    """The parameters of the challenge that the response contains (RFC 6750, section 3)."""
 
     def __init__(self, detail: str = "", *, field: str | None = None) -> None:
         super().__init__(detail)
@@ -38,6 +40,7 @@ class UnauthenticatedError(AppError):
     """The caller did not prove who they are."""
 
     kind = "unauthenticated"
+    challenge = ""
     detail = "This request needs a bearer token. Sign in, and send the access token in the Authorization header."
 
 
@@ -45,6 +48,7 @@ class InvalidTokenError(UnauthenticatedError):
     """The token is expired, revoked, forged, or of the wrong type."""
 
     kind = "invalid-token"
+    challenge = ', error="invalid_token"'
     detail = (
         "The token is expired, revoked or not valid. Refresh the session. "
         "If the refresh token is refused too, sign in again."

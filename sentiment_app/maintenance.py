@@ -9,9 +9,14 @@ from sentiment_app.cli import Command, as_json, print_json
 from sentiment_app.errors import UnavailableError
 from sentiment_app.sentiment import history
 from sentiment_app.tasks.retention import RETENTION_STEPS
-from sentiment_app.users import sessions
+from sentiment_app.users import api_keys, sessions
 
-STEPS = {**RETENTION_STEPS, "history": history.delete_expired, "sessions": sessions.delete_expired}
+STEPS = {
+    **RETENTION_STEPS,
+    "history": history.delete_expired,
+    "sessions": sessions.delete_expired,
+    "api_keys": api_keys.delete_ended,
+}
 
 log = structlog.get_logger()
 
@@ -44,7 +49,7 @@ def purge() -> dict[str, int]:
 @with_appcontext
 @as_json
 def purge_command(as_json: bool) -> None:
-    """Delete old results (TASK_DAYS), old history (HISTORY_DAYS), expired sessions and deleted tasks.
+    """Delete old results (TASK_DAYS), old history (HISTORY_DAYS), expired sessions, ended API keys and deleted tasks.
 
     Example: flask purge
     """

@@ -48,6 +48,7 @@ def settings(server_urls, tmp_path_factory):
         "DATABASE_URL": server_urls[0],
         "REDIS_URL": server_urls[1],
         "JWT_SECRET_KEY": "a key that signs the tokens of tests only",
+        "API_KEY_HASH_KEY": "a key that hashes the API keys of tests only",
         "MODEL_SIGNING_KEY": "a key that signs the models of tests only",
         "MODEL_POLL_SECONDS": "0",
         "MODEL_DIR": str(tmp_path_factory.mktemp("models")),

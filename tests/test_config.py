@@ -7,6 +7,7 @@ VALID_SETTINGS = {
     "DATABASE_URL": "postgresql://u:p@db/sentiment",
     "REDIS_URL": "redis://redis:6379/0",
     "JWT_SECRET_KEY": "0123456789abcdefghijklmnopqrstuvwxyz",
+    "API_KEY_HASH_KEY": "abcdefghijklmnopqrstuvwxyz0123456789",
     "MODEL_SIGNING_KEY": "zyxwvutsrqponmlkjihgfedcba9876543210",
 }
 
@@ -45,6 +46,7 @@ def test_all_problems_are_reported_at_once(environment):
         "DATABASE_URL",
         "REDIS_URL",
         "JWT_SECRET_KEY",
+        "API_KEY_HASH_KEY",
         "MODEL_SIGNING_KEY",
         "METRICS_BIND",
     }

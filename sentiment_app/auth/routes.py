@@ -66,11 +66,11 @@ def refresh(body: dict[str, Any]) -> tokens.TokenPair:
 @operation(status=204)
 def logout() -> None:
     """End the session: its access tokens and its refresh token stop working."""
-    sessions.end(caller().session_id, sessions.Reason.LOGOUT)
+    sessions.end(caller().credential_id, sessions.Reason.LOGOUT)
 
 
 @blueprint.get("/protected/test")
-@operation(returns=schemas.WhoSchema())
+@operation(scopes=("score", "tasks", "read", "models", "admin"), returns=schemas.WhoSchema())
 def who() -> dict[str, Any]:
     """Get the user that the token belongs to."""
     user = users.get(caller().user_id)

@@ -100,7 +100,8 @@ class Scorer:
         self._table = table
         words = ((feature, row) for feature, row in self._rows.items() if " " not in feature)
         # Numbers and symbols belong to every language.
-        self._common = {word for word, row in words if not word[:1].isalpha() or table[row, 0] <= COMMON}
+        common = {word for word, row in words if not word[:1].isalpha() or table[row, 0] <= COMMON}
+        self._common = common | {NEGATED + word for word in common}
         self._biases = biases
         self._short, self._long, self._neutral = biases.tolist()
         self._first, self._last, self._limit = blend
@@ -152,7 +153,7 @@ class Scorer:
     def assess(self, text: str) -> Assessment:
         """Scores, and the share of the text's terms that are common in English; 0 for a text without terms."""
         words = terms(text)
-        known = sum(word.removeprefix(NEGATED) in self._common for word in words)
+        known = sum(map(self._common.__contains__, words))
         return Assessment(self._score(words), known / len(words) if words else 0.0)
 
     def assess_many(self, texts: Iterable[str]) -> list[Assessment]:

@@ -14,28 +14,28 @@ blueprint = Blueprint("models", __name__, url_prefix="/sentiment")
 
 
 @blueprint.get("/models")
-@operation(returns=schemas.ModelListSchema())
+@operation(scopes=("read", "models"), returns=schemas.ModelListSchema())
 def models() -> dict[str, Any]:
     """List the released models, newest first."""
     return {"items": releases.releases()}
 
 
 @blueprint.get("/models/<name:version>")
-@operation(returns=schemas.ModelRecordSchema())
+@operation(scopes=("read", "models"), returns=schemas.ModelRecordSchema())
 def model(version: str) -> dict[str, Any]:
     """Get a released model: its state, recipe, training data, metrics and digests."""
     return releases.record(version)
 
 
 @blueprint.get("/models/<name:version>/card")
-@operation(media_types=(cards.MARKDOWN, cards.HTML))
+@operation(scopes=("read", "models"), media_types=(cards.MARKDOWN, cards.HTML))
 def card(version: str) -> Response:
     """Get the model card as Markdown or HTML: intended use, training data, metrics and known limits."""
     return cards.to_response(releases.manifest_of(version), request.accept_mimetypes)
 
 
 @blueprint.get("/models/<name:version>/events")
-@operation(access="administrator", returns=schemas.ModelEventListSchema())
+@operation(scopes=("models",), access="administrator", returns=schemas.ModelEventListSchema())
 def events(version: str) -> dict[str, Any]:
     """List the audit log of a model: who released, activated or retired it, and what was refused."""
     return {"items": releases.events(releases.get(version).version)}
@@ -43,6 +43,7 @@ def events(version: str) -> dict[str, Any]:
 
 @blueprint.post("/models/<name:version>/activate")
 @operation(
+    scopes=("models",),
     access="administrator",
     query=schemas.ActivationQuerySchema(),
     returns=schemas.ModelSchema(),

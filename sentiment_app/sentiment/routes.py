@@ -26,7 +26,9 @@ REQUEST_KEY = re.compile(r"([0-9]{1,10})\.([0-9]{3})-([0-9a-f]{32})")
 
 
 @blueprint.post("/analyze")
-@operation(rates=("scoring",), body=schemas.AnalyzeSchema(), returns=schemas.AnalysisSchema(), errors=(404,))
+@operation(
+    scopes=("score",), rates=("scoring",), body=schemas.AnalyzeSchema(), returns=schemas.AnalysisSchema(), errors=(404,)
+)
 def analyze(body: dict[str, Any]) -> Response:
     """Score a text.
 
@@ -51,14 +53,14 @@ def _row_id() -> UUID | None:
 
 
 @blueprint.get("/history")
-@operation(query=schemas.HistoryQuerySchema(), returns=schemas.RequestPageSchema())
+@operation(scopes=("read",), query=schemas.HistoryQuerySchema(), returns=schemas.RequestPageSchema())
 def index(query: dict[str, Any]) -> dict[str, Any]:
     """List your scored texts, newest first."""
     return paged(partial(history.page, caller().user_id), query)
 
 
 @blueprint.get("/history/<uuid:request_id>")
-@operation(returns=schemas.RequestSchema())
+@operation(scopes=("read",), returns=schemas.RequestSchema())
 def show(request_id: UUID) -> SentimentRequest:
     """Get one of your scored texts."""
     return history.get(caller().user_id, request_id)

@@ -85,6 +85,7 @@ def _check_quota() -> None:
 
 @blueprint.post("/analyze/batch")
 @operation(
+    scopes=("tasks",),
     body=schemas.BatchSchema(),
     max_body=MAX_BATCH_BYTES,
     before=_check_quota,
@@ -108,6 +109,7 @@ def submit_batch(body: dict[str, Any]) -> Response:
 
 @blueprint.post("/tasks")
 @operation(
+    scopes=("tasks",),
     query=schemas.UploadQuerySchema(),
     streams=(NDJSON, CSV, JSON, XLSX, PARQUET, MULTIPART),
     before=_check_quota,
@@ -159,6 +161,7 @@ def _receive(to_submit: Submission, upload: Upload) -> Task:
 
 @blueprint.post("/tasks/preview")
 @operation(
+    scopes=("tasks",),
     query=schemas.FileQuerySchema(),
     streams=(NDJSON, CSV, JSON, XLSX, PARQUET, MULTIPART),
     returns=schemas.PreviewSchema(),
@@ -177,7 +180,7 @@ def preview(query: dict[str, Any]) -> dict[str, Any]:
 
 
 @blueprint.get("/tasks")
-@operation(query=schemas.TaskQuerySchema(), returns=schemas.TaskPageSchema())
+@operation(scopes=("tasks", "read"), query=schemas.TaskQuerySchema(), returns=schemas.TaskPageSchema())
 def index(query: dict[str, Any]) -> dict[str, Any]:
     """List your tasks, newest first."""
     page = paged(partial(service.page, caller().user_id), query)
@@ -186,7 +189,7 @@ def index(query: dict[str, Any]) -> dict[str, Any]:
 
 @blueprint.get("/task/<uuid:task_id>", endpoint="show_singular")
 @blueprint.get("/tasks/<uuid:task_id>")
-@operation(returns=schemas.TaskSchema())
+@operation(scopes=("tasks", "read"), returns=schemas.TaskSchema())
 def show(task_id: UUID) -> dict[str, Any]:
     """Get a task with its progress, and with its results if it is completed and small."""
     task = service.get(caller().user_id, task_id)
@@ -194,21 +197,21 @@ def show(task_id: UUID) -> dict[str, Any]:
 
 
 @blueprint.delete("/tasks/<uuid:task_id>")
-@operation(status=204)
+@operation(scopes=("tasks",), status=204)
 def delete(task_id: UUID) -> None:
     """Delete a task with its texts and results."""
     service.delete(caller().user_id, task_id)
 
 
 @blueprint.post("/tasks/<uuid:task_id>/cancel")
-@operation(returns=schemas.TaskSchema(), errors=(409,))
+@operation(scopes=("tasks",), returns=schemas.TaskSchema(), errors=(409,))
 def cancel(task_id: UUID) -> dict[str, Any]:
     """Cancel a task. Finished results stay."""
     return service.describe(service.cancel(caller().user_id, task_id))
 
 
 @blueprint.post("/tasks/<uuid:task_id>/retry")
-@operation(status=202, returns=schemas.TaskSchema(), headers=("Location",), errors=(409,))
+@operation(scopes=("tasks",), status=202, returns=schemas.TaskSchema(), headers=("Location",), errors=(409,))
 def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
     """Score the failed and unscored rows of a task again."""
     return service.describe(service.retry(caller().user_id, task_id)), {"Location": _location(task_id)}
@@ -216,6 +219,7 @@ def retry(task_id: UUID) -> tuple[dict[str, Any], dict[str, str]]:
 
 @blueprint.get("/tasks/<uuid:task_id>/results")
 @operation(
+    scopes=("tasks", "read"),
     query=schemas.ResultQuerySchema(),
     returns=schemas.ResultPageSchema(),
     media_types=(JSON, NDJSON, CSV, XLSX, PARQUET),
@@ -256,7 +260,7 @@ def results(task_id: UUID, query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/tasks/<uuid:task_id>/events")
-@operation(media_types=("text/event-stream",), also=204, request_headers=("Last-Event-ID",))
+@operation(scopes=("tasks", "read"), media_types=("text/event-stream",), also=204, request_headers=("Last-Event-ID",))
 def follow(task_id: UUID) -> Response:
     """Follow the progress of a task as Server-Sent Events.
 
@@ -275,14 +279,14 @@ def follow(task_id: UUID) -> Response:
 
 
 @blueprint.get("/tasks/<uuid:task_id>/deliveries")
-@operation(returns=DeliveryListSchema())
+@operation(scopes=("tasks", "read"), returns=DeliveryListSchema())
 def deliveries(task_id: UUID) -> dict[str, Any]:
     """List the deliveries to the task's webhook."""
     return {"items": outbox.find(service.get(caller().user_id, task_id).id)}
 
 
 @blueprint.post("/tasks/<uuid:task_id>/deliveries/<uuid:delivery_id>/redeliver")
-@operation(status=202, returns=DeliverySchema())
+@operation(scopes=("tasks",), status=202, returns=DeliverySchema())
 def redeliver(task_id: UUID, delivery_id: UUID) -> Delivery:
     """Send a delivery again."""
     return outbox.redeliver(service.get(caller().user_id, task_id).id, delivery_id)

@@ -1,15 +1,25 @@
 """`flask user`: account management for operators."""
 
 import sys
+from typing import Any
+from uuid import UUID
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from sentiment_app.cli import Group, as_json, print_json
-from sentiment_app.users import service
+from sentiment_app.users import api_keys, service
 from sentiment_app.users.models import User
-from sentiment_app.users.schemas import PasswordSchema, RegisterSchema, UserSchema
+from sentiment_app.users.schemas import (
+    ApiKeyGrantSchema,
+    ApiKeySchema,
+    PasswordSchema,
+    RegisterSchema,
+    UserSchema,
+    to_grant,
+)
+from sentiment_app.web.operation import SCOPES
 from sentiment_app.web.schemas import load
 
 PAGE_ROWS = 500
@@ -94,6 +104,60 @@ def reset_password(username: str, password_stdin: bool, as_json: bool) -> None:
     service.get_by_username(username)  # before the command asks for a password
     given = load(PasswordSchema(), {"password": _password(password_stdin)}, "body")
     _print(service.reset_password(username, given["password"]), "Reset the password of", as_json)
+
+
+@user.command("create-key")
+@click.argument("username")
+@click.option("--name", required=True, help="What the key is for, such as 'nightly import'.")
+@click.option("--scope", "scopes", multiple=True, required=True, type=click.Choice(list(SCOPES)), help="Repeatable.")
+@click.option("--network", "networks", multiple=True, help="A network that may use the key. Repeatable. Default: all.")
+@click.option("--rate", help="A rate limit of the key, such as '100 per minute'.")
+@click.option("--expires-in-days", type=int, default=365, show_default=True, help="0 makes a key that does not expire.")
+@as_json
+def create_key(username: str, as_json: bool, **options: Any) -> None:
+    """Create an API key, and print it. It cannot be read again.
+
+    Example: flask user create-key ada --name import --scope score --scope tasks
+    """
+    owner = service.get_by_username(username)
+    options["expires_in_days"] = options["expires_in_days"] or None
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    grant = to_grant(load(ApiKeyGrantSchema(exclude=["current_password"]), given, "body"))
+    made = api_keys.create(owner, grant)
+    if as_json:
+        print_json({**ApiKeySchema().dump(made.record), "key": made.key})
+    else:
+        click.echo(made.key)
+
+
+@user.command("keys")
+@click.argument("username")
+@as_json
+def keys(username: str, as_json: bool) -> None:
+    """List the API keys of a user, newest first.
+
+    Example: flask user keys ada
+    """
+    found = api_keys.list_keys(service.get_by_username(username).id)
+    if as_json:
+        print_json(ApiKeySchema(many=True).dump(found))
+        return
+    table = Table("id", "name", "begins", "scopes", "last used", "expires", "revoked", box=None)
+    for key in found:
+        times = [f"{time:%Y-%m-%d}" if time else "-" for time in (key.last_used_at, key.expires_at, key.revoked_at)]
+        table.add_row(str(key.id), key.name, key.hint, " ".join(key.scopes), *times)
+    Console().print(table)
+
+
+@user.command("revoke-key")
+@click.argument("key_id", type=click.UUID)
+def revoke_key(key_id: UUID) -> None:
+    """Revoke an API key. It is refused from the next request on.
+
+    Example: flask user revoke-key 01a20810-6c0c-7378-b5fe-cfc50592fba5
+    """
+    api_keys.revoke(None, key_id)
+    click.echo(f"Revoked {key_id}.")
 
 
 def _password(from_stdin: bool) -> str:

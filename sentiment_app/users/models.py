@@ -3,7 +3,8 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, column, func
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, column, func
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sentiment_app.infrastructure.database import UTC, Base
@@ -48,3 +49,26 @@ class Session(Base):
     expires_at: Mapped[datetime] = mapped_column(UTC)
     ended_at: Mapped[datetime | None] = mapped_column(UTC)
     end_reason: Mapped[str | None]
+
+
+class ApiKey(Base):
+    """A key that programs of a user send instead of an access token. Only its hash is stored."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (Index("uq_api_keys_key_hash", "key_hash", unique=True),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str]
+    hint: Mapped[str]
+    """The beginning of the key, so that people recognise it."""
+    key_hash: Mapped[bytes] = mapped_column(BYTEA)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(String))
+    networks: Mapped[list[str]] = mapped_column(ARRAY(String))
+    """The networks that may use the key, in CIDR notation. Empty if all networks may."""
+    rate: Mapped[str | None]
+    """The key's own rate limit, in addition to the rate limits of its user."""
+    created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    expires_at: Mapped[datetime | None] = mapped_column(UTC)
+    last_used_at: Mapped[datetime | None] = mapped_column(UTC)
+    revoked_at: Mapped[datetime | None] = mapped_column(UTC)

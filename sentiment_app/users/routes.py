@@ -5,7 +5,7 @@ from uuid import UUID
 
 from flask import Blueprint
 
-from sentiment_app.users import schemas, service
+from sentiment_app.users import api_keys, schemas, service
 from sentiment_app.users.models import User
 from sentiment_app.web.guard import caller
 from sentiment_app.web.operation import operation
@@ -15,7 +15,7 @@ blueprint = Blueprint("users", __name__, url_prefix="/users")
 
 
 @blueprint.get("/me")
-@operation(returns=schemas.UserSchema())
+@operation(scopes=("read",), returns=schemas.UserSchema())
 def me() -> User:
     """Get your profile."""
     return service.get(caller().user_id)
@@ -30,18 +30,66 @@ def change_me(body: dict[str, Any]) -> User:
 
     A new password requires `current_password`, and ends your other sessions.
     """
-    return service.change_profile(*caller(), body)
+    return service.change_profile(caller().user_id, caller().credential_id, body)
+
+
+@blueprint.get("/me/api-keys")
+@operation(returns=schemas.ApiKeyListSchema())
+def api_keys_index() -> dict[str, Any]:
+    """List your API keys, newest first, with the keys that ended in the last 90 days."""
+    return {"items": api_keys.list_keys(caller().user_id)}
+
+
+@blueprint.post("/me/api-keys")
+@operation(
+    rates=("user", "profile"),
+    body=schemas.ApiKeyGrantSchema(),
+    status=201,
+    returns=schemas.NewApiKeySchema(),
+    errors=(403, 409),
+)
+def create_api_key(body: dict[str, Any]) -> dict[str, Any]:
+    """Create an API key for a program.
+
+    The response is the only place where the key can be read. Send it in the Authorization header, as a bearer token.
+    """
+    password = body.pop("current_password")
+    return _show_key(service.create_api_key(caller().user_id, password, schemas.to_grant(body)))
+
+
+@blueprint.post("/me/api-keys/<uuid:key_id>/rotate")
+@operation(
+    rates=("user", "profile"),
+    body=schemas.RotationSchema(),
+    status=201,
+    returns=schemas.NewApiKeySchema(),
+    errors=(403, 409),
+)
+def rotate_api_key(key_id: UUID, body: dict[str, Any]) -> dict[str, Any]:
+    """Replace an API key. The old key stays valid for a while, so that programs can change over."""
+    return _show_key(service.rotate_api_key(caller().user_id, key_id, **body))
+
+
+@blueprint.delete("/me/api-keys/<uuid:key_id>")
+@operation(status=204)
+def revoke_api_key(key_id: UUID) -> None:
+    """Revoke an API key. It is refused from the next request on."""
+    api_keys.revoke(caller().user_id, key_id)
+
+
+def _show_key(made: api_keys.NewKey) -> dict[str, Any]:
+    return {**{name: getattr(made.record, name) for name in schemas.ApiKeySchema().fields}, "key": made.key}
 
 
 @blueprint.get("")
-@operation(access="administrator", query=PageQuerySchema(), returns=schemas.UserPageSchema())
+@operation(scopes=("admin",), access="administrator", query=PageQuerySchema(), returns=schemas.UserPageSchema())
 def index(query: dict[str, Any]) -> dict[str, Any]:
     """List all accounts in the order of their registration."""
     return paged(service.page, query)
 
 
 @blueprint.get("/<uuid:user_id>")
-@operation(access="administrator", returns=schemas.UserSchema())
+@operation(scopes=("admin",), access="administrator", returns=schemas.UserSchema())
 def show(user_id: UUID) -> User:
     """Get an account."""
     return service.get(user_id)
@@ -49,6 +97,7 @@ def show(user_id: UUID) -> User:
 
 @blueprint.patch("/<uuid:user_id>")
 @operation(
+    scopes=("admin",),
     access="administrator",
     body=schemas.UserChangeSchema(),
     returns=schemas.UserSchema(),

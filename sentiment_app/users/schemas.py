@@ -1,10 +1,16 @@
 """Schemas of accounts."""
 
+import ipaddress
+from datetime import timedelta
 from typing import Any, ClassVar
 
+from environs import ValidationError as ConfigValidationError
 from marshmallow import ValidationError, fields, validate, validates_schema
 
+from sentiment_app.config import is_rate
+from sentiment_app.users.api_keys import Grant
 from sentiment_app.users.passwords import MAX_LENGTH, MIN_LENGTH
+from sentiment_app.web.operation import SCOPES
 from sentiment_app.web.schemas import Cursor, Flag, Schema, Text
 
 # In JSON Schema, $ is the end of the string. In Python it also matches before a final line break; see _matches.
@@ -43,6 +49,16 @@ def password(**options: Any) -> Text:
         validate=validate.Length(MIN_LENGTH, MAX_LENGTH),
         metadata={"format": "password", "examples": ["correct horse battery staple"]},
         load_only=True,
+        **options,
+    )
+
+
+def current_password(description: str, **options: Any) -> Text:
+    """The password of the account."""
+    return Text(
+        load_only=True,
+        validate=validate.Length(1, MAX_LENGTH),
+        metadata={"format": "password", "description": description},
         **options,
     )
 
@@ -88,11 +104,7 @@ class ProfileChangeSchema(Schema):
     username = username()
     email = email()
     password = password()
-    current_password = Text(
-        load_only=True,
-        validate=validate.Length(1, MAX_LENGTH),
-        metadata={"format": "password", "description": "Required to change the password"},
-    )
+    current_password = current_password("Required to change the password")
 
     @validates_schema
     def _require_current_password(self, data: dict[str, Any], **_: Any) -> None:
@@ -104,3 +116,106 @@ class UserChangeSchema(Schema):
     """Changes that an administrator makes to an account."""
 
     is_active = Flag(required=True)
+
+
+MAX_NETWORKS, MAX_KEY_DAYS = 20, 3650
+
+
+def _check_network(text: str) -> None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        raise ValidationError("This is not a network such as 192.0.2.0/24 or 2001:db8::/32.") from None
+
+
+def _check_rate(text: str) -> None:
+    try:
+        is_rate(text)
+    except ConfigValidationError:
+        raise ValidationError("This is not a rate such as 100 per minute.") from None
+
+
+class ApiKeyGrantSchema(Schema):
+    """A new API key, and what it may be used for."""
+
+    current_password = current_password(
+        "Your password, so that a stolen access token cannot create keys", required=True
+    )
+    name = Text(required=True, validate=validate.Length(1, 100), metadata={"examples": ["nightly import"]})
+    scopes = fields.List(
+        fields.String(validate=validate.OneOf(list(SCOPES))),
+        required=True,
+        validate=validate.Length(1, len(SCOPES)),
+        metadata={
+            "examples": [["score", "tasks"]],
+            "description": " ".join(f"`{name}`: {purpose}" for name, purpose in SCOPES.items()),
+        },
+    )
+    networks = fields.List(
+        Text(validate=[validate.Length(1, 50), _check_network]),
+        load_default=list,
+        validate=validate.Length(max=MAX_NETWORKS),
+        metadata={"description": "The networks that may use the key, such as 192.0.2.0/24. By default, all networks."},
+    )
+    rate = Text(
+        load_default=None,
+        allow_none=True,
+        validate=[validate.Length(1, 50), _check_rate],
+        metadata={"description": "A rate limit of the key, such as `100 per minute`. Your own rate limits also apply."},
+    )
+    expires_in_days = fields.Integer(
+        strict=True,
+        load_default=365,
+        allow_none=True,
+        validate=validate.Range(1, MAX_KEY_DAYS),
+        metadata={"description": "`null` makes a key that does not expire."},
+    )
+
+
+def to_grant(body: dict[str, Any]) -> Grant:
+    """What a new key may be used for."""
+    days = body["expires_in_days"]
+    return Grant(
+        body["name"], body["scopes"], body["networks"], body["rate"], None if days is None else timedelta(days=days)
+    )
+
+
+class RotationSchema(Schema):
+    """How an API key is replaced."""
+
+    current_password = current_password("Your password", required=True)
+    overlap_seconds = fields.Integer(
+        strict=True,
+        load_default=86_400,
+        validate=validate.Range(0, 30 * 86_400),
+        metadata={"description": "How long the old key stays valid. With 0, it is revoked at once."},
+    )
+
+
+class ApiKeySchema(Schema):
+    """An API key, without the key itself."""
+
+    id = fields.UUID(required=True)
+    name = fields.String(required=True)
+    hint = fields.String(required=True, metadata={"description": "How the key begins", "examples": ["snt_live_8cQf"]})
+    scopes = fields.List(fields.String(), required=True)
+    networks = fields.List(fields.String(), required=True)
+    rate = fields.String(required=True, allow_none=True)
+    created_at = fields.AwareDateTime(required=True, format="iso")
+    expires_at = fields.AwareDateTime(required=True, format="iso", allow_none=True)
+    last_used_at = fields.AwareDateTime(
+        required=True, format="iso", allow_none=True, metadata={"description": "Exact to a minute"}
+    )
+    revoked_at = fields.AwareDateTime(required=True, format="iso", allow_none=True)
+
+
+class NewApiKeySchema(ApiKeySchema):
+    """A new API key, with the key itself."""
+
+    key = fields.String(required=True, metadata={"description": "Store it now. It cannot be read again."})
+
+
+class ApiKeyListSchema(Schema):
+    """The API keys of a user."""
+
+    items = fields.List(fields.Nested(ApiKeySchema), required=True)

@@ -1,6 +1,7 @@
 """Accounts: register, look up, change and deactivate them."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from sentiment_app.errors import ConflictError, ForbiddenError, NotFoundError
 from sentiment_app.infrastructure.database import db, unit_of_work
-from sentiment_app.users import passwords, sessions
+from sentiment_app.users import api_keys, passwords, sessions
 from sentiment_app.users.models import User
 from sentiment_app.web.admission import admission
 
@@ -26,7 +27,7 @@ class TakenError(ConflictError):
 
 
 class WrongPasswordError(ForbiddenError):
-    """The current password is wrong. It is required to change the password."""
+    """The current password is wrong. It is required to change the password, and to create API keys."""
 
     def __init__(self) -> None:
         super().__init__("This is not your current password.", field="current_password")
@@ -141,12 +142,35 @@ def change_profile(user_id: UUID, session_id: UUID, changes: dict[str, Any]) -> 
     current, new = changes.pop("current_password", None), changes.pop("password", None)
     if new is None:
         return _change(user_id, changes)
-    user = get(user_id)
-    if not passwords.verify(user.password_hash, current):
-        raise WrongPasswordError
+    user = _verify(user_id, current)
     verified = user.password_hash
     changes["password_hash"] = _hash_if_acceptable(new, user, changes)
     return _change(user_id, changes, verified=verified, ends=sessions.Reason.PASSWORD, keep=session_id)
+
+
+def create_api_key(user_id: UUID, current_password: str, grant: api_keys.Grant) -> api_keys.NewKey:
+    """Create an API key of a user who sends the current password.
+
+    Raises:
+        WrongPasswordError, TooManyKeysError, InvalidError
+    """
+    return api_keys.create(_verify(user_id, current_password), grant)
+
+
+def rotate_api_key(user_id: UUID, key_id: UUID, current_password: str, overlap_seconds: int) -> api_keys.NewKey:
+    """Replace an API key of a user who sends the current password. The old key stays valid for some time.
+
+    Raises:
+        WrongPasswordError, TooManyKeysError, NotFoundError
+    """
+    return api_keys.rotate(_verify(user_id, current_password), key_id, timedelta(seconds=overlap_seconds))
+
+
+def _verify(user_id: UUID, password: str) -> User:
+    user = get(user_id)
+    if not passwords.verify(user.password_hash, password):
+        raise WrongPasswordError
+    return user
 
 
 def reset_password(username: str, new: str) -> User:
@@ -170,7 +194,9 @@ def set_superuser(username: str, is_superuser: bool) -> User:
 
 
 def set_active(user_id: UUID, active: bool, *, by: UUID | None = None) -> User:
-    """Activate or deactivate an account. Deactivation ends its sessions at once.
+    """Activate or deactivate an account. Deactivation ends its sessions, and refuses its API keys, at once.
+
+    After an account is activated again, it can take `ended_session_life` until its API keys work again.
 
     Raises:
         NotFoundError
@@ -178,7 +204,10 @@ def set_active(user_id: UUID, active: bool, *, by: UUID | None = None) -> User:
     """
     if user_id == by and not active:
         raise OwnAccountError
-    return _change(user_id, {"is_active": active}, ends=None if active else sessions.Reason.DEACTIVATED)
+    user = _change(user_id, {"is_active": active}, ends=None if active else sessions.Reason.DEACTIVATED)
+    if not active:
+        admission().end(key.id for key in api_keys.list_keys(user_id))
+    return user
 
 
 def _hash_if_acceptable(new: str, user: User, changes: dict[str, Any] | None = None) -> str:

@@ -2,23 +2,56 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple, cast
 from uuid import UUID
 
 from flask import Flask, current_app, g, request
+from flask_limiter.util import get_remote_address
+from limits import RateLimitItem
 
-from sentiment_app.errors import ForbiddenError, InvalidTokenError, RateLimitedError, UnauthenticatedError
+from sentiment_app.errors import ForbiddenError, InvalidTokenError, UnauthenticatedError
 from sentiment_app.web import rate_limits
 from sentiment_app.web.admission import Admission, Verdict
 from sentiment_app.web.operation import Operation, operation_of
 from sentiment_app.web.rate_limits import RateLimits
 
 
+class InsufficientScopeError(ForbiddenError):
+    """The API key does not have the scope of this operation."""
+
+    kind = "insufficient-scope"
+
+    def __init__(self, required: tuple[str, ...], granted: frozenset[str]) -> None:
+        if required:
+            needed = f"This operation needs the scope {' or '.join(required)}"
+        else:
+            needed = "This operation needs the access token of a person who signed in"
+        super().__init__(f"{needed}. The API key has: {', '.join(sorted(granted))}.")
+        self.challenge = f', error="insufficient_scope", scope="{" ".join(required)}"'
+
+
+class ForeignNetworkError(ForbiddenError):
+    """The API key may not be used from this network."""
+
+    def __init__(self) -> None:
+        super().__init__(f"This API key may not be used from the address {get_remote_address()}.")
+
+
+class ApiKeyGrant(NamedTuple):
+    """What an API key may be used for: its scopes, its networks (all if empty), and its own rate."""
+
+    scopes: frozenset[str]
+    networks: tuple[IPv4Network | IPv6Network, ...]
+    rate: RateLimitItem | None
+
+
 class Principal(NamedTuple):
-    """The user and the session that a verified token belongs to."""
+    """Who sent a request: the user, and the session or the API key. A session may do everything that its user may."""
 
     user_id: UUID
-    session_id: UUID
+    credential_id: UUID
+    key: ApiKeyGrant | None = None
 
 
 @dataclass(frozen=True)
@@ -26,7 +59,7 @@ class Guard:
     """Authenticates, authorizes and counts every request.
 
     Args:
-        identify: verifies an access token. Raises InvalidTokenError.
+        identify: verifies an access token or an API key. Raises InvalidTokenError or RateLimitedError.
         is_administrator: whether a user is currently an administrator.
         admission: knows ended sessions, and counts the user's first rate.
         rate_limits: counts all other rates.
@@ -55,26 +88,36 @@ class Guard:
 
     def _admit(self, operation: Operation) -> Principal:
         principal = self.identify(_bearer_token())
-        verdict, standing = self.admission.admit(*principal, operation.rates[0])
+        verdict, standing = self.admission.admit(principal.user_id, principal.credential_id, operation.rates[0])
         if verdict is Verdict.SESSION_ENDED:
             raise InvalidTokenError
         g.principal = principal
-        rate_limits.record(standing)
-        if standing.is_exceeded:
-            raise RateLimitedError
+        rate_limits.check(standing)
+        if principal.key:
+            self._check_key(principal.credential_id, principal.key, operation)
         return principal
+
+    def _check_key(self, key_id: UUID, key: ApiKeyGrant, operation: Operation) -> None:
+        if key.networks and not any(_remote_address() in network for network in key.networks):
+            raise ForeignNetworkError
+        if key.scopes.isdisjoint(operation.scopes):
+            raise InsufficientScopeError(operation.scopes, key.scopes)
+        if key.rate:
+            rate_limits.check(self.rate_limits.hit_item("api-key", key.rate, str(key_id)))
 
     def _count(self, rates: tuple[str, ...], user_id: UUID | None) -> None:
         for rate in rates:
-            standing = self.rate_limits.hit(rate, user_id)
-            rate_limits.record(standing)
-            if standing.is_exceeded:
-                raise RateLimitedError
+            rate_limits.check(self.rate_limits.hit(rate, user_id))
 
 
 def caller() -> Principal:
     """The principal of the current request."""
     return cast(Principal, g.principal)
+
+
+def _remote_address() -> IPv4Address | IPv6Address:
+    address = ip_address(get_remote_address())
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _bearer_token() -> str:

@@ -11,7 +11,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from sentiment_app import __version__
-from sentiment_app.web.operation import FORM, JSON, NameConverter, Operation, operation_of
+from sentiment_app.web.operation import FORM, JSON, SCOPES, NameConverter, Operation, operation_of
 from sentiment_app.web.schemas import ProblemSchema
 
 DESCRIPTION = """
@@ -71,6 +71,15 @@ def document(app: Flask) -> dict[str, Any]:
         },
     )
     spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
+    spec.components.security_scheme(
+        "apiKey",
+        {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "snt_live_…",
+            "description": "An API key. Its scopes: " + " ".join(f"`{name}`: {use}" for name, use in SCOPES.items()),
+        },
+    )
     documented = [
         (rule, view)
         for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule)
@@ -115,6 +124,11 @@ def _operations(rule: Rule, view: Any) -> dict[str, Any]:
     return {method.lower(): _describe(rule, view, view.operation) for method in methods}
 
 
+def _security(declared: Operation) -> list[dict[str, list[str]]]:
+    """Who may call an operation. An API key needs one of the scopes."""
+    return [{"password": []}, {"bearer": []}, *({"apiKey": [scope]} for scope in declared.scopes)]
+
+
 def _describe(rule: Rule, view: Any, declared: Operation) -> dict[str, Any]:
     summary, _, description = inspect.cleandoc(view.__doc__ or "").partition("\n")
     described: dict[str, Any] = {
@@ -123,7 +137,7 @@ def _describe(rule: Rule, view: Any, declared: Operation) -> dict[str, Any]:
         "summary": summary.rstrip("."),
         "description": " ".join(description.split()),
         "responses": _responses(rule, declared),
-        "security": [] if declared.access == "public" else [{"password": []}, {"bearer": []}],
+        "security": [] if declared.access == "public" else _security(declared),
     }
     described["parameters"] = [
         *([{"in": "query", "schema": declared.query}] if declared.query else []),

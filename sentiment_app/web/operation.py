@@ -24,6 +24,16 @@ LARGE_BODY_BYTES, MAX_VALUES = 1024 * 1024, 60_000
 # linear time even if a string has no closing quote.
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
+# What an API key may be used for.
+SCOPES = {
+    "score": "Score single texts.",
+    "tasks": "Submit, read, cancel, retry and delete tasks.",
+    "read": "Read the profile, the history, tasks, results and models.",
+    "models": "Administrators only: read and activate models.",
+    "admin": "Administrators only: read and change accounts.",
+}
+ADMINISTRATOR_SCOPES = {"models", "admin"}
+
 View = Callable[..., Response]
 
 
@@ -54,6 +64,7 @@ class Operation:
 
     Args:
         access: who may call it. A view that declares nothing is for signed-in users.
+        scopes: an API key needs one of them. API keys cannot call a view without scopes.
         rates: names of the rates that count the call (web/rate_limits.py). The first rate of a view for signed-in
             users is counted with the session check. Public pages without a rate are limited by Nginx alone.
         body, form, query: schemas of the input. `form` is the same body, sent by an HTML form.
@@ -69,6 +80,7 @@ class Operation:
     """
 
     access: Literal["public", "user", "administrator"] = "user"
+    scopes: tuple[str, ...] = ()
     rates: tuple[str, ...] = ("user",)
     body: Schema | None = None
     form: Schema | None = None

@@ -102,9 +102,8 @@ def to_response(error: AppError) -> Response:
     answer = problem(status_of(type(error)), error.detail, error.kind, errors=_fields(error))
     if error.retry_after_seconds is not None:
         answer.headers["Retry-After"] = str(error.retry_after_seconds)
-    if isinstance(error, errors.UnauthenticatedError):  # RFC 6750, section 3
-        is_invalid = isinstance(error, errors.InvalidTokenError)
-        answer.headers["WWW-Authenticate"] = 'Bearer realm="sentiment"' + ', error="invalid_token"' * is_invalid
+    if error.challenge is not None:
+        answer.headers["WWW-Authenticate"] = 'Bearer realm="sentiment"' + error.challenge
     return answer
 
 

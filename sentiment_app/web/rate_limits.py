@@ -23,6 +23,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from redis.exceptions import RedisError
 
 from sentiment_app.config import Settings
+from sentiment_app.errors import RateLimitedError
 from sentiment_app.infrastructure import metrics
 from sentiment_app.infrastructure.app_state import SETTINGS, AppKey
 from sentiment_app.infrastructure.circuit_breaker import CircuitBreaker
@@ -89,6 +90,7 @@ RATES = {
         Rate("scoring", "scoring_rate_limit", str),
         Rate("profile", "login_rate_limit", str),
         Rate("auth", "auth_rate_limit", network),
+        Rate("key", "key_rate_limit", network),
         Rate("login", "login_rate_limit", account),
     )
 }
@@ -111,24 +113,26 @@ class RateLimits:
 
     def hit(self, name: str, user_id: UUID | None = None) -> Standing:
         """Count the current request under a rate."""
-        key = RATES[name].key(user_id)
+        return self.hit_item(name, self.items[name], RATES[name].key(user_id))
+
+    def hit_item(self, name: str, item: RateLimitItem, key: str) -> Standing:
+        """Count a request of `key` under any rate."""
         if self._breaker.allows():
             try:
-                standing = self._hit(self._limiter.limiter, name, key)
+                standing = self._hit(self._limiter.limiter, name, item, key)
             except RedisError as error:
                 self._breaker.record_failure(error)
             else:
                 self._breaker.record_success()
                 return standing
         metrics.limiter_fallbacks.inc()
-        return self.hit_in_memory(name, key)
+        return self._hit(self._in_memory, name, item, key)
 
     def hit_in_memory(self, name: str, key: str) -> Standing:
         """Count a request under a rate in the memory of this process, without Redis."""
-        return self._hit(self._in_memory, name, key)
+        return self._hit(self._in_memory, name, self.items[name], key)
 
-    def _hit(self, strategy: limits.strategies.RateLimiter, name: str, key: str) -> Standing:
-        item = self.items[name]
+    def _hit(self, strategy: limits.strategies.RateLimiter, name: str, item: RateLimitItem, key: str) -> Standing:
         is_admitted = strategy.hit(item, name, key)
         window = strategy.get_window_stats(item, name, key)
         reset = math.ceil(window.reset_time - time.time())
@@ -162,9 +166,15 @@ def init_app(app: Flask) -> None:
     app.after_request(_write_headers)
 
 
-def record(standing: Standing) -> None:
-    """Store a standing for the headers of the current response."""
+def check(standing: Standing) -> None:
+    """Store a standing for the headers of the current response.
+
+    Raises:
+        RateLimitedError: the rate is exceeded.
+    """
     g.standings.append(standing)
+    if standing.is_exceeded:
+        raise RateLimitedError
 
 
 def _start() -> None:

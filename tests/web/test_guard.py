@@ -3,6 +3,9 @@
 import re
 import uuid
 
+from sentiment_app.users import api_keys
+from sentiment_app.web.operation import ADMINISTRATOR_SCOPES, SCOPES
+
 PUBLIC = {
     "GET /",
     "GET /docs",
@@ -58,3 +61,69 @@ def test_openapi_contains_every_route(app, client):
 def test_root_redirects_to_docs(client):
     answer = client.get("/")
     assert (answer.status_code, answer.headers["Location"]) == (302, "/docs")
+
+
+# Who may call each route that is not public: "user" or "administrator", and the scopes of API keys that may.
+ROLES = {
+    "POST /api/v1/auth/logout": ("user", set()),
+    "GET /api/v1/protected/test": ("user", {"score", "tasks", "read", "models", "admin"}),
+    "GET /api/v1/sentiment/models": ("user", {"read", "models"}),
+    "GET /api/v1/sentiment/models/<name:version>": ("user", {"read", "models"}),
+    "GET /api/v1/sentiment/models/<name:version>/card": ("user", {"read", "models"}),
+    "GET /api/v1/sentiment/models/<name:version>/events": ("administrator", {"models"}),
+    "POST /api/v1/sentiment/models/<name:version>/activate": ("administrator", {"models"}),
+    "POST /api/v1/sentiment/analyze": ("user", {"score"}),
+    "GET /api/v1/sentiment/history": ("user", {"read"}),
+    "GET /api/v1/sentiment/history/<uuid:request_id>": ("user", {"read"}),
+    "DELETE /api/v1/sentiment/history/<uuid:request_id>": ("user", set()),
+    "POST /api/v1/sentiment/analyze/batch": ("user", {"tasks"}),
+    "POST /api/v1/sentiment/tasks": ("user", {"tasks"}),
+    "POST /api/v1/sentiment/tasks/preview": ("user", {"tasks"}),
+    "GET /api/v1/sentiment/tasks": ("user", {"tasks", "read"}),
+    "GET /api/v1/sentiment/task/<uuid:task_id>": ("user", {"tasks", "read"}),
+    "GET /api/v1/sentiment/tasks/<uuid:task_id>": ("user", {"tasks", "read"}),
+    "DELETE /api/v1/sentiment/tasks/<uuid:task_id>": ("user", {"tasks"}),
+    "POST /api/v1/sentiment/tasks/<uuid:task_id>/cancel": ("user", {"tasks"}),
+    "POST /api/v1/sentiment/tasks/<uuid:task_id>/retry": ("user", {"tasks"}),
+    "GET /api/v1/sentiment/tasks/<uuid:task_id>/results": ("user", {"tasks", "read"}),
+    "GET /api/v1/sentiment/tasks/<uuid:task_id>/events": ("user", {"tasks", "read"}),
+    "GET /api/v1/sentiment/tasks/<uuid:task_id>/deliveries": ("user", {"tasks", "read"}),
+    "POST /api/v1/sentiment/tasks/<uuid:task_id>/deliveries/<uuid:delivery_id>/redeliver": ("user", {"tasks"}),
+    "GET /api/v1/sentiment/webhooks/secret": ("user", set()),
+    "GET /api/v1/users": ("administrator", {"admin"}),
+    "GET /api/v1/users/<uuid:user_id>": ("administrator", {"admin"}),
+    "PATCH /api/v1/users/<uuid:user_id>": ("administrator", {"admin"}),
+    "GET /api/v1/users/me": ("user", {"read"}),
+    "PATCH /api/v1/users/me": ("user", set()),
+    "GET /api/v1/users/me/api-keys": ("user", set()),
+    "POST /api/v1/users/me/api-keys": ("user", set()),
+    "POST /api/v1/users/me/api-keys/<uuid:key_id>/rotate": ("user", set()),
+    "DELETE /api/v1/users/me/api-keys/<uuid:key_id>": ("user", set()),
+}
+
+
+def test_every_route_admits_exactly_the_declared_roles_and_scopes(app, client, ada, admin, sign_in):
+    callers = [(who, "session", sign_in(who)) for who in (ada, admin)]
+    for who in (ada, admin):
+        for scope in sorted(SCOPES.keys() - (ADMINISTRATOR_SCOPES if who is ada else set())):
+            key = api_keys.create(who, api_keys.Grant("test", [scope])).key
+            callers.append((who, scope, {"Authorization": f"Bearer {key}"}))
+    found = {}
+    for method, rule in routes(app):
+        route = f"{method} {rule}"
+        if route in PUBLIC or rule.endswith("/logout"):  # logging out would end the session of the other calls
+            continue
+        admitted = set()
+        for who, scope, headers in callers:
+            status = call(client, method, rule, headers=headers).status_code
+            assert status not in (401, 429), (route, who.username, scope, status)
+            if status != 403:
+                admitted.add((who.username, scope))
+        found[route] = admitted
+    expected = {}
+    for route, (role, scopes) in ROLES.items():
+        names = {"root"} if role == "administrator" else {"ada", "root"}
+        allowed = {(name, scope) for name in names for scope in {*scopes, "session"}}
+        expected[route] = allowed - {("ada", scope) for scope in ADMINISTRATOR_SCOPES}
+    del expected["POST /api/v1/auth/logout"]
+    assert found == expected

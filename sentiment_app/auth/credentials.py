@@ -1,0 +1,40 @@
+"""Identifies the caller by an access token or an API key."""
+
+import time
+from ipaddress import ip_network
+
+import limits
+
+from sentiment_app.auth import tokens
+from sentiment_app.users import api_keys
+from sentiment_app.users.models import ApiKey
+from sentiment_app.web import rate_limits
+from sentiment_app.web.guard import ApiKeyGrant, Principal
+
+# How long a process remembers a valid key. A key that is revoked meanwhile is refused by the check in Redis.
+KEY_SECONDS = 60
+
+
+def identify(credential: str) -> Principal:
+    """The caller who sent this access token or API key.
+
+    Raises:
+        InvalidTokenError: it is not valid.
+        RateLimitedError: the caller's network sent too many keys that this process does not know.
+    """
+    if not credential.startswith(api_keys.PREFIX):
+        return tokens.identify(credential)
+    verified = tokens.VERIFIED.get()
+    principal = verified.find(credential)
+    if principal is None:
+        rate_limits.check(rate_limits.RATE_LIMITS.get().hit("key"))
+        key = api_keys.authenticate(credential)
+        principal = Principal(key.user_id, key.id, _grant(key))
+        expires_at = key.expires_at.timestamp() if key.expires_at else float("inf")
+        verified.add(credential, principal, min(time.time() + KEY_SECONDS, expires_at))
+    return principal
+
+
+def _grant(key: ApiKey) -> ApiKeyGrant:
+    rate = limits.parse(key.rate) if key.rate else None
+    return ApiKeyGrant(frozenset(key.scopes), tuple(map(ip_network, key.networks)), rate)
