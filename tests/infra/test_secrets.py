@@ -44,6 +44,16 @@ def test_controller_without_secrets_creates_no_new_secrets(host, playbook, tmp_p
     assert not (tmp_path / "none").exists()
 
 
+def test_rotation_of_api_key_hash_key_ends_all_api_keys(playbook, host, api):
+    made = host.run(f"sentiment user create-key {api.account['username']} --name test --scope read")
+    key = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    me = "/api/v1/users/me"
+    assert api.client.get(me, headers=key).status_code == 200
+    playbook("rotate-secrets", "-e", "secret=api_key_hash_key")
+    assert api.client.get(me, headers=key).status_code == 401
+    assert api.client.get(me).status_code == 200
+
+
 def test_rotation_of_jwt_key_ends_all_sessions(playbook, api):
     me = "/api/v1/users/me"
     assert api.client.get(me).status_code == 200
