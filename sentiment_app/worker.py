@@ -6,10 +6,13 @@ a failure at that moment would lose the job for good.
 
 import argparse
 import sys
+from uuid import UUID
 
+import structlog
 from flask import Flask
 from redis import Redis
 from rq import Queue, SimpleWorker
+from rq.exceptions import DeserializationError
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -19,6 +22,12 @@ from sentiment_app.config import ConfigError
 from sentiment_app.infrastructure.app_state import SETTINGS, START
 from sentiment_app.infrastructure.queue import QUEUES, TASKS_QUEUE
 from sentiment_app.infrastructure.systemd import notify_ready
+from sentiment_app.tasks.lifecycle import JOB as TASKS_JOB
+from sentiment_app.webhooks.outbox import JOB as WEBHOOKS_JOB
+
+JOBS = {TASKS_JOB, WEBHOOKS_JOB}
+
+log = structlog.get_logger()
 
 
 class Worker(SimpleWorker):
@@ -44,8 +53,27 @@ class Worker(SimpleWorker):
         self.app = app
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        """Run a job of this service. Other jobs are deleted: RQ would run any function that a job in Redis names."""
+        if not _is_known(job):
+            log.error("unknown_job_deleted", queue=queue.name)
+            self.connection.lrem(queue.intermediate_queue_key, 1, job.id)
+            job.delete(delete_dependents=True)
+            return False
         with self.app.app_context():
             return super().perform_job(job, queue, execution)
+
+
+def _is_known(job: Job) -> bool:
+    """Whether a job is a known function with an id as its only argument, and without callbacks."""
+    try:
+        (row_id,) = job.args
+        is_id = str(UUID(row_id)) == row_id
+        is_plain = not job.kwargs and job.instance is None
+        is_function = job.func_name in JOBS
+    except (DeserializationError, AttributeError, LookupError, TypeError, ValueError):
+        return False
+    callbacks = job._success_callback_name, job._failure_callback_name, job._stopped_callback_name  # noqa: SLF001  # the public properties import the functions
+    return is_id and is_plain and is_function and not any(callbacks)
 
 
 def main() -> None:

@@ -19,6 +19,9 @@ from sentiment_app.web.schemas import paged
 SMALL_BODY_BYTES = 128 * 1024
 ANSWER_FIELDS = tuple(schemas.AnalysisSchema().fields)
 
+# Room for a text of 20,000 characters, even if each is escaped as a surrogate pair.
+MAX_BODY_BYTES = 256 * 1024
+
 blueprint = Blueprint("sentiment", __name__, url_prefix="/sentiment")
 
 # How Nginx identifies a request: the seconds and milliseconds of its arrival, and 128 random bits.
@@ -27,7 +30,12 @@ REQUEST_KEY = re.compile(r"([0-9]{1,10})\.([0-9]{3})-([0-9a-f]{32})")
 
 @blueprint.post("/analyze")
 @operation(
-    scopes=("score",), rates=("scoring",), body=schemas.AnalyzeSchema(), returns=schemas.AnalysisSchema(), errors=(404,)
+    scopes=("score",),
+    rates=("scoring",),
+    body=schemas.AnalyzeSchema(),
+    max_body=MAX_BODY_BYTES,
+    returns=schemas.AnalysisSchema(),
+    errors=(404,),
 )
 def analyze(body: dict[str, Any]) -> Response:
     """Score a text.
@@ -84,7 +92,8 @@ def init_app(app: Flask) -> None:
 
 
 def _announce_row() -> None:
-    if request.endpoint == "sentiment.analyze" and (request.content_length or 0) <= SMALL_BODY_BYTES:
+    size = request.content_length
+    if request.endpoint == "sentiment.analyze" and size is not None and size <= SMALL_BODY_BYTES:
         request.get_data()  # other requests must not wait for a row whose body has not arrived
         writer().announce()
 

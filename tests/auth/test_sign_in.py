@@ -1,3 +1,6 @@
+import base64
+import hmac
+import json
 from datetime import timedelta
 from uuid import uuid4
 
@@ -213,3 +216,64 @@ def test_clocks_of_hosts_may_differ_by_thirty_seconds(client, app, ada, tokens, 
         shifted["exp"] = claims["iat"] + seconds
     token = jwt.encode(shifted, app.config["JWT_SECRET_KEY"])
     assert client.get(PROTECTED, headers=bearer(token)).status_code == status
+
+
+@pytest.mark.parametrize("large", [8 * 1024 + 1, 200_000])
+def test_large_bodies_of_sign_in_are_refused_before_they_are_parsed(client, large, monkeypatch):
+    monkeypatch.setattr("sentiment_app.web.operation.json", None)
+    body = json.dumps({"username": "ada", "password": "x" * large})
+    answer = client.post(LOGIN, data=body, content_type="application/json")
+    assert (answer.status_code, answer.json["type"]) == (413, "urn:sentiment-app:problem:too-large")
+
+
+FORGED = {
+    "no type": {"type": None},
+    "unknown type": {"type": "id"},
+    "type of a refresh token": {"type": "refresh"},
+    "type is a number": {"type": 7},
+    "no user": {"sub": None},
+    "user is empty": {"sub": ""},
+    "user is not an id": {"sub": "ada"},
+    "user is a number": {"sub": 7},
+    "user is a list": {"sub": ["ada"]},
+    "no session": {"sid": None},
+    "session is empty": {"sid": ""},
+    "session is not an id": {"sid": "1"},
+    "session is a number": {"sid": 1},
+    "session is a list": {"sid": [1]},
+    "session is an object": {"sid": {}},
+    "session does not exist but is almost an id": {"sid": "01a20810-6c0c-7378-b5fe-cfc50592fba"},
+    "no expiry": {"exp": None},
+    "expired": {"exp": 1},
+    "expiry is text": {"exp": "later"},
+    "expiry is a list": {"exp": [1]},
+    "not valid before tomorrow": {"nbf": 4_102_444_800},
+    "valid from is text": {"nbf": "now"},
+    "issued in the future": {"iat": 4_102_444_800},
+    "issued is text": {"iat": "now"},
+    "id is a list": {"jti": [1]},
+}
+
+
+@pytest.mark.parametrize("changes", FORGED.values(), ids=FORGED)
+def test_signed_tokens_with_wrong_claims_are_refused(client, app, tokens, changes):
+    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
+    wrong = {name: value for name, value in (claims | changes).items() if value is not None}
+    header, payload, _ = jwt.encode({}, "x" * 32).split(".")
+    payload = base64.urlsafe_b64encode(json.dumps(wrong).encode()).rstrip(b"=").decode()
+    signature = hmac.digest(app.config["JWT_SECRET_KEY"].encode(), f"{header}.{payload}".encode(), "sha256")
+    token = f"{header}.{payload}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+    answer = client.get(PROTECTED, headers=bearer(token))
+    assert (answer.status_code, answer.json["type"]) == (401, "urn:sentiment-app:problem:invalid-token")
+
+
+@pytest.mark.parametrize("name", ["sid", "jti"])
+@pytest.mark.parametrize("value", [None, "", "x", 7, ["x"], {}])
+def test_signed_refresh_tokens_with_wrong_claims_are_refused(client, app, tokens, name, value):
+    claims = jwt.decode(tokens["refresh_token"], options={"verify_signature": False})
+    wrong = {key: entry for key, entry in (claims | {name: value}).items() if entry is not None}
+    if name == "jti" and isinstance(value, int | list | dict):
+        pytest.skip("PyJWT refuses to encode it, and the test above covers such claims")
+    token = jwt.encode(wrong, app.config["JWT_SECRET_KEY"])
+    answer = client.post("/api/v1/auth/refresh", json={"refresh_token": token})
+    assert (answer.status_code, answer.json["type"]) == (401, "urn:sentiment-app:problem:invalid-token")

@@ -6,10 +6,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from sentiment_app import app as app_module
 from sentiment_app.app import create_app
 from sentiment_app.infrastructure.database import autocommit, db
 from sentiment_app.sentiment import history, service
+from sentiment_app.sentiment.routes import MAX_BODY_BYTES
 from sentiment_app.web.operation import BODY_LIMIT
 
 ANALYZE = "/api/v1/sentiment/analyze"
@@ -41,9 +41,10 @@ def test_problem_has_request_id(client):
     assert answer.json["instance"] == "/nowhere"
 
 
-def test_deeply_nested_login_body_is_malformed(client):
-    answer = client.post("/api/v1/auth/login", data=b"[" * 100_000, content_type="application/json")
-    assert answer.status_code == 400
+@pytest.mark.parametrize(("depth", "status"), [(400, 400), (8000, 422), (100_000, 413)])
+def test_deeply_nested_login_body_is_refused(client, depth, status):
+    answer = client.post("/api/v1/auth/login", data=b"[" * depth, content_type="application/json")
+    assert answer.status_code == status
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a;b", "é"])
@@ -68,7 +69,7 @@ def test_bug_answers_500_without_details_and_logs_no_text(make_app, as_ada, monk
 
 def test_chunked_body_over_limit_is_refused(client, as_ada):
     body = json.dumps({"text": "x"}).encode()
-    padded = body + b" " * (app_module.MAX_BODY_BYTES + 1 - len(body))
+    padded = body + b" " * (MAX_BODY_BYTES + 1 - len(body))
     environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": None}
     stream = io.BytesIO(padded)
     answer = client.post(
