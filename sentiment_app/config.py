@@ -151,6 +151,9 @@ class Settings:
     )
     access_token_seconds: int = _setting("How long an access token is valid, in seconds.", 900, check=_seconds)
     refresh_token_days: int = _setting("How long an unused refresh token is valid, in days.", 30, check=_days)
+    session_days: int = _setting(
+        "How long a session can be renewed after the sign-in, in days. Then its user signs in again.", 90, check=_days
+    )
     password_memory_kib: int = _setting(
         "Memory of argon2id in KiB (RFC 9106, second recommended option).",
         65536,
@@ -164,7 +167,8 @@ class Settings:
         "Rate limit of register, login and refresh together, by client address.", "20 per minute", check=is_rate
     )
     login_rate_limit: str = _setting(
-        "Rate limit of login by account, across all addresses. Also the rate limit of profile changes, by user.",
+        "Rate limit of failed sign-ins, by account and client address. Also the rate limit of profile changes, by "
+        "user.",
         "10 per minute",
         check=is_rate,
     )
@@ -252,6 +256,10 @@ class Settings:
     @property
     def access_token_life(self) -> timedelta:
         return timedelta(seconds=self.access_token_seconds)
+
+    @property
+    def session_life(self) -> timedelta:
+        return timedelta(days=self.session_days)
 
     @property
     def ended_session_life(self) -> timedelta:

@@ -1,14 +1,16 @@
 """/auth: register, log in, refresh and log out; and /protected/test to try a token."""
 
 from typing import Any
+from uuid import UUID
 
-from flask import Blueprint
+from flask import Blueprint, request
 
-from sentiment_app.auth import schemas, service, tokens
+from sentiment_app.auth import schemas, service, throttle, tokens
 from sentiment_app.users import service as users
 from sentiment_app.users import sessions
 from sentiment_app.users.models import User
 from sentiment_app.users.schemas import RegisterSchema, UserSchema
+from sentiment_app.web import rate_limits
 from sentiment_app.web.guard import caller
 from sentiment_app.web.operation import operation
 
@@ -32,7 +34,7 @@ def register(body: dict[str, Any]) -> User:
 @blueprint.post("/auth/login")
 @operation(
     access="public",
-    rates=("auth", "login"),
+    rates=("auth",),
     body=schemas.LoginSchema(),
     form=schemas.LoginFormSchema(),
     returns=schemas.TokenPairSchema(),
@@ -41,9 +43,10 @@ def register(body: dict[str, Any]) -> User:
 def login(body: dict[str, Any]) -> tokens.TokenPair:
     """Sign in with username and password.
 
-    Accepts JSON, or the form that OAuth 2.0 password clients send.
+    Accepts JSON, or the form that OAuth 2.0 password clients send. Failed attempts are limited by account and network.
     """
-    return tokens.issue(service.sign_in(body["username"], body["password"]))
+    with throttle.limit_failures(body["username"]):
+        return tokens.issue(service.sign_in(body["username"], body["password"], _origin()))
 
 
 @blueprint.post("/auth/refresh")
@@ -69,9 +72,35 @@ def logout() -> None:
     sessions.end(caller().credential_id, sessions.Reason.LOGOUT)
 
 
+@blueprint.get("/auth/sessions")
+@operation(returns=schemas.SessionListSchema())
+def list_sessions() -> dict[str, Any]:
+    """List your sessions, newest first."""
+    found = sessions.list_live(caller().user_id)
+    return {"items": [{**vars(session), "is_current": session.id == caller().credential_id} for session in found]}
+
+
+@blueprint.delete("/auth/sessions")
+@operation(status=204)
+def end_other_sessions() -> None:
+    """End all of your sessions except this session."""
+    sessions.end_others(caller().user_id, caller().credential_id)
+
+
+@blueprint.delete("/auth/sessions/<uuid:session_id>")
+@operation(status=204)
+def end_session(session_id: UUID) -> None:
+    """End a session: its access tokens and its refresh token stop working."""
+    sessions.end_own(caller().user_id, session_id)
+
+
 @blueprint.get("/protected/test")
 @operation(scopes=("score", "tasks", "read", "models", "admin"), returns=schemas.WhoSchema())
 def who() -> dict[str, Any]:
     """Get the user that the token belongs to."""
     user = users.get(caller().user_id)
     return {"user_id": user.id, "username": user.username, "message": f"Hello, {user.username}."}
+
+
+def _origin() -> sessions.Origin:
+    return sessions.Origin(rate_limits.network(), request.headers.get("User-Agent", ""))

@@ -15,7 +15,7 @@ class BadCredentialsError(UnauthenticatedError):
     detail = "The username or the password is wrong."
 
 
-def sign_in(username: str, password: str) -> Session:
+def sign_in(username: str, password: str, origin: sessions.Origin) -> Session:
     """Start a session.
 
     Raises:
@@ -26,7 +26,7 @@ def sign_in(username: str, password: str) -> Session:
         if user is None:
             break
         with contextlib.suppress(sessions.AccountChangedError):
-            session = sessions.start(user.id, user.password_hash)
+            session = sessions.start(user.id, user.password_hash, origin)
             with contextlib.suppress(passwords.TooManySignInsError):  # the next sign-in tries again
                 users.rehash_password(user, password)
             return session

@@ -49,6 +49,10 @@ class Session(Base):
     expires_at: Mapped[datetime] = mapped_column(UTC)
     ended_at: Mapped[datetime | None] = mapped_column(UTC)
     end_reason: Mapped[str | None]
+    network: Mapped[str | None]
+    """The IPv4 address or the IPv6 network from which the user signed in."""
+    agent: Mapped[str | None]
+    last_used_at: Mapped[datetime | None] = mapped_column(UTC)
 
 
 class ApiKey(Base):

@@ -1,20 +1,22 @@
 """Sessions: they start with a sign-in, last while their refresh tokens are renewed, and store why they ended."""
 
 import enum
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import uuid_utils.compat as uuid
 from sqlalchemy import ColumnElement, CursorResult, Select, delete, func, select, update
 
-from sentiment_app.errors import InvalidTokenError
+from sentiment_app.errors import InvalidTokenError, NotFoundError
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.users.models import Session, User
 from sentiment_app.web.admission import admission
 
 BATCH_ROWS = 1000
+MAX_AGENT_CHARACTERS = 300
 
 
 class Reason(enum.StrEnum):
@@ -26,25 +28,44 @@ class Reason(enum.StrEnum):
     PASSWORD = "password changed"  # noqa: S105  # a reason, not a password
 
 
+class Origin(NamedTuple):
+    """Where a sign-in comes from: its network (see web/rate_limits.py), and the client's description of itself."""
+
+    network: str
+    agent: str
+
+
 class AccountChangedError(Exception):
     """The account was deactivated, or its password changed, during a sign-in."""
 
 
-def start(user_id: UUID, verified_hash: str) -> Session:
+def start(user_id: UUID, verified_hash: str, origin: Origin) -> Session:
     """Start a session of a user whose password was verified against `verified_hash`.
 
     Raises:
         AccountChangedError: the user was deactivated or deleted meanwhile, or has another password.
     """
-    return _start(uuid.uuid7(), uuid.uuid4(), user_id, verified_hash)
+    return _start(uuid.uuid7(), uuid.uuid4(), user_id, verified_hash, origin)
 
 
 @unit_of_work
-def _start(session_id: UUID, jti: UUID, user_id: UUID, verified_hash: str) -> Session:
+def _start(session_id: UUID, jti: UUID, user_id: UUID, verified_hash: str, origin: Origin) -> Session:
     user = db.session.get(User, user_id, with_for_update={"read": True}, populate_existing=True)
     if user is None or not user.is_active or user.password_hash != verified_hash:
         raise AccountChangedError
-    return db.session.merge(Session(id=session_id, user_id=user_id, refresh_jti=jti, expires_at=_new_expiry()))
+    now = datetime.now(UTC)
+    agent = origin.agent.replace("\0", "")[:MAX_AGENT_CHARACTERS]
+    return db.session.merge(
+        Session(
+            id=session_id,
+            user_id=user_id,
+            refresh_jti=jti,
+            created_at=now,
+            expires_at=_new_expiry(now),
+            network=origin.network,
+            agent=agent,
+        )
+    )
 
 
 def refresh(session_id: UUID, presented_jti: UUID) -> Session:
@@ -66,7 +87,8 @@ def _rotate(session_id: UUID, presented_jti: UUID, next_jti: UUID) -> Session:
     if session is None or session.expires_at <= datetime.now(UTC):
         raise InvalidTokenError
     if session.ended_at is None and session.refresh_jti == presented_jti:
-        session.refresh_jti, session.expires_at = next_jti, _new_expiry()
+        session.refresh_jti, session.expires_at = next_jti, _new_expiry(session.created_at)
+        session.last_used_at = datetime.now(UTC)
     elif session.ended_at is None and session.refresh_jti != next_jti:
         # If this runs again after a lost answer, refresh_jti is already next_jti, and the session goes on.
         session.ended_at, session.end_reason = datetime.now(UTC), Reason.REUSE
@@ -77,6 +99,47 @@ def end(session_id: UUID, reason: Reason) -> None:
     """End a session."""
     _end(session_id, reason)
     admission().end([session_id])
+
+
+def end_own(user_id: UUID, session_id: UUID) -> None:
+    """End a session of a user. A second time changes nothing.
+
+    Raises:
+        NotFoundError: it does not exist, or belongs to another user.
+    """
+    _check_owner(user_id, session_id)
+    end(session_id, Reason.LOGOUT)
+
+
+def end_others(user_id: UUID, session_id: UUID) -> None:
+    """End all sessions of a user except this session."""
+    admission().end(_end_others(user_id, session_id))
+
+
+@unit_of_work
+def _end_others(user_id: UUID, session_id: UUID) -> list[UUID]:
+    return [entry for entry in mark_all_ended(user_id, Reason.LOGOUT, keep=session_id) if entry != session_id]
+
+
+@unit_of_work
+def _check_owner(user_id: UUID, session_id: UUID) -> None:
+    session = db.session.get(Session, session_id)
+    if session is None or session.user_id != user_id:
+        raise NotFoundError
+
+
+@unit_of_work
+def list_live(user_id: UUID) -> Sequence[Session]:
+    """The sessions of a user that have not ended, newest first."""
+    live = Session.user_id == user_id, Session.ended_at.is_(None), Session.expires_at > func.now()
+    return db.session.scalars(select(Session).where(*live).order_by(Session.id.desc())).all()
+
+
+@unit_of_work
+def is_known_network(username: str, network: str) -> bool:
+    """Whether this user has signed in from this network. Sessions are stored for some time after they have ended."""
+    known = select(Session.id).join(User).where(func.lower(User.username) == username.lower())
+    return db.session.scalar(known.where(Session.network == network).limit(1)) is not None
 
 
 @unit_of_work
@@ -133,5 +196,5 @@ def _recently_ended() -> Select[UUID]:
     return select(Session.id).where(Session.ended_at > func.now() - settings().ended_session_life)
 
 
-def _new_expiry() -> datetime:
-    return datetime.now(UTC) + settings().refresh_token_life
+def _new_expiry(created_at: datetime) -> datetime:
+    return min(datetime.now(UTC) + settings().refresh_token_life, created_at + settings().session_life)

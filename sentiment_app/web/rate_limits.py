@@ -5,7 +5,6 @@ A view names its rates in `@operation(rates=…)`; the guard counts the request 
 others, with flask-limiter's strategy on Redis. While Redis does not answer, both count in the memory of this process.
 """
 
-import hashlib
 import ipaddress
 import math
 import time
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import limits
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from limits import RateLimitItem
@@ -71,18 +70,6 @@ def network(_user_id: UUID | None = None) -> str:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-def account(_user_id: UUID | None = None) -> str:
-    """A digest of the username in the request, so that guesses from many addresses count together.
-
-    A request without a username is counted by its network.
-    """
-    try:
-        body: Any = request.get_json(silent=True) if request.is_json else request.form
-        return hashlib.sha256(body["username"].lower().encode()).hexdigest()
-    except Exception:  # noqa: BLE001  # the view reports whatever is wrong with the body
-        return network()
-
-
 RATES = {
     rate.name: rate
     for rate in (
@@ -91,7 +78,7 @@ RATES = {
         Rate("profile", "login_rate_limit", str),
         Rate("auth", "auth_rate_limit", network),
         Rate("key", "key_rate_limit", network),
-        Rate("login", "login_rate_limit", account),
+        Rate("login", "login_rate_limit", network),
     )
 }
 
@@ -127,6 +114,17 @@ class RateLimits:
                 return standing
         metrics.limiter_fallbacks.inc()
         return self._hit(self._in_memory, name, item, key)
+
+    def clear_item(self, name: str, item: RateLimitItem, key: str) -> None:
+        """Forget the requests of `key` under a rate. Without Redis, they count until their window ends."""
+        self._in_memory.clear(item, name, key)
+        if self._breaker.allows():
+            try:
+                self._limiter.limiter.clear(item, name, key)
+            except RedisError as error:
+                self._breaker.record_failure(error)
+            else:
+                self._breaker.record_success()
 
     def hit_in_memory(self, name: str, key: str) -> Standing:
         """Count a request under a rate in the memory of this process, without Redis."""

@@ -183,7 +183,7 @@ def test_password_reset_wins_over_concurrent_sign_in(app, ada):
     verified = users.authenticate("ada", PASSWORD).password_hash
     users.reset_password("ada", "another long passphrase")
     with pytest.raises(sessions.AccountChangedError):
-        sessions.start(ada.id, verified)
+        sessions.start(ada.id, verified, sessions.Origin("192.0.2.1", "test"))
     users._replace_hash(ada.id, verified, "the old password, hashed anew")
     assert users.authenticate("ada", "another long passphrase")
 

@@ -7,6 +7,7 @@ import pytest
 from harness import PASSWORD
 from prometheus_client import REGISTRY
 
+from sentiment_app.auth import service
 from sentiment_app.infrastructure.queue import REDIS, REDIS_BREAKER
 from sentiment_app.web import admission
 
@@ -63,17 +64,59 @@ def test_sign_in_is_limited_by_address(make_app):
     assert answers[0].headers["RateLimit"].startswith('"auth";r=1;')
 
 
-def test_login_is_limited_by_account(make_app):
-    client = make_app(login_rate_limit="2 per hour", trusted_proxies=1).test_client()
-    statuses = [
-        client.post(
-            LOGIN,
-            json={"username": "Ada" if n % 2 else "ada", "password": "x"},
-            headers={"X-Forwarded-For": f"192.0.2.{n}"},
-        ).status_code
-        for n in range(3)
-    ]
-    assert statuses == [401, 401, 429]
+@pytest.fixture
+def try_password(make_app):
+    """Signs in from an address, and returns the status."""
+    client = make_app(login_rate_limit="2 per hour", auth_rate_limit="1000 per hour", trusted_proxies=1).test_client()
+
+    def try_password(address, password="wrong password", username="ada"):
+        headers = {"X-Forwarded-For": address}
+        return client.post(LOGIN, json={"username": username, "password": password}, headers=headers).status_code
+
+    return try_password
+
+
+def test_failed_sign_ins_are_limited_by_account_and_network(ada, try_password):
+    assert [try_password("192.0.2.1", username=name) for name in ("ada", "Ada", "ADA")] == [401, 401, 429]
+    assert try_password("192.0.2.1", PASSWORD) == 429
+    assert [try_password("2001:db8::1"), try_password("2001:db8::2"), try_password("2001:db8::3")] == [401, 401, 429]
+    assert try_password("192.0.2.1", username="bob") == 401
+
+
+def test_attacker_cannot_lock_the_owner_out(ada, try_password):
+    assert try_password("198.51.100.7", PASSWORD) == 200
+    for number in range(60):
+        try_password(f"192.0.2.{number % 20}")
+    assert [try_password("198.51.100.7", PASSWORD) for _ in range(5)] == [200] * 5
+    assert try_password("203.0.113.9", PASSWORD) == 200  # also from a network that the service does not know
+
+
+def test_many_unknown_networks_get_an_attempt_a_minute_each(ada, try_password):
+    assert [try_password(f"192.0.2.{number}") for number in range(6)] == [401] * 6
+    assert [try_password("192.0.2.77") for _ in range(3)] == [401, 429, 429]
+    assert [try_password("192.0.2.78") for _ in range(2)] == [401, 429]
+
+
+def test_unknown_accounts_are_limited_like_known_accounts(try_password):
+    assert [try_password("192.0.2.1", username="nobody") for _ in range(3)] == [401, 401, 429]
+
+
+def test_successful_sign_ins_do_not_count(ada, try_password):
+    assert [try_password("192.0.2.1", PASSWORD) for _ in range(5)] == [200] * 5
+    assert [try_password("192.0.2.1") for _ in range(3)] == [401, 401, 429]
+
+
+def test_attempts_count_before_their_password_is_verified(ada, try_password, monkeypatch):
+    statuses = []
+
+    def guess_meanwhile(*arguments):
+        monkeypatch.undo()
+        statuses.extend(try_password("192.0.2.1") for _ in range(2))
+        return service.sign_in(*arguments)
+
+    monkeypatch.setattr(service, "sign_in", guess_meanwhile)
+    assert try_password("192.0.2.1") == 401
+    assert statuses == [401, 429]
 
 
 def test_login_leaves_no_username_in_redis_or_log(make_app, capfd):
@@ -147,7 +190,7 @@ def test_sign_in_is_limited_in_memory_without_redis(without_redis, ada):
     body = {"username": "ada", "password": "correct horse battery staple"}
     counted = REGISTRY.get_sample_value("sentiment_rate_limiter_fallbacks_total")
     assert [client.post(LOGIN, json=body).status_code for _ in range(3)] == [200, 200, 429]
-    assert REGISTRY.get_sample_value("sentiment_rate_limiter_fallbacks_total") - counted == 5  # 3 x auth, 2 x login
+    assert REGISTRY.get_sample_value("sentiment_rate_limiter_fallbacks_total") - counted == 6
 
 
 def test_ended_session_stays_ended_without_redis(without_redis, client, as_ada):
