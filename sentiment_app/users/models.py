@@ -29,6 +29,17 @@ class User(Base):
     updated_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now(), onupdate=func.now())
 
 
+class FormerUsername(Base):
+    """A username that an account has given up. It stays reserved, so that nobody else is taken for its owner."""
+
+    __tablename__ = "former_usernames"
+
+    username: Mapped[str] = mapped_column(primary_key=True)
+    """In lower case."""
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    released_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+
+
 class Session(Base):
     """A sign-in, and the family of refresh tokens that descends from it (RFC 9700, section 4.14.2).
 

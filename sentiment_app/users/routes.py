@@ -28,7 +28,8 @@ def me() -> User:
 def change_me(body: dict[str, Any]) -> User:
     """Change your profile.
 
-    A new password requires `current_password`, and ends your other sessions.
+    Every change requires `current_password`. A new password ends your other sessions. Your former username stays
+    reserved for you.
     """
     return service.change_profile(caller().user_id, caller().credential_id, body)
 

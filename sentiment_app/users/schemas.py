@@ -2,10 +2,10 @@
 
 import ipaddress
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 from environs import ValidationError as ConfigValidationError
-from marshmallow import ValidationError, fields, validate, validates_schema
+from marshmallow import ValidationError, fields, validate
 
 from sentiment_app.config import is_rate
 from sentiment_app.users.api_keys import Grant
@@ -99,17 +99,10 @@ class UserPageSchema(Schema):
 class ProfileChangeSchema(Schema):
     """Changes of the caller's own account."""
 
-    constraints: ClassVar = {"dependentRequired": {"password": ["current_password"]}}
-
     username = username()
     email = email()
     password = password()
-    current_password = current_password("Required to change the password")
-
-    @validates_schema
-    def _require_current_password(self, data: dict[str, Any], **_: Any) -> None:
-        if "password" in data and "current_password" not in data:
-            raise ValidationError("The current password is required to change the password.", "current_password")
+    current_password = current_password("Your password, so that a stolen access token changes nothing", required=True)
 
 
 class UserChangeSchema(Schema):

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sentiment_app.errors import ConflictError, ForbiddenError, NotFoundError
 from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.users import api_keys, passwords, sessions
-from sentiment_app.users.models import User
+from sentiment_app.users.models import FormerUsername, User
 from sentiment_app.web.admission import admission
 
 
@@ -64,6 +64,7 @@ def _insert(**values: Any) -> User:
         db.session.execute(insert(User).values(values).on_conflict_do_nothing(index_elements=[User.id]))
     except IntegrityError as error:
         raise _taken(error) from None
+    _check_not_reserved(values["username"], values["id"])
     return db.session.get_one(User, values["id"])
 
 
@@ -133,17 +134,18 @@ def is_administrator(user_id: UUID) -> bool:
 def change_profile(user_id: UUID, session_id: UUID, changes: dict[str, Any]) -> User:
     """Change a user's own username, email address or password: all of them, or nothing.
 
-    A new password requires the current password, and ends the user's other sessions.
+    Every change requires the current password, so that a stolen access token cannot take the account over. A new
+    password ends the user's other sessions. A former username stays reserved for the user.
 
     Raises:
         WrongPasswordError, WeakPasswordError, TakenError
     """
     changes = dict(changes)
-    current, new = changes.pop("current_password", None), changes.pop("password", None)
-    if new is None:
-        return _change(user_id, changes)
-    user = _verify(user_id, current)
+    new = changes.pop("password", None)
+    user = _verify(user_id, changes.pop("current_password"))
     verified = user.password_hash
+    if new is None:
+        return _change(user_id, changes, verified=verified)
     changes["password_hash"] = _hash_if_acceptable(new, user, changes)
     return _change(user_id, changes, verified=verified, ends=sessions.Reason.PASSWORD, keep=session_id)
 
@@ -235,16 +237,30 @@ def _store(
 ) -> tuple[User, list[UUID]]:
     # With this lock, a concurrent sign-in either sees the change, or has committed before. Then its session ends below.
     user = _get(user_id, with_for_update=True)
-    if verified and user.password_hash not in (verified, changes["password_hash"]):
+    if verified and user.password_hash not in (verified, changes.get("password_hash")):
         raise WrongPasswordError  # another request changed it first. A repeated run finds the new hash
+    former = user.username
     for name, value in changes.items():
         setattr(user, name, value)
     try:
         db.session.flush()
     except IntegrityError as error:
         raise _taken(error) from None
+    if user.username.lower() != former.lower():
+        _check_not_reserved(user.username, user_id)
+        released = insert(FormerUsername).values(username=former.lower(), user_id=user_id)
+        db.session.execute(released.on_conflict_do_nothing(index_elements=[FormerUsername.username]))
     db.session.refresh(user)
     return user, sessions.mark_all_ended(user_id, ends, keep=keep) if ends else []
+
+
+def _check_not_reserved(username: str, user_id: UUID) -> None:
+    """Check a username after it was stored, because a concurrent change that releases it has then committed."""
+    reserved = select(FormerUsername.username).where(
+        FormerUsername.username == username.lower(), FormerUsername.user_id.is_distinct_from(user_id)
+    )
+    if db.session.scalar(reserved) is not None:
+        raise TakenError("username")
 
 
 def _get(user_id: UUID, *, with_for_update: bool = False) -> User:

@@ -11,7 +11,7 @@ def test_me_is_the_caller(client, ada, as_ada):
 
 
 def test_profile_can_be_changed(client, ada, as_ada):
-    answer = client.patch(ME, json={"email": "new@example.org"}, headers=as_ada)
+    answer = client.patch(ME, json={"email": "new@example.org", "current_password": PASSWORD}, headers=as_ada)
     assert answer.status_code == 200
     assert users.get(ada.id).email == "new@example.org"
     assert answer.json["updated_at"] >= answer.json["created_at"]
@@ -19,7 +19,7 @@ def test_profile_can_be_changed(client, ada, as_ada):
 
 @pytest.mark.parametrize("field", ["is_superuser", "is_active", "id", "shoe_size"])
 def test_unknown_fields_are_refused(client, as_ada, field):
-    answer = client.patch(ME, json={field: True}, headers=as_ada)
+    answer = client.patch(ME, json={field: True, "current_password": PASSWORD}, headers=as_ada)
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, f"/{field}")
 
 
@@ -30,14 +30,32 @@ def test_existing_username_is_refused_and_changes_nothing(client, make_user, ada
     assert users.authenticate("ada", PASSWORD)
 
 
-def test_new_password_requires_current_password(client, ada, as_ada):
-    new = "another good one"
-    missing = client.patch(ME, json={"password": new}, headers=as_ada)
-    wrong = client.patch(ME, json={"password": new, "current_password": "wrong"}, headers=as_ada)
+@pytest.mark.parametrize(
+    ("field", "new"), [("password", "another good one"), ("username", "eve"), ("email", "eve@example.org")]
+)
+def test_every_change_requires_the_current_password(client, ada, as_ada, field, new):
+    missing = client.patch(ME, json={field: new}, headers=as_ada)
+    wrong = client.patch(ME, json={field: new, "current_password": "wrong"}, headers=as_ada)
     assert (missing.status_code, wrong.status_code) == (422, 403)
     for answer in (missing, wrong):
         assert answer.json["errors"][0]["pointer"] == "/current_password"
     assert users.authenticate("ada", PASSWORD)
+    assert users.get(ada.id).email == "ada@example.org"
+
+
+def test_former_username_stays_reserved(client, make_user, ada, as_ada, sign_in):
+    def rename(name, headers):
+        change = {"username": name, "current_password": PASSWORD}
+        return client.patch(ME, json=change, headers=headers).status_code
+
+    as_bob = sign_in(make_user("bob"))
+    assert rename("Ada2", as_ada) == 200
+    with pytest.raises(users.TakenError):
+        make_user("ADA")
+    assert rename("ada", as_bob) == 409
+    assert users.find("bob") is not None
+    assert rename("ada", as_ada) == 200  # its owner may take it back
+    assert rename("ada2", as_bob) == 409
 
 
 def test_common_password_is_refused(client, as_ada):
