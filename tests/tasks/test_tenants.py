@@ -15,7 +15,8 @@ from sentiment_app.infrastructure.database import Base, db
 from sentiment_app.ml.runtime import Assessments
 from sentiment_app.tasks import chunks, progress_stream
 from sentiment_app.tasks.models import STATUSES, Chunk, Task
-from sentiment_app.users.models import User
+from sentiment_app.users import api_keys
+from sentiment_app.users.models import FormerUsername, Session, User
 from sentiment_app.web.operation import operation_of
 from sentiment_app.webhooks.models import Delivery
 
@@ -28,7 +29,7 @@ PRIVATE = "the text that ada alone may read"
 
 @pytest.fixture
 def create_all_data(client, sign_in, model):
-    """Creates a user's scored text, a task in each status with all kinds of chunks, and deliveries. Returns the ids."""
+    """Creates a row of a user in every table, with a task in each status and all kinds of chunks. Returns the ids."""
 
     def own(user):
         headers = sign_in(user)
@@ -47,7 +48,11 @@ def create_all_data(client, sign_in, model):
             values = {"id": deliveries[-1], "task_id": tasks[-1], "event": status, "state": next(states)}
             values |= {"user_id": user.id, "url": "https://example.org/", "payload": {}}
             db.session.execute(insert(Delivery).values(values))
-        return {"user_id": [user.id], "request_id": [scored.json["id"]], "task_id": tasks, "delivery_id": deliveries}
+        key = api_keys.create(user, api_keys.Grant("test", ["read"])).record
+        db.session.execute(insert(FormerUsername).values(username=f"former-{user.username}", user_id=user.id))
+        sessions = db.session.scalars(select(Session.id).where(Session.user_id == user.id)).all()
+        texts = {"request_id": [scored.json["id"]], "task_id": tasks, "delivery_id": deliveries}
+        return {"user_id": [user.id], "key_id": [key.id], "session_id": sessions, **texts}
 
     return own
 
@@ -57,6 +62,7 @@ def add_chunk(task_id, index, state, errors):
     scores = np.array([[0.2, 0.3, 0.5] if is_scored else [np.nan] * 3])
     values = {"id": uuid.uuid7(), "task_id": task_id, "first": index, "size": 1, "state": state, "errors": errors}
     values |= {"texts": chunks.pack([PRIVATE]), "keys": chunks.pack([[index + 1, None]])}
+    values |= {"columns": chunks.pack([{"note": PRIVATE}])}
     found = Assessments(scores, np.full(1, np.nan))
     values |= {**chunks.write(found), "completed": int(is_scored), "failed": len(errors)}
     if state == "running":
@@ -77,7 +83,7 @@ def rows_of(user):
             mine = table.c.user_id == user.id
         else:  # a new table without these columns needs its own case
             mine = table.c.task_id.in_(tasks)
-        found[table.name] = db.session.execute(select(table).where(mine).order_by(table.c.id)).all()
+        found[table.name] = db.session.execute(select(table).where(mine).order_by(*table.primary_key)).all()
     return found
 
 
@@ -88,8 +94,12 @@ BODIES = {
         "json": {"username": "ADA", "email": "other@example.org", "password": PASSWORD},
     },
     "PATCH /api/v1/users/me": {
-        "json": {"username": "adam", "email": "ada@example.org"},
+        "json": {"username": "adam", "email": "ada@example.org", "current_password": PASSWORD},
     },
+    "POST /api/v1/users/me/api-keys": {
+        "json": {"name": "test", "scopes": ["read"], "current_password": PASSWORD},
+    },
+    "POST /api/v1/users/me/api-keys/<uuid:key_id>/rotate": {"json": {"current_password": PASSWORD}},
     "PATCH /api/v1/users/<uuid:user_id>": {"json": {"is_active": False}},
     "POST /api/v1/sentiment/analyze": {"json": {"text": "of another user"}},
     "POST /api/v1/sentiment/analyze/batch": {
