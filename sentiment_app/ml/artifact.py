@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import joblib
 
-from sentiment_app.ml.runtime import ModelError, PipelineScorer, Scorer, TextScorer
+from sentiment_app.ml.runtime import LABELS, ModelError, PipelineScorer, Scorer, TextScorer, find_assessment
 
 SERVING, PIPELINE, MANIFEST = "serving.npz", "pipeline.joblib", "manifest.json"
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "joblib")
@@ -86,21 +86,40 @@ def sign(manifest: bytes, key: str) -> str:
     return hmac.new(key.encode(), manifest, hashlib.sha256).hexdigest()
 
 
-def open_artifact(artifact: Artifact, key: str) -> tuple[Manifest, TextScorer]:
-    """Check an artifact and load it: signature, digest, then the golden texts.
+def open_artifact(artifact: Artifact, key: str, version: str | None = None) -> tuple[Manifest, TextScorer]:
+    """Check an artifact and load it: signature, version, digest, then the golden texts.
+
+    Args:
+        artifact: the manifest with its signature, and the file.
+        key: the key of the signature.
+        version: the version that it must be. Otherwise a signed release could be stored under another's name.
 
     Raises:
         ModelError: names the check that failed. No file is interpreted before its digest was verified.
     """
-    if not hmac.compare_digest(sign(artifact.manifest, key), artifact.signature):
+    if not hmac.compare_digest(sign(artifact.manifest, key).encode(), artifact.signature.encode(errors="replace")):
         raise ModelError("the signature of the manifest is not valid")
-    manifest: Manifest = json.loads(artifact.manifest)
+    manifest = _parse_manifest(artifact.manifest)
+    if version not in (None, manifest["version"]):
+        raise ModelError(f"the manifest belongs to the version {manifest['version']}")
     name = _served_file(manifest["files"])
     if manifest["files"].get(name) != digest(artifact.serving):
         raise ModelError(f"the digest of {name} differs from the digest in the manifest")
     scorer = _load(name, io.BytesIO(artifact.serving))
     _check_golden(scorer, manifest["golden"])
     return manifest, scorer
+
+
+def _parse_manifest(raw: bytes) -> Manifest:
+    try:
+        manifest = json.loads(raw)
+        golden = [(str(entry["text"]), [float(score) for score in entry["scores"]]) for entry in manifest["golden"]]
+        is_complete = bool(golden) and all(len(scores) == len(LABELS) for _, scores in golden)
+        if is_complete and isinstance(manifest["version"], str) and isinstance(manifest["files"], dict):
+            return cast(Manifest, manifest)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise ModelError("the manifest is not complete: it needs a version, files and golden texts with their scores")
 
 
 def _load(name: str, content: io.BytesIO) -> TextScorer:
@@ -167,7 +186,7 @@ def read(directory: Path) -> Artifact:
 def find_manifests(model_dir: Path) -> list[Manifest]:
     """The manifests of all models in a folder, newest first."""
     found: list[Manifest] = []
-    for path in model_dir.glob(f"*/{MANIFEST}"):
+    for path in model_dir.glob(f"[!.]*/{MANIFEST}"):
         with contextlib.suppress(OSError, ValueError):  # a broken manifest must not hide the others
             manifest = json.loads(path.read_bytes())
             if isinstance(manifest, dict) and manifest.keys() >= {"version", "recipe", "created_at"}:
@@ -187,7 +206,7 @@ def describe(files: dict[str, bytes], scorer: TextScorer, code_version: str, **k
             **{name: library_version(name) for name in LIBRARIES},
         },
         "files": {name: digest(content) for name, content in sorted(files.items())},
-        "golden": [Golden(text=text, scores=list(scorer.score(text))) for text in GOLDEN_TEXTS],
+        "golden": [Golden(text=text, scores=list(find_assessment(scorer, text).scores)) for text in GOLDEN_TEXTS],
         **known,
     }
     return cast(Manifest, manifest), json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode()
@@ -195,16 +214,18 @@ def describe(files: dict[str, bytes], scorer: TextScorer, code_version: str, **k
 
 def write(model_dir: Path, version: str, files: dict[str, bytes]) -> Path:
     """Store the files of a version. The directory appears atomically."""
-    final, partial = model_dir / version, model_dir / f".{version}.partial"
-    partial.mkdir(parents=True, exist_ok=True)
+    model_dir.mkdir(parents=True, exist_ok=True)
+    final = model_dir / version
+    partial = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=model_dir))  # the same model may be stored twice at once
+    partial.chmod(0o755)
     for name, content in files.items():
         (partial / name).write_bytes(content)
-    if final.exists():  # the same content was trained again on the same day
+    try:
+        partial.rename(final)
+    except OSError:  # it exists: the same content was trained on the same day
         for name in files:
             (partial / name).replace(final / name)
         partial.rmdir()
-    else:
-        partial.rename(final)
     return final
 
 

@@ -26,6 +26,7 @@ COMMON: Final = (1 + math.log(1000)) ** 2
 """Squared idf of a term in one of a thousand texts. A rarer term may be a word of another language."""
 
 _UNKNOWN: Final = 0
+TABLE_COLUMNS: Final = 4
 """Row of features outside the vocabulary: all zero."""
 
 LINES_BETWEEN_PAUSES: Final = 1_000
@@ -183,7 +184,10 @@ class Scorer:
         """Read a model written by `save`."""
         with np.load(file, allow_pickle=False) as arrays:
             vocabulary = _read_with_pauses(io.BytesIO(arrays["vocabulary"].tobytes()))
-            return cls(vocabulary, arrays["table"], arrays["biases"], arrays["blend"].tolist())
+            scorer = cls(vocabulary, arrays["table"], arrays["biases"], arrays["blend"].tolist())
+        if scorer._table.shape != (_UNKNOWN + 1 + len(scorer._rows), TABLE_COLUMNS):
+            raise ModelError("the table of weights does not have a row for each feature")
+        return scorer
 
 
 def _read_with_pauses(blob: io.BytesIO) -> Iterator[str]:

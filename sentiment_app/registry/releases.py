@@ -167,7 +167,7 @@ def verify(version: str) -> Manifest:
         NotFoundError: the version is not released.
         ModelError: a check failed. The message names it.
     """
-    return open_artifact(fetch(version), settings().model_signing_key)[0]
+    return open_artifact(fetch(version), settings().model_signing_key, version)[0]
 
 
 def resign(old_key: str, by: str) -> list[str]:
@@ -186,9 +186,9 @@ def _resign(old_key: str, by: str, event: UUID) -> list[str]:
     key, signed = settings().model_signing_key, []
     for release in db.session.scalars(select(ModelRelease).order_by(ModelRelease.version).with_for_update()):
         signature = sign(release.manifest, key)
-        if hmac.compare_digest(release.signature, signature):
+        if hmac.compare_digest(release.signature.encode(), signature.encode()):
             continue
-        if not hmac.compare_digest(release.signature, sign(release.manifest, old_key)):
+        if not hmac.compare_digest(release.signature.encode(), sign(release.manifest, old_key).encode()):
             raise ModelError(f"{release.version} was signed with neither key. Nothing was changed")
         release.signature = signature
         signed.append(release.version)

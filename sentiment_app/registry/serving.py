@@ -204,9 +204,8 @@ class Serving:
         return (datetime.now(UTC) - created).total_seconds()
 
     def _load(self, version: str) -> Served:
-        manifest, scorer = open_artifact(
-            self._fetch(version), self._key
-        )  # the check of its golden texts also warms it up
+        # The check of its golden texts also warms it up.
+        manifest, scorer = open_artifact(self._fetch(version), self._key, version)
         return Served(version, scorer, manifest)
 
     def _load_pinned(self, version: str) -> Served:

@@ -2,13 +2,14 @@ import io
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from sentiment_app.ml import artifact
 from sentiment_app.ml.artifact import SERVING, Artifact, describe, open_artifact, sign
-from sentiment_app.ml.runtime import ModelError, Scorer, Scores
+from sentiment_app.ml.runtime import Assessment, ModelError, Scorer, Scores, ScoringError
 
 KEY = "a key that signs the models of tests only"
 
@@ -45,6 +46,84 @@ def test_different_golden_scores_are_refused(signed):
     raw = json.dumps(manifest).encode()
     with pytest.raises(ModelError, match="golden"):
         open_artifact(Artifact(raw, signed.serving, sign(raw, KEY)), KEY)
+
+
+def resigned(signed, **changes):
+    """The artifact with another manifest, which is signed."""
+    manifest = {name: value for name, value in (json.loads(signed.manifest) | changes).items() if value is not None}
+    raw = json.dumps(manifest).encode()
+    return Artifact(raw, signed.serving, sign(raw, KEY))
+
+
+def test_artifact_of_another_version_is_refused(signed, model):
+    assert open_artifact(signed, KEY, model[1])
+    with pytest.raises(ModelError, match=f"belongs to the version {model[1]}"):
+        open_artifact(signed, KEY, "20260101-00000000")
+
+
+@pytest.mark.parametrize("signature", ["", "ä", "\ud800", "0" * 64])
+def test_malformed_signature_is_refused(signed, signature):
+    with pytest.raises(ModelError, match="signature"):
+        open_artifact(signed._replace(signature=signature), KEY)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: value} for name in ("golden", "files") for value in (None, 7, [], "x")),
+        *({"version": value} for value in (None, 7, [])),
+        {"golden": [{"text": "x"}]},
+        {"golden": [{"text": "x", "scores": [0.5, 0.5]}]},
+        {"golden": [{"text": "x", "scores": ["a", "b", "c"]}]},
+    ],
+)
+def test_incomplete_manifest_is_refused(signed, changes):
+    with pytest.raises(ModelError, match="the manifest is not complete"):
+        open_artifact(resigned(signed, **changes), KEY)
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"7", b"null", b"{", b"\xff", b"[" * 100_000])
+def test_manifest_that_is_no_object_is_refused(signed, raw):
+    with pytest.raises(ModelError, match="the manifest is not complete"):
+        open_artifact(Artifact(raw, signed.serving, sign(raw, KEY)), KEY)
+
+
+@pytest.mark.parametrize("rows", [slice(None, -1), slice(None, None, 2), slice(0, 0)])
+def test_table_of_another_length_is_refused(signed, rows):
+    with np.load(io.BytesIO(signed.serving)) as arrays:
+        changed = {**arrays, "table": arrays["table"][rows]}
+    content = io.BytesIO()
+    np.savez(content, **changed)
+    files = {**json.loads(signed.manifest)["files"], SERVING: artifact.digest(content.getvalue())}
+    broken = resigned(signed, files=files)._replace(serving=content.getvalue())
+    with pytest.raises(ModelError, match=r"table of weights|does not load"):
+        open_artifact(broken, KEY)
+
+
+@pytest.mark.parametrize("scores", [(2.0, 3.0, 5.0), (-1.0, 1.0, 1.0), (float("nan"),) * 3, (float("inf"), 0.0, 0.0)])
+def test_model_whose_scores_are_no_probabilities_is_not_described(scores):
+    class Wrong(Odd):
+        def assess(self, _text):
+            return Assessment(Scores(*self.scores), None)
+
+    with pytest.raises(ScoringError, match="probabilities"):
+        describe({SERVING: b""}, Wrong(scores), "tests")
+
+
+def test_same_model_can_be_stored_twice_at_once(tmp_path):
+    files = {f"file-{number}": bytes(200_000) for number in range(20)} | {artifact.MANIFEST: b"{}"}
+    with ThreadPoolExecutor(8) as pool:
+        stored = list(pool.map(lambda _: artifact.write(tmp_path, "one", files), range(40)))
+    assert set(stored) == {tmp_path / "one"}
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()} == files
+
+
+def test_half_written_model_is_not_listed(tmp_path):
+    partial = tmp_path / ".one.x"
+    partial.mkdir()
+    (partial / artifact.MANIFEST).write_text('{"version": "one", "recipe": "fast", "created_at": "2026"}')
+    assert artifact.find_manifests(tmp_path) == []
 
 
 class Odd:

@@ -49,7 +49,9 @@ class Models(RuleBasedStateMachine):
     @rule(version=VERSIONS)
     def release(self, version):
         manifest = json.loads(self.artifact.manifest) | {"version": version}
-        manifest["metrics"] = {"by_source": {"tweets": {"macro_recall": RECALLS[version], "texts_sha256": "x"}}}
+        manifest["metrics"] = {
+            "by_source": {"tweets": {"macro_recall": RECALLS[version], "texts_sha256": "x", "texts": 1000}}
+        }
         releases.release(Artifact(json.dumps(manifest).encode(), self.artifact.serving), by="tests")
         self.corrupted.discard(version)
 

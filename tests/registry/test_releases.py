@@ -2,7 +2,7 @@ import json
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.artifact import Artifact, sign
@@ -99,7 +99,7 @@ def test_any_error_at_loading_keeps_old_model(client, as_ada, second, model, mon
 def released(model, version, recall=None, texts="the same"):
     manifest = json.loads(model[0].manifest) | {"version": version}
     if recall:
-        manifest["metrics"] = {"by_source": {"tweets": {"macro_recall": recall, "texts_sha256": texts}}}
+        manifest["metrics"] = {"by_source": {"tweets": {"macro_recall": recall, "texts_sha256": texts, "texts": 1000}}}
     return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
 
 
@@ -309,3 +309,38 @@ def test_model_released_again_during_check_is_not_activated(app, model, monkeypa
     with pytest.raises(promotion.PromotionError, match="released again"):
         promotion.activate(candidate, by="tests")
     assert releases.active_version() == "v1"
+
+
+def measured(model, version, sources, against=None):
+    """Releases a model with a recall and a number of texts for each source."""
+    manifest = json.loads(model[0].manifest) | {"version": version}
+    by_source = {
+        name: {"macro_recall": recall, "texts": texts, "texts_sha256": f"the texts of {name}"}
+        for name, (recall, texts) in sources.items()
+    }
+    manifest["metrics"] = {"by_source": by_source, **({"against": against} if against else {})}
+    return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
+
+
+def test_sources_count_by_their_texts(app, model):
+    promotion.activate(measured(model, "v1", {"tiny": (0.5, 5), "large": (0.9, 5000)}), by="tests", allow_worse=True)
+    with pytest.raises(promotion.PromotionError, match=r"large, tiny is 0\.500, and the active model v1 has 0\.900"):
+        promotion.activate(measured(model, "v2", {"tiny": (0.9, 5), "large": (0.5, 5000)}), by="tests")
+    promotion.activate(measured(model, "v3", {"tiny": (0.1, 5), "large": (0.9, 5000)}), by="tests")
+
+
+def test_every_basis_is_compared(app, model):
+    promotion.activate(measured(model, "v1", {"tiny": (0.5, 5), "large": (0.9, 5000)}), by="tests", allow_worse=True)
+    lost = {"version": "v1", "texts": 5000, "macro_recall": 0.5, "its_macro_recall": 0.9}
+    with pytest.raises(promotion.PromotionError, match=r"5,000 texts that neither model was trained on is 0\.500"):
+        promotion.activate(measured(model, "v2", {"tiny": (0.5, 5)}, against=lost), by="tests")
+
+
+def test_release_under_another_name_is_not_activated(app, model):
+    for version in ("v1", "v2"):
+        released(model, version)
+    columns = ModelRelease.manifest, ModelRelease.signature, ModelRelease.artifact
+    other = db.session.execute(select(*columns).where(ModelRelease.version == "v2")).one()
+    db.session.execute(update(ModelRelease).where(ModelRelease.version == "v1").values(**other._mapping))
+    with pytest.raises(promotion.PromotionError, match="the manifest belongs to the version v2"):
+        promotion.activate("v1", by="tests")

@@ -111,6 +111,15 @@ def test_label_names():
     assert parse_names("bad,meh,good") == {"bad": 0, "meh": 1, "good": 2}
     with pytest.raises(ModelError):
         parse_names("0=sad")
+    for text in ("0=negative,0=positive", "bad,bad,good"):
+        with pytest.raises(ModelError):
+            parse_names(text)
+
+
+def test_texts_with_the_same_terms_are_on_the_same_side_of_a_split():
+    for number in range(50):
+        rows = [datasets.Row(text.format(number), 1, "file") for text in ("Foo bar {}", "foo  BAR {}", "“Foo bar” {}")]
+        assert len({datasets.is_held_out(row) for row in rows}) == 1
 
 
 def test_class_without_texts_does_not_count():

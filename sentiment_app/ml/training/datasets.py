@@ -248,8 +248,11 @@ def distinct(rows: Iterable[Row], dropped: Dropped | None = None) -> Iterator[Ro
 
 
 def is_held_out(row: Row, share: int = 5) -> bool:
-    """Whether a row belongs to the fixed test split: one in `share` rows, by a hash of the text."""
-    digest = hashlib.sha256(row.text.encode("utf-8", "surrogatepass")).digest()
+    """Whether a row belongs to the fixed test split: one in `share` rows, by a hash of its terms.
+
+    Texts with the same terms are the same text for a model, so they are on the same side of every split.
+    """
+    digest = hashlib.sha256(" ".join(terms(row.text)).encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:4]) % share == 0
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sentiment_app.ml import artifact
 from sentiment_app.ml.artifact import Manifest
-from sentiment_app.ml.runtime import ModelError, PipelineScorer, TextScorer
+from sentiment_app.ml.runtime import ModelError, PipelineScorer, ScoringError, TextScorer
 from sentiment_app.ml.training import datasets, evaluation, labelled
 from sentiment_app.ml.training.datasets import Row
 from sentiment_app.ml.training.pipeline import (
@@ -323,6 +323,8 @@ def import_pipeline(file: Path, *, model_dir: Path, code_version: str) -> Manife
         manifest, raw = artifact.describe(files, PipelineScorer(pipeline), code_version, **known)
     except ModelError:
         raise
+    except ScoringError as error:
+        raise ModelError(f"{file} cannot score texts. {error}") from None
     except Exception as error:
         raise ModelError(f"{file} cannot score texts: it raised {type(error).__name__}") from error
     artifact.write(model_dir, manifest["version"], {**files, artifact.MANIFEST: raw})

@@ -69,9 +69,12 @@ def parse_names(text: str) -> dict[str, int]:
     parts = [part.strip() for part in text.split(",")]
     if all("=" in part for part in parts):
         pairs = [part.split("=", 1) for part in parts]
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            raise DataFileError(f"{text!r} names a label of the file twice")
         if all(label in LABELS for _, label in pairs):
             return {name: LABELS.index(label) for name, label in pairs}
-    elif len(parts) == len(LABELS):
+    elif len(set(parts)) == len(parts) == len(LABELS):
         return {name: index for index, name in enumerate(parts)}
     raise DataFileError(f"{text!r} is not a list of labels. Write for example 0=negative,1=neutral,2=positive")
 
