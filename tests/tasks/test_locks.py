@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from uuid import uuid4
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from sqlalchemy import delete, func, select, text, update
 
 from sentiment_app.app import create_app
+from sentiment_app.errors import NotFoundError
 from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import REDIS
@@ -25,8 +27,9 @@ from sentiment_app.registry import promotion, releases
 from sentiment_app.registry.models import ModelEvent, ModelRelease
 from sentiment_app.tasks import chunks, lifecycle, quotas, reconciler, service, submission
 from sentiment_app.tasks.models import Chunk, Task
+from sentiment_app.users import api_keys
 from sentiment_app.users import service as users
-from sentiment_app.users.models import User
+from sentiment_app.users.models import FormerUsername, User
 
 
 @pytest.fixture
@@ -37,6 +40,7 @@ def committed(base_app, settings, model):
         yield app
         db.session.rollback()
         db.session.execute(delete(User))
+        db.session.execute(delete(FormerUsername))
         db.session.execute(delete(ModelEvent).where(ModelEvent.version != model[1]))
         db.session.execute(delete(ModelRelease).where(ModelRelease.version != model[1]))
         db.session.execute(update(ModelRelease).values(state="active"))
@@ -181,7 +185,7 @@ def release(model):
 
     def release(name, macro_recall):
         manifest = json.loads(model[0].manifest) | {"version": f"20990101-{name}"}
-        measured = {"texts": {"texts_sha256": "0" * 64, "macro_recall": macro_recall}}
+        measured = {"texts": {"texts_sha256": "0" * 64, "macro_recall": macro_recall, "texts": 1000}}
         manifest["metrics"] = manifest["metrics"] | {"by_source": measured}
         return releases.release(model[0]._replace(manifest=json.dumps(manifest).encode()), by="tests")
 
@@ -205,3 +209,29 @@ def test_model_that_is_being_activated_cannot_be_retired(committed, release, sec
         pass
     assert isinstance(outcome[0], promotion.ModelStateError)
     assert releases.states()[version] == "active"
+
+
+def test_username_that_is_being_released_cannot_be_registered(committed, user, second_waits):
+    users._store.__wrapped__(user.id, {"username": "eve"}, None, None, None)
+    with second_waits(lambda: users.register("ADA", "new@example.org", "a password of nobody")) as outcome:
+        pass
+    assert isinstance(outcome[0], users.TakenError)
+    assert users.find("ada") is None
+
+
+def test_concurrent_requests_cannot_exceed_the_limit_on_api_keys(committed, user, second_waits, monkeypatch):
+    monkeypatch.setattr(api_keys, "MAX_KEYS", 1)
+    grant = api_keys.Grant("test", ["read"])
+    api_keys._insert.__wrapped__(uuid4(), api_keys._generate(), user.id, user.password_hash, grant)
+    with second_waits(lambda: api_keys.create(user, grant)) as outcome:
+        pass
+    assert isinstance(outcome[0], api_keys.TooManyKeysError)
+
+
+def test_api_key_cannot_be_made_while_the_password_changes(committed, user, second_waits):
+    verified = SimpleNamespace(id=user.id, password_hash=user.password_hash)
+    users._store.__wrapped__(user.id, {"password_hash": "another"}, None, None, None)
+    with second_waits(lambda: api_keys.create(verified, api_keys.Grant("test", ["read"]))) as outcome:
+        pass
+    assert isinstance(outcome[0], NotFoundError)
+    assert api_keys.list_keys(user.id) == []
