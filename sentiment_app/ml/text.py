@@ -45,21 +45,32 @@ _SCANNER: Final = re.compile(
     r"""
       [Hh][Tt][Tt][Pp][Ss]?+://\S++ | [Ww][Ww][Ww]\.\S++      # link
     | [xX]D++\b                                               # laughing
+    | [Oo]n\ [0-9]++(?:[./][0-9]++)++                         # on 1/5, a date
+    | [0-9]++(?:[.,][0-9]++)?+\ ?[★⭐🌟]\uFE0F?(?!\ ?[★☆⭐🌟])  # 4.5★
+    | [0-9]++(?:[.,][0-9]++)?+\ out\ of\ [0-9]++              # 4.5 out of 5
+    | [0-9]++\ /\ [0-9]++                                     # 10 / 10
     | [0-9]++(?:[./,:][0-9]++)++                              # 7/10, 3.5, 12:30
-    | [^\W_]++(?:['’][^\W_]++)*+                              # word, contraction
+    | [^\W_]++(?:['’‘´`ʼ＇′\x92][^\W_]++)*+                    # word, contraction
     | @\w++                                                   # user
     | </?3                                                    # heart, broken heart
     | </?[A-Za-z][^<>]{0,64}>                                 # markup
-    | [:;=]['’]?+[-o^]?+[)(\]\[DPp/\\|}{@3*]                  # emoticon
-    | [)(\]\[][-o^]?+['’]?+[:;=](?![)(\]\[DPp/\\|}{@3*])      # emoticon, mirrored
+    | [:;=]['’]?+[-o^]?+(?:[)\]] | [(\[](?!\w))              # emoticon: nice:) but not us:(555)
+    | [:;=]-[DPp](?!\w)                                       # emoticon with a nose: lol:-D
+    | (?<!\w)[:;=]['’]?+[-o^]?+[DPp/\\|}{@3*](?![\w/\\])     # emoticon: not Name:Peter, Total:3 and C:\Users
+    | (?<!\S)[)(\]\[][-o^]?+['’]?+[:;=](?![)(\]\[DPp/\\|}{@3*])  # emoticon, mirrored: not (rear):
     | [!?]++                                                  # emphasis
-    | [★☆⭐]++                                                # rating
+    | [★☆⭐🌟]\uFE0F?(?:\ ?[★☆⭐🌟]\uFE0F?)*+                  # rating
     | [.,;:()\n…—]                                            # clause break
     | [←-⟿⤀-⯿〰〽\U0001f000-\U0001f3fa\U0001f400-\U0001faff]  # symbol, emoji
     """,
     re.VERBOSE,
 )
-_ENTITY: Final = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,31}|#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6});")
+# An HTML entity; an apostrophe in UTF-8 that was decoded as cp1252; or a character that nobody sees.
+_ENCODED: Final = re.compile(
+    r"&(?:[A-Za-z][A-Za-z0-9]{1,31}|#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6});|â€™|[\u00ad\u200b\u2060\ufeff]"
+)
+_APOSTROPHES: Final = str.maketrans(dict.fromkeys("’‘´`ʼ＇′\x92", "'"))
+_STARS: Final = "★⭐🌟"
 _ELONGATED: Final = re.compile(r"(\w)\1{2,}+")
 _MOUTHS: Final = dict.fromkeys(")]DPp}3*", "<smile>") | dict.fromkeys(r"([/\|{@", "<frown>")
 _MIRRORED: Final = {"(": "<smile>", "[": "<smile>", ")": "<frown>", "]": "<frown>"}
@@ -77,7 +88,8 @@ def _emoticon(surface: str) -> str | None:
 
 def _word(surface: str) -> str | None:
     """Normal form of a word or number. Identity terms are removed, so that they do not change a score."""
-    folded = unicodedata.normalize("NFKC", surface[: 4 * _MAX_TERM]).lower().replace("’", "'")
+    # NFKC would turn an acute accent on its own into a space and a combining mark.
+    folded = unicodedata.normalize("NFKC", surface[: 4 * _MAX_TERM].translate(_APOSTROPHES)).lower()
     if folded[:1].isdigit():
         short_or_rating = len(folded) <= 2 or "/" in folded
         return folded[:_MAX_TERM] if short_or_rating and folded.isascii() else "<number>"
@@ -100,15 +112,29 @@ def _symbol(surface: str) -> str | None:
         return run * 2 if len(surface) > 2 and len(run) == 1 else run
     if surface in ".,;:()\n…—":
         return _BREAK
-    if first in "★☆⭐":
-        return _rating(surface.count("★") + surface.count("⭐"), len(surface) if "☆" in surface else _DEFAULT_STARS)
+    if first in "☆" + _STARS:
+        stars = surface.replace(" ", "").replace("\ufe0f", "")
+        filled = sum(map(stars.count, _STARS))
+        # A single star may be a bullet.
+        return _rating(filled, len(stars) if "☆" in stars else _DEFAULT_STARS) if len(stars) > 1 else _SKIP
     if first == "<":
         return _SKIP
     # Signs that only modify the gender of the emoji before them.
     return _SKIP if surface in "♀♂" else surface
 
 
-def _rating(stars: int, limit: int) -> str:
+def _written_rating(surface: str) -> str | None:
+    """The term of "on 1/5" (a date), "10 / 10", "4.5★" and "4.5 out of 5"."""
+    if surface[0] in "oO":
+        return "<number>"
+    if "/" in surface:
+        return _word(surface.replace(" ", ""))
+    value, _, limit = surface.rstrip(f"{_STARS}\ufe0f ").replace(",", ".").partition(" out of ")
+    stars, most = float(value), float(limit or _DEFAULT_STARS)
+    return _rating(stars, most) if stars <= most and most >= _DEFAULT_STARS else "<number>"
+
+
+def _rating(stars: float, limit: float) -> str:
     """A number of stars as a term."""
     share = stars / limit
     return "<rated-high>" if share >= 0.75 else "<rated-low>" if share <= 0.4 else "<rated-medium>"
@@ -119,7 +145,9 @@ def _normalise(surface: str) -> str | None:
         lowered = surface[:8].lower()
         if lowered.startswith(("http://", "https://", "www.")):
             return "<url>"
-        return "<smile>" if lowered.startswith("xd") and surface[1] == "D" else _word(surface)
+        if " " in surface or surface[-1] in f"{_STARS}\ufe0f":
+            return _written_rating(surface)
+        return "<smile>" if lowered[0] == "x" and surface[1:] and not surface[1:].strip("D") else _word(surface)
     return _emoticon(surface) or _symbol(surface)
 
 
@@ -181,8 +209,14 @@ def _normal_forms(surfaces: list[str]) -> list[str | None]:
     return normal if _DENYING.isdisjoint(normal) else list(_negate(normal))
 
 
-def _unescape(text: str) -> str:
-    return _ENTITY.sub(lambda match: html.unescape(match[0]), text) if "&" in text else text
+def _decode(text: str) -> str:
+    return text if text.isascii() and "&" not in text else _ENCODED.sub(_decoded, text)
+
+
+def _decoded(match: re.Match[str]) -> str:
+    if match[0][0] == "&":
+        return html.unescape(match[0])
+    return "’" if match[0][0] == "â" else ""
 
 
 class TextError(ValueError):
@@ -210,12 +244,12 @@ def normalize(text: str) -> str:
 
 def terms(text: str) -> list[str]:
     """The terms of a text, in order."""
-    return [term for term in _normal_forms(_SCANNER.findall(_unescape(text))) if term]
+    return [term for term in _normal_forms(_SCANNER.findall(_decode(text))) if term]
 
 
 def tokenize(text: str) -> list[Token]:
     """The terms of a text, with their spans in the given text."""
-    matches = list(_SCANNER.finditer(_unescape(text)))
+    matches = list(_SCANNER.finditer(_decode(text)))
     starts, ends = _origins(text)
     normal = _normal_forms([match[0] for match in matches])
     return [Token(term, *_span(match, starts, ends)) for term, match in zip(normal, matches, strict=True) if term]
@@ -227,17 +261,17 @@ def _span(match: re.Match[str], starts: list[int], ends: list[int]) -> tuple[int
 
 
 def _origins(text: str) -> tuple[list[int], list[int]]:
-    """Where each unescaped character starts and ends in the given text; empty if there are no entities."""
-    if "&" not in text or not _ENTITY.search(text):
+    """Where each decoded character starts and ends in the given text; empty if nothing was decoded."""
+    if not _ENCODED.search(text):
         return [], []
     starts: list[int] = []
     ends: list[int] = []
     position = 0
-    for match in _ENTITY.finditer(text):
+    for match in _ENCODED.finditer(text):
         starts.extend(range(position, match.start()))
         ends.extend(range(position + 1, match.start() + 1))
         position = match.end()
-        width = len(html.unescape(match[0]))
+        width = len(_decoded(match))
         starts.extend([match.start()] * width)
         ends.extend([position] * width)
     starts.extend(range(position, len(text)))

@@ -29,6 +29,7 @@ LIGHT: Final = frozenset(
 
 # Spellings that are replaced by a common form. "wont" and "cant" are also words, but are almost always contractions.
 SPELLINGS: Final = {f"{stem}t": f"{stem}'t" for stem in _CONTRACTED} | {
+    "n't": "not",
     "an": "a",
     "cannot": "can't",
     "u": "you",
