@@ -176,7 +176,6 @@ def test_emphasis_is_distinguished_from_negation(text, expected):
         ("★★★☆☆", "<rated-medium>"),
         ("★☆☆☆☆", "<rated-low>"),
         ("☆☆☆☆☆", "<rated-low>"),
-        ("⭐", "<rated-low>"),
     ],
 )
 def test_stars_are_a_rating(text, expected):
