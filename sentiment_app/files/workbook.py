@@ -61,12 +61,20 @@ def _choose_sheet(book: CalamineWorkbook, name: str | None) -> CalamineSheet:
 
 
 def _find_header(head: list[list[Any]], columns: Columns) -> int | None:
-    """The index of the header. Rows before it, such as a title, have fewer values. None if the rows are empty."""
+    """The index of the header; None if the rows are empty.
+
+    It is the first row with the requested name. Rows before it, such as a title, have at most half as many values, so
+    that no rows of data are skipped. Without such a row, it is the first row that is not a title.
+    """
     filled = [sum(value != "" for value in row) for row in head]
     for index, row in enumerate(head):
-        if named([_text(value) for value in row], columns.text_name) and filled[index] > max(filled[:index], default=0):
+        if (
+            named([_text(value) for value in row], columns.text_name)
+            and 2 * max(filled[:index], default=0) <= filled[index]
+        ):
             return index
-    return filled.index(max(filled)) if any(filled) else None
+    most = max(filled, default=0)
+    return next(index for index, number in enumerate(filled) if 2 * number > most) if most else None
 
 
 def _rows(rows: Iterator[list[Any]], start: int, found: Indexes, columns: Columns) -> Iterator[Row | None]:

@@ -1,6 +1,7 @@
 """New tasks: rows arrive and are stored chunk by chunk, and workers begin before the last row has arrived."""
 
 import contextlib
+import errno
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from sentiment_app.errors import (
     InvalidTokenError,
     MalformedError,
     TooLargeError,
+    UnavailableError,
 )
 from sentiment_app.files import reader
 from sentiment_app.files.errors import FileError, FileTooLargeError
@@ -54,6 +56,12 @@ class UploadLostError(ConflictError):
 
     kind = "upload-lost"
     detail = "The upload was abandoned because no data arrived for too long, or the task was deleted. Send it again."
+
+
+class NoRoomError(UnavailableError):
+    """There is no space to read a workbook or a Parquet file."""
+
+    detail = "There is no space to read this type of file at the moment. Retry later, or send CSV or NDJSON."
 
 
 class IdempotencyKeyReusedError(InvalidError):
@@ -161,6 +169,11 @@ def _open_file(stream: IO[bytes], format_: reader.Format) -> reader.File:
 def _file_errors() -> Iterator[None]:
     try:
         yield
+    except OSError as error:
+        # A workbook or a Parquet file is stored in the temporary folder, and read by a process of its own.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOMEM):
+            raise NoRoomError from None
+        raise
     except FileTooLargeError as error:
         raise TooLargeError(error.detail) from None
     except FileError as error:

@@ -106,11 +106,18 @@ def test_sheet_is_chosen_by_name():
         ([["fine"], ["bad"]], {"has_header": False}, [(1, None, "fine"), (2, None, "bad")]),
         ([[1, "fine"]], {"has_header": False, "column": "2", "id_column": "1"}, [(1, "1", "fine")]),
         ([["comment"], ["fine"]], {}, [(2, None, "fine")]),
+        ([["id", "review", ""], [1, "fine", "x"]], {"column": "2"}, [(2, None, "fine")]),
         ([], {}, []),
     ],
 )
 def test_header_and_columns_are_found(rows, options, expected):
     assert texts(read(make_workbook(("A", table(*rows))), **options)[0]) == expected
+
+
+def test_row_of_data_is_not_taken_for_the_header():
+    rows = ["id", "what they said", ""], [1, "fine", "x"], [2, "review", "x"], [3, "bad", "x"]
+    with pytest.raises(FileError, match=r"no column named 'review'\. Its columns are: id, what they said"):
+        read(make_workbook(("A", table(*rows))), column="review")
 
 
 def test_missing_column_is_named():

@@ -1,5 +1,6 @@
 """Uploads as people send them: forms, previews, and the format that a task reports."""
 
+import errno
 import gzip
 import io
 import json
@@ -8,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
+from sentiment_app.files.reader import XLSX
 from sentiment_app.files.xlsx_writer import write_workbook
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
@@ -206,3 +208,14 @@ def test_invalid_json_names_its_place(client, as_ada, model):
     )
     assert answer.status_code == 400
     assert "line 1, column 17" in answer.json["detail"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EAGAIN])
+def test_full_temporary_folder_is_unavailable(upload, monkeypatch, number):
+    def full():
+        raise OSError(number, "no room")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    answer = upload(b"".join(write_workbook([["text"], ["fine"]])), XLSX)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert "send CSV or NDJSON" in answer.json["detail"]
