@@ -7,7 +7,8 @@ import selectors
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -19,7 +20,7 @@ from sentiment_app.files.rows import Row
 
 ROOT = Path(__file__).parents[2]
 # A file that is read from its end must be stored first. The temporary folder of a service is in memory.
-MAX_BYTES = 96 * 1024**2
+MAX_BYTES = 64 * 1024**2
 PIECE_BYTES, LINES_PER_PIECE = 64 * 1024, 500
 # No secrets, one thread, and the memory allocator that releases memory soonest.
 ENVIRONMENT = {
@@ -37,15 +38,27 @@ class BinaryFile:
         pieces: the bytes of the file.
         module: the module that reads it: "workbook" or "parquet".
         columns: the requested columns.
-        sheet: the name of a sheet of a workbook. Defaults to the first sheet.
+        sheet: the name of a sheet of a workbook. Defaults to the first visible sheet.
+        max_text_bytes: the limit on the bytes of all rows. A small file may have the same text in a million rows.
+        acquire: admits the process that reads the file, after the file has arrived.
 
     Raises:
         FileError: the file is not valid, or a sheet or a column is missing or ambiguous.
         FileTooLargeError: it is larger than MAX_BYTES.
     """
 
-    def __init__(self, pieces: Iterator[bytes], module: str, columns: Columns, sheet: str | None) -> None:
-        self._is_complete = False
+    def __init__(
+        self,
+        pieces: Iterator[bytes],
+        module: str,
+        columns: Columns,
+        sheet: str | None,
+        *,
+        max_text_bytes: int,
+        acquire: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._remaining_bytes, self._max_text_bytes = max_text_bytes, max_text_bytes
+        self._place = contextlib.ExitStack()
         with tempfile.TemporaryFile() as file:
             size = 0
             for piece in pieces:
@@ -56,6 +69,7 @@ class BinaryFile:
                     )
                 file.write(piece)
             file.seek(0)
+            self._place.enter_context(acquire())
             self._process = _start(module, orjson.dumps([*columns, sheet]).decode(), file)
         try:
             self.description: dict[str, Any] = self._read()
@@ -76,6 +90,7 @@ class BinaryFile:
     def close(self) -> None:
         """Stop the process."""
         _stop(self._process)
+        self._place.close()
 
     def _read(self) -> Any:
         line = self._process.stdout.readline() if self._process.stdout else b""
@@ -83,6 +98,11 @@ class BinaryFile:
             raise FileError(
                 "The file cannot be read. It is damaged, or reading it takes too much memory or time. Split it, or "
                 "send CSV or NDJSON."
+            )
+        self._remaining_bytes -= len(line)
+        if self._remaining_bytes < 0:
+            raise FileTooLargeError(
+                f"The file is too large. The limit is {self._max_text_bytes:,} bytes after decompression. Split it."
             )
         value = orjson.loads(line)
         if isinstance(value, dict) and "error" in value:
@@ -100,8 +120,9 @@ def write_parquet(rows: Iterable[Sequence[Any]], columns: Sequence[tuple[str, st
     Raises:
         FileError: the process that writes the file failed.
     """
-    lines = (orjson.dumps(row) + b"\n" for row in rows)
-    process = _start("parquet", orjson.dumps([[*column] for column in columns]).decode(), subprocess.PIPE, "write")
+    header = [[*column] for column in columns]
+    lines = (orjson.dumps(line) + b"\n" for line in itertools.chain([header], rows))
+    process = _start("parquet", "write", subprocess.PIPE)
     try:
         yield from _exchange(process, lines)
         if process.wait():
@@ -135,8 +156,8 @@ def _exchange(process: subprocess.Popen[bytes], lines: Iterator[bytes]) -> Itera
                 yield piece
 
 
-def _start(module: str, argument: str, stdin: IO[bytes] | int, *names: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", f"sentiment_app.files.{module}", *names, argument]
+def _start(module: str, argument: str, stdin: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", f"sentiment_app.files.{module}", argument]
     # Its messages could quote texts.
     return subprocess.Popen(  # noqa: S603  # our own program
         command, cwd=ROOT, env=ENVIRONMENT, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -17,6 +17,7 @@ from sentiment_app.files.rows import Row
 
 MEMORY_BYTES = 320 * 1024**2
 CPU_SECONDS = 120
+INVALID_COLUMNS = "The other columns of the row have characters that are not valid."
 
 
 class Table(NamedTuple):
@@ -36,6 +37,13 @@ def limit_resources() -> None:
         resource.setrlimit(kind, (limit, limit))
 
 
+def _dump(row: Row | None) -> bytes:
+    try:
+        return orjson.dumps(row and [*row])
+    except TypeError:  # a lone surrogate in another column
+        return orjson.dumps([*Row(row.line if row else 0, None, None, INVALID_COLUMNS)])
+
+
 def serve(read: Callable[[IO[bytes], Columns, str | None], Table]) -> None:
     """Read a table from standard input, and write it to standard output as lines of JSON.
 
@@ -50,7 +58,7 @@ def serve(read: Callable[[IO[bytes], Columns, str | None], Table]) -> None:
         table = read(sys.stdin.buffer, Columns(*columns), sheet)
         write(orjson.dumps(table.description) + b"\n")
         for row in table.rows:
-            write(orjson.dumps(row and [*row]) + b"\n")
+            write(_dump(row) + b"\n")
         write(b'"end"\n')
     except FileError as error:
         write(orjson.dumps({"error": error.detail, "option": error.option}) + b"\n")

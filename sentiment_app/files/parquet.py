@@ -2,9 +2,9 @@
 
 import datetime as dt
 import decimal
+import math
 import sys
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 import orjson
@@ -17,7 +17,8 @@ from sentiment_app.files.errors import FileError
 from sentiment_app.files.rows import Row, make_row
 
 BATCH_ROWS, BUFFER_BYTES = 500, 1024**2
-WRITTEN_ROWS = 5_000
+WRITTEN_ROWS, WRITTEN_BYTES = 5_000, 8 * 1024**2
+MAX_EXACT_FLOAT = 2**53
 TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
 
@@ -59,12 +60,12 @@ def _rows(file: parquet.ParquetFile, names: list[str], found: Indexes, columns: 
     line = 0
     try:
         for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
-            strict = {names[found.text], found.id is not None and names[found.id]}
-            values = {name: _values(batch.column(name), is_strict=name in strict) for name in wanted}
-            ids = [None] * batch.num_rows if found.id is None else values[names[found.id]]
-            for index, (custom_id, text) in enumerate(zip(ids, values[names[found.text]], strict=True)):
+            values = {name: _values(batch.column(name)) for name in wanted}
+            ids = [None] * batch.num_rows if found.id is None else map(_plain, values[names[found.id]])
+            texts = map(_plain, values[names[found.text]])
+            for index, (custom_id, text) in enumerate(zip(ids, texts, strict=True)):
                 line += 1
-                row = make_row(line, custom_id, text if text is None else str(text))
+                row = make_row(line, custom_id, None if text is None else str(text))
                 if columns.others:
                     others = (None if other is None else values[names[other]][index] for other in found.others)
                     row = row._replace(values=tuple(others))
@@ -75,27 +76,28 @@ def _rows(file: parquet.ParquetFile, names: list[str], found: Indexes, columns: 
         raise _invalid() from None
 
 
-def _values(column: pa.Array, *, is_strict: bool) -> list[Any]:
-    """The values of a column for JSON. Invalid bytes become lone surrogates if `is_strict`, and otherwise U+FFFD."""
+def _values(column: pa.Array) -> list[Any]:
+    """The values of a column for JSON. Invalid bytes become lone surrogates."""
+    type_ = column.type
+    if pa.types.is_timestamp(type_) and type_.unit == "ns":  # Python's datetime has microseconds
+        return [value and value.replace(" ", "T", 1) for value in column.cast(pa.string()).to_pylist()]
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:
-        errors = "surrogateescape" if is_strict else "replace"
-        encoded = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        values = [value and value.decode(errors=errors) for value in encoded.cast(pa.large_binary()).to_pylist()]
-    except (ValueError, OverflowError):  # such as a date in the year 100,000, or a time in nanoseconds
+        encoded = column.dictionary_decode() if pa.types.is_dictionary(type_) else column
+        values = encoded.cast(pa.large_binary()).to_pylist()
+    except (ValueError, OverflowError):  # such as a date in the year 100,000
         values = column.cast(pa.string()).to_pylist()
-    is_simple = pa.types.is_string(column.type) or pa.types.is_integer(column.type)
-    return values if is_simple else list(map(_value, values))
+    return values if pa.types.is_integer(type_) else list(map(_value, values))
 
 
 def _value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode(errors="surrogateescape")
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
-    if isinstance(value, decimal.Decimal | dt.timedelta):
+    if isinstance(value, decimal.Decimal | dt.timedelta) or (isinstance(value, float) and math.isinf(value)):
         return str(value)
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
     if isinstance(value, list | tuple):  # a map is a list of pairs
         return [_value(item) for item in value]
     if isinstance(value, dict):
@@ -103,30 +105,49 @@ def _value(value: Any) -> Any:
     return value
 
 
+def _plain(value: Any) -> Any:
+    """A number as people write it: 1.0, as pandas stores whole numbers beside missing values, is 1, and NaN is None."""
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else int(value) if value.is_integer() and abs(value) < MAX_EXACT_FLOAT else value
+
+
 def _invalid() -> FileError:
     return FileError("The file is not a valid Parquet file, or it is incomplete.")
 
 
-def write(rows: Iterator[list[Any]], columns: list[tuple[str, str]], stream: IO[bytes]) -> None:
+def write(lines: Iterable[bytes], stream: IO[bytes]) -> None:
     """Write a Parquet file.
 
     Args:
-        rows: the values of each row, in the order of the columns.
-        columns: the name and the type ("string", "integer", "number" or "boolean") of each column.
+        lines: JSON. The first line has the name and the type ("string", "integer", "number" or "boolean") of each
+            column, and each following line has the values of a row.
         stream: it is written from start to end.
     """
-    schema = pa.schema([(name, TYPES[type_]) for name, type_ in columns])
+    remaining = iter(lines)
+    schema = pa.schema([(name, TYPES[type_]) for name, type_ in orjson.loads(next(remaining))])
     with parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
-        while part := list(islice(rows, WRITTEN_ROWS)):
-            arrays = [
-                pa.array(values, field.type) for values, field in zip(zip(*part, strict=True), schema, strict=True)
-            ]
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
+        rows: list[list[Any]] = []
+        size = 0
+        for line in remaining:
+            rows.append(orjson.loads(line))
+            size += len(line)
+            if len(rows) == WRITTEN_ROWS or size > WRITTEN_BYTES:
+                writer.write_batch(_to_batch(rows, schema))
+                rows, size = [], 0
+        if rows:
+            writer.write_batch(_to_batch(rows, schema))
+
+
+def _to_batch(rows: list[list[Any]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.record_batch(arrays, schema=schema)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "write":
         limit_resources()
-        write(map(orjson.loads, sys.stdin.buffer), orjson.loads(sys.argv[2]), sys.stdout.buffer)
+        write(sys.stdin.buffer, sys.stdout.buffer)
     else:
         serve(read)

@@ -1,6 +1,7 @@
 """Reads the rows of a file as a stream. A row that cannot be used has an error, and the rows after it follow."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import PurePath
 from typing import IO, Any, NamedTuple
 
@@ -58,10 +59,14 @@ class Format(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The limits on a file: rows, and bytes after decompression."""
+    """The limits on a file: rows, and bytes after decompression.
+
+    `acquire` admits the process that reads a workbook or a Parquet file, when the file has arrived.
+    """
 
     rows: int
     bytes: int
+    acquire: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class File:
@@ -82,7 +87,14 @@ class File:
         self._rows: Iterator[Row | None]
         columns = Columns(format_.column, format_.id_column, format_.others, format_.has_header, format_.keeps_columns)
         if format_.media_type in BINARY:
-            self._binary = BinaryFile(pieces, BINARY[format_.media_type], columns, format_.sheet)
+            self._binary = BinaryFile(
+                pieces,
+                BINARY[format_.media_type],
+                columns,
+                format_.sheet,
+                max_text_bytes=limits.bytes,
+                acquire=limits.acquire,
+            )
             self._rows = iter(self._binary)
             return
         if format_.media_type == CSV:

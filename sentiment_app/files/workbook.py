@@ -5,7 +5,14 @@ import itertools
 from collections.abc import Iterator
 from typing import IO, Any
 
-from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook, PasswordError, SheetTypeEnum
+from python_calamine import (
+    CalamineError,
+    CalamineSheet,
+    CalamineWorkbook,
+    PasswordError,
+    SheetTypeEnum,
+    SheetVisibleEnum,
+)
 
 from sentiment_app.files.columns import Columns, Indexes, find_columns, named
 from sentiment_app.files.converter import Table, serve
@@ -15,6 +22,8 @@ from sentiment_app.files.rows import Row, make_row
 MAX_HEADER_LINE = 20
 MAX_EXACT_FLOAT = 2**53
 MAX_LISTED_SHEETS = 20
+ABOVE_HEADER = "The row is above the header."
+REPEATED_HEADER = "The row looks like the header."
 
 
 def read(stream: IO[bytes], columns: Columns, sheet: str | None) -> Table:
@@ -43,16 +52,19 @@ def read(stream: IO[bytes], columns: Columns, sheet: str | None) -> Table:
         "column": names[found.text] if names else None,
         "id_column": None if found.id is None else names[found.id],
     }
+    above = [Row(index + 1, None, None, ABOVE_HEADER) for index in range(header or 0) if _has_text(head[index], found)]
     following = itertools.islice(itertools.chain(head, rows), line, None)
-    return Table(description, _rows(following, line + 1, found, columns))
+    return Table(description, itertools.chain(above, _rows(following, line + 1, found, columns, names)))
 
 
 def _choose_sheet(book: CalamineWorkbook, name: str | None) -> CalamineSheet:
-    names = [sheet.name for sheet in book.sheets_metadata if sheet.typ == SheetTypeEnum.WorkSheet]
+    sheets = [sheet for sheet in book.sheets_metadata if sheet.typ == SheetTypeEnum.WorkSheet]
+    names = [sheet.name for sheet in sheets]
     if not names:
         raise FileError("The workbook has no sheet with cells.")
     if name is None:
-        return book.get_sheet_by_name(names[0])
+        visible = (sheet.name for sheet in sheets if sheet.visible == SheetVisibleEnum.Visible)
+        return book.get_sheet_by_name(next(visible, names[0]))
     matching = named(names, name)
     if not matching:
         shown = ", ".join(name[:80] for name in names[:MAX_LISTED_SHEETS])
@@ -64,23 +76,29 @@ def _find_header(head: list[list[Any]], columns: Columns) -> int | None:
     """The index of the header; None if the rows are empty.
 
     It is the first row with the requested name. Rows before it, such as a title, have at most half as many values, so
-    that no rows of data are skipped. Without such a row, it is the first row that is not a title.
+    that no rows of data are skipped. Without such a row, it is the first row with values.
     """
     filled = [sum(value != "" for value in row) for row in head]
     for index, row in enumerate(head):
-        if (
-            named([_text(value) for value in row], columns.text_name)
-            and 2 * max(filled[:index], default=0) <= filled[index]
-        ):
+        is_first = 2 * max(filled[:index], default=0) <= filled[index]
+        if is_first and named([_text(value) for value in row], columns.text_name):
             return index
-    most = max(filled, default=0)
-    return next(index for index, number in enumerate(filled) if 2 * number > most) if most else None
+    return next((index for index, number in enumerate(filled) if number), None)
 
 
-def _rows(rows: Iterator[list[Any]], start: int, found: Indexes, columns: Columns) -> Iterator[Row | None]:
+def _has_text(cells: list[Any], found: Indexes) -> bool:
+    return found.text < len(cells) and cells[found.text] != ""
+
+
+def _rows(
+    rows: Iterator[list[Any]], start: int, found: Indexes, columns: Columns, names: list[str]
+) -> Iterator[Row | None]:
     for line, cells in enumerate(rows, start):
         if not any(value != "" for value in cells):
             yield None
+            continue
+        if start > 1 and len(cells) > 1 and list(map(_text, cells)) == names:
+            yield Row(line, None, None, REPEATED_HEADER)
             continue
         custom_id = None if found.id is None else _text(cells[found.id]) or None
         row = make_row(line, custom_id, _text(cells[found.text]))

@@ -15,10 +15,12 @@ from xml.sax.saxutils import escape
 from sentiment_app.files.errors import FileError
 
 MAX_ROWS = 1_048_576
+MAX_SHEET_BYTES = 2_000_000_000  # larger parts need ZIP64, which spreadsheets do not read from a stream
 MAX_EXACT_NUMBER = 2**53
 ROWS_PER_PIECE = 500
 # XML 1.0 has no such characters. A workbook writes them as _xHHHH_, and also what looks like it (ECMA-376, 22.9.2.19).
-ESCAPED = re.compile(r"[\x00-\x08\x0b-\x1f\ufffe\uffff\ud800-\udfff]|_(?=x[0-9A-Fa-f]{4}_)")
+CONTROL = r"[\x00-\x08\x0b-\x1f\ufffe\uffff\ud800-\udfff]"
+ESCAPED = re.compile(f"{CONTROL}|_(?=x[0-9A-Fa-f]{{4}}(?:_|{CONTROL}))")
 NAMESPACE = "http://schemas.openxmlformats.org"
 XML = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
 TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml"
@@ -70,7 +72,7 @@ def write_workbook(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
             Spreadsheets read at most 32,767 characters in a cell.
 
     Raises:
-        FileError: there are too many rows.
+        FileError: there are too many rows or bytes.
     """
     pipe = _Pipe()
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -79,10 +81,13 @@ def write_workbook(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
         with archive.open("xl/worksheets/sheet1.xml", "w") as sheet:
             sheet.write(f"{XML}{SHEET}{VIEW}<sheetData>".encode())
             numbered = enumerate(rows, 1)
+            size = 0
             while part := list(itertools.islice(numbered, ROWS_PER_PIECE)):
-                if part[-1][0] > MAX_ROWS:
-                    raise FileError(f"A workbook can have at most {MAX_ROWS:,} rows. Use CSV or Parquet.")
-                sheet.write("".join(_row(number, row) for number, row in part).encode())
+                written = "".join(_row(number, row) for number, row in part).encode()
+                size += len(written)
+                if part[-1][0] > MAX_ROWS or size > MAX_SHEET_BYTES:
+                    raise FileError("The results are too large for a workbook. Use CSV or Parquet.")
+                sheet.write(written)
                 yield pipe.take()
             sheet.write(b"</sheetData></worksheet>")
     yield pipe.take()

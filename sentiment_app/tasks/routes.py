@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.errors import AppError, UnavailableError
 from sentiment_app.files.errors import FileError
-from sentiment_app.files.reader import BINARY, CSV, NDJSON, PARQUET, XLSX
+from sentiment_app.files.reader import CSV, NDJSON, PARQUET, XLSX
 from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.app_state import SETTINGS, AppKey, settings
 from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
@@ -47,7 +47,6 @@ DOWNLOADS = AppKey[ConcurrencyLimit]("downloads")
 # Files that another process reads or writes. Each occupies memory: the file that is read, and up to 320 MB.
 CONVERSIONS = AppKey[ConcurrencyLimit]("conversions")
 PARQUET_DOWNLOADS = AppKey[ConcurrencyLimit]("parquet_downloads")
-CONVERSION_UPLOAD_SECONDS = 600.0
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/sentiment")
 
@@ -66,6 +65,12 @@ class TooManyDownloadsError(UnavailableError):
     detail = "Too many downloads are in progress. Retry in a few seconds."
 
 
+class DownloadFailedError(UnavailableError):
+    """The process that writes the file failed."""
+
+    detail = "The results cannot be written in this format at the moment. Retry later, or use CSV or NDJSON."
+
+
 def init_app(app: Flask) -> None:
     """Give the application its limits on requests that occupy a thread for a long time."""
     limit = SETTINGS.get(app).max_held_requests
@@ -73,7 +78,7 @@ def init_app(app: Flask) -> None:
     # Uploads and downloads may take very long, so one user must not occupy all places.
     UPLOADS.set(app, ConcurrencyLimit(limit, TooManyUploadsError, limit_per_user=(limit + 1) // 2))
     DOWNLOADS.set(app, ConcurrencyLimit(limit, TooManyDownloadsError, limit_per_user=(limit + 1) // 2))
-    CONVERSIONS.set(app, ConcurrencyLimit(1, TooManyUploadsError))
+    CONVERSIONS.set(app, ConcurrencyLimit(1, TooManyUploadsError, waiting=limit))
     PARQUET_DOWNLOADS.set(app, ConcurrencyLimit(2, TooManyDownloadsError, limit_per_user=1))
     metrics.init_app(app)
 
@@ -136,20 +141,8 @@ def submit_file(query: dict[str, Any]) -> Response:
     with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
         upload = open_upload(schemas.UploadQuerySchema(), query)
         to_submit = _submission(upload.options.pop("model"), upload.options.pop("webhook_url"))
-        with _limit_conversions(upload):
-            task = _receive(to_submit, upload)
+        task = _receive(to_submit, upload)
     return _submitted(task)  # outside the limit on uploads, because it may wait for the task
-
-
-@contextlib.contextmanager
-def _limit_conversions(upload: Upload) -> Iterator[None]:
-    """Read a file that is converted by another process only within the limit on conversions, and within ten minutes."""
-    if upload.media_type not in BINARY:
-        yield
-        return
-    seconds = min(CONVERSION_UPLOAD_SECONDS, settings().upload_seconds)
-    with CONVERSIONS.get().acquire(caller().user_id), upload_timeout(seconds):
-        yield
 
 
 def _receive(to_submit: Submission, upload: Upload) -> Task:
@@ -158,7 +151,7 @@ def _receive(to_submit: Submission, upload: Upload) -> Task:
         upload.stream.drain()
         return submission.find_replay(to_submit, upload.fingerprint()) or earlier
     stream = cast(IO[bytes], upload.stream)
-    return submission.submit_file(to_submit, stream, upload.format(), upload.fingerprint)
+    return submission.submit_file(to_submit, stream, upload.format(), upload.fingerprint, CONVERSIONS.get().acquire)
 
 
 @blueprint.post("/tasks/preview")
@@ -177,8 +170,7 @@ def preview(query: dict[str, Any]) -> dict[str, Any]:
     """
     with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
         upload = open_upload(schemas.FileQuerySchema(), query)
-        with _limit_conversions(upload):
-            return submission.preview_file(cast(IO[bytes], upload.stream), upload.format())
+        return submission.preview_file(cast(IO[bytes], upload.stream), upload.format(), CONVERSIONS.get().acquire)
 
 
 @blueprint.get("/tasks")
@@ -363,7 +355,10 @@ def _download(
         on_failure.callback(place.close)
         for limit in (DOWNLOADS.get(), *limits):
             place.enter_context(limit.acquire(caller().user_id))
-        first = next(pieces, b"")  # an error before the first piece is answered with a problem
+        try:
+            first = next(pieces, b"")  # an error before the first piece is answered with a problem
+        except (FileError, OSError) as error:
+            raise DownloadFailedError from error
         on_failure.pop_all()
     response = _stream(chain([first], pieces), media_type)
     response.call_on_close(place.close)

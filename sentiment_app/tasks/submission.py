@@ -43,6 +43,8 @@ STALE_UPLOAD = timedelta(seconds=60)
 TOUCH_SECONDS = 10.0
 PREVIEW_ROWS = 20
 
+Acquire = Callable[[], contextlib.AbstractContextManager[None]]
+
 
 class IdempotencyInProgressError(ConflictError):
     """The first request with this Idempotency-Key has not been answered yet."""
@@ -132,9 +134,13 @@ def _release_key(task_id: UUID) -> None:
 
 
 def submit_file(
-    submission: Submission, stream: IO[bytes], format_: reader.Format, fingerprint: Callable[[], str]
+    submission: Submission,
+    stream: IO[bytes],
+    format_: reader.Format,
+    fingerprint: Callable[[], str],
+    acquire: Acquire = contextlib.nullcontext,
 ) -> Task:
-    """Create a task from a file, which is read as a stream.
+    """Create a task from a file, which is read as a stream. For `acquire`, see reader.Limits.
 
     Raises:
         MalformedError, InvalidError: the file cannot be read, or an option does not fit it.
@@ -146,23 +152,26 @@ def submit_file(
     def describe() -> dict[str, Any]:
         return file.describe() | ({"kept_columns": kept.describe()} if format_.keeps_columns else {})
 
-    with _file_errors(), contextlib.closing(_open_file(stream, format_)) as file:
+    with _file_errors(), contextlib.closing(_open_file(stream, format_, acquire)) as file:
         return submit(submission, kept.check(map(_check_text, file)), fingerprint, describe)
 
 
-def preview_file(stream: IO[bytes], format_: reader.Format) -> dict[str, Any]:
+def preview_file(
+    stream: IO[bytes], format_: reader.Format, acquire: Acquire = contextlib.nullcontext
+) -> dict[str, Any]:
     """How a file is read: its format and its first rows. The fields of PreviewSchema.
 
     Raises:
         MalformedError, InvalidError, TooLargeError: as `submit_file`.
     """
-    with _file_errors(), contextlib.closing(_open_file(stream, format_)) as file:
+    with _file_errors(), contextlib.closing(_open_file(stream, format_, acquire)) as file:
         rows = [_check_text(row)._asdict() for row in itertools.islice(file, PREVIEW_ROWS)]
         return {"format": file.describe(), "rows": rows}
 
 
-def _open_file(stream: IO[bytes], format_: reader.Format) -> reader.File:
-    return reader.File(stream, format_, reader.Limits(settings().max_upload_rows, settings().max_upload_bytes))
+def _open_file(stream: IO[bytes], format_: reader.Format, acquire: Acquire) -> reader.File:
+    limits = reader.Limits(settings().max_upload_rows, settings().max_upload_bytes, acquire)
+    return reader.File(stream, format_, limits)
 
 
 @contextlib.contextmanager

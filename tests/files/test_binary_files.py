@@ -4,7 +4,7 @@ import datetime as dt
 import io
 import random
 import zipfile
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pyarrow as pa
 import pytest
@@ -107,6 +107,8 @@ def test_sheet_is_chosen_by_name():
         ([[1, "fine"]], {"has_header": False, "column": "2", "id_column": "1"}, [(1, "1", "fine")]),
         ([["comment"], ["fine"]], {}, [(2, None, "fine")]),
         ([["id", "review", ""], [1, "fine", "x"]], {"column": "2"}, [(2, None, "fine")]),
+        ([["id", "review"], [1, "fine"], [2, "good", "note"]], {"column": "2"}, [(2, None, "fine"), (3, None, "good")]),
+        ([["c"], ["a", "b"], ["d"]], {"column": "1"}, [(2, None, "a"), (3, None, "d")]),
         ([], {}, []),
     ],
 )
@@ -118,6 +120,108 @@ def test_row_of_data_is_not_taken_for_the_header():
     rows = ["id", "what they said", ""], [1, "fine", "x"], [2, "review", "x"], [3, "bad", "x"]
     with pytest.raises(FileError, match=r"no column named 'review'\. Its columns are: id, what they said"):
         read(make_workbook(("A", table(*rows))), column="review")
+
+
+def test_rows_above_the_header_that_have_a_text_and_repeated_headers_are_reported():
+    rows, described = read(make_workbook(("A", table(["great"], [], ["text", "x"], ["fine", 1], ["text", "x"]))))
+    assert [(row.line, row.text, row.error) for row in rows] == [
+        (1, None, "The row is above the header."),
+        (4, "fine", None),
+        (5, None, "The row looks like the header."),
+    ]
+    assert described["header_line"] == 3
+
+
+def test_first_visible_sheet_is_the_default():
+    def hidden(sheet, book):
+        sheet.write_row(0, 0, ["text"])
+        sheet.hide()
+
+    def shown(sheet, book):
+        sheet.write_row(0, 0, ["text"])
+        sheet.activate()
+        sheet.set_first_sheet()
+
+    book = make_workbook(("Old", hidden), ("New", shown))
+    assert read(book)[1]["sheet"] == "New"
+    assert read(book, sheet="Old")[1]["sheet"] == "Old"
+
+
+def test_text_of_a_small_file_is_limited():
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["x" * 9_000]))
+    content = make_parquet(text=long)
+    assert len(content) < 1000
+    with (
+        closing(File(io.BytesIO(content), Format(PARQUET), Limits(10**6, 10**6))) as file,
+        pytest.raises(FileTooLargeError, match="The limit is 1,000,000 bytes after decompression"),
+    ):
+        list(file)
+
+
+def test_process_is_admitted_after_the_file_has_arrived_until_it_is_closed():
+    events = []
+
+    @contextmanager
+    def admit():
+        events.append("begins")
+        yield
+        events.append("ends")
+
+    class Stream(io.BytesIO):
+        def read(self, size=-1):
+            events.append("arrives")
+            return super().read(size)
+
+    stream = Stream(make_parquet(text=["a", "b"]))
+    with closing(File(stream, Format(PARQUET), LIMITS._replace(acquire=admit))) as file:
+        assert events == ["arrives", "arrives", "begins"]
+        assert len(list(file)) == 2
+    assert events[-1] == "ends"
+    with pytest.raises(FileError):
+        File(io.BytesIO(b"x"), Format(PARQUET), LIMITS._replace(acquire=admit))
+    assert events[-2:] == ["begins", "ends"]
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.binary()])
+def test_parquet_bytes_that_are_not_utf_8_are_reported_and_empty_texts_stay_empty(type_):
+    values = pa.array([b"ok", b"", b"\xff bad", None], pa.binary())
+    array = values if type_ == pa.binary() else pa.Array.from_buffers(pa.string(), 4, values.buffers(), 1)
+    rows, _ = read(make_parquet(text=array, custom_id=["a", "b", "c", "d"]), PARQUET)
+    assert [row.text for row in rows] == ["ok", "", None, None]
+    rows, _ = read(make_parquet(text=["t"] * 4, note=array), PARQUET, keeps_columns=True)
+    assert [row.columns for row in rows] == [{"note": "ok"}, {"note": ""}, None, {"note": None}]
+    assert "characters that are not valid" in rows[2].error
+    rows, _ = read(make_parquet(text=["t"] * 4, custom_id=array), PARQUET)
+    assert [(row.custom_id, row.error is None) for row in rows] == [
+        ("ok", True),
+        ("", True),
+        (None, False),
+        (None, True),
+    ]
+
+
+def test_parquet_numbers_are_ids_as_people_write_them():
+    rows, _ = read(make_parquet(text=["a", "b", "c"], custom_id=[1.0, 2.5, float("nan")]), PARQUET)
+    assert [row.custom_id for row in rows] == ["1", "2.5", None]
+
+
+def test_nanoseconds_have_one_format():
+    when = pa.array([0] * 600 + [1], pa.timestamp("ns"))
+    rows, _ = read(make_parquet(text=["t"] * 601, when=when), PARQUET, keeps_columns=True)
+    assert rows[0].columns["when"] == "1970-01-01T00:00:00.000000000"
+    assert rows[600].columns["when"] == "1970-01-01T00:00:00.000000001"
+
+
+def test_what_looks_like_an_escape_is_escaped():
+    for text in ("_x0041\x07", "_x0041_", "_x0041", "_x005F_x0041_", "\x07_x0041\x08"):
+        content = b"".join(write_workbook([["text", "n"], [text, 1]]))
+        assert [row.text for row in read(content)[0]] == [text]
+
+
+def test_workbook_of_too_many_bytes_is_refused(monkeypatch):
+    monkeypatch.setattr("sentiment_app.files.xlsx_writer.MAX_SHEET_BYTES", 1000)
+    with pytest.raises(FileError, match="too large for a workbook"):
+        list(write_workbook([["x" * 2000]]))
 
 
 def test_missing_column_is_named():
@@ -196,6 +300,7 @@ def test_parquet_columns_of_any_type_are_kept():
             nested=[{"a": dt.date(2026, 1, 2)}, None],
             score=[float("nan"), 2.5],
             raw=[b"ab", None],
+            far=[float("inf"), 1.0],
         ),
         PARQUET,
         keeps_columns=True,
@@ -208,18 +313,11 @@ def test_parquet_columns_of_any_type_are_kept():
         "nested": {"a": "2026-01-02"},
         "score": None,
         "raw": "ab",
+        "far": "inf",
     }
     assert rows[1].columns["price"] == "1.50"
     assert rows[1].error == "The row has no text."
     assert (described["column"], described["id_column"]) == ("text", "custom_id")
-
-
-def test_parquet_text_that_is_not_utf_8_is_reported():
-    offsets = pa.py_buffer(pa.array([0, 2, 4], pa.int32()).buffers()[1])
-    broken = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"\xff\xfeok")])
-    rows, _ = read(make_parquet(text=broken), PARQUET)
-    assert [row.text for row in rows] == [None, "ok"]
-    assert "not valid in the encoding" in rows[0].error
 
 
 def test_parquet_column_that_is_not_text_is_refused():
@@ -266,7 +364,7 @@ def test_parquet_is_read_back_exactly(rows, is_dictionary, compression):
 def test_workbook_has_at_most_as_many_rows_as_spreadsheets_read(monkeypatch):
     rows = [["a"]] * 3
     monkeypatch.setattr("sentiment_app.files.xlsx_writer.MAX_ROWS", 2)
-    with pytest.raises(FileError, match="at most 2 rows"):
+    with pytest.raises(FileError, match="too large for a workbook"):
         list(write_workbook(rows))
     assert MAX_ROWS == 1_048_576
 

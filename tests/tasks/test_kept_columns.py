@@ -14,6 +14,7 @@ from sentiment_app.files.reader import PARQUET, XLSX
 from sentiment_app.files.xlsx_writer import write_workbook
 from sentiment_app.infrastructure.database import db
 from sentiment_app.tasks import chunks, submission
+from sentiment_app.tasks import routes as tasks
 from sentiment_app.tasks.models import Chunk
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
@@ -147,12 +148,19 @@ def test_too_many_columns_are_refused(upload):
 
 def test_row_whose_columns_are_too_large_or_not_storable_is_reported(completed, fetch):
     rows = [{"text": "fine", "note": "x" * 20_000}, {"text": "fine", "note": 2**70}, {"text": "fine", "note": "ok"}]
-    surrogate = '{"text": "fine", "note": "\\ud800"}'
-    task = completed("\n".join([*map(json.dumps, rows), surrogate]), NDJSON, KEEP)
+    others = [
+        '{"text": "fine", "note": "\\ud800"}',
+        '{"text": "fine", "note": 1e400}',
+        '{"text": "fine", "note": [NaN]}',
+        '{"text": "fine", "note": ' + "[" * 300 + "]" * 300 + "}",
+        '{"text": "fine", "a\\u0000": 1, "a": 2}',
+    ]
+    task = completed("\n".join([*map(json.dumps, rows), *others]), NDJSON, KEEP)
     items = fetch(f"/{task}/results{BOTH}").json["items"]
-    assert ["error" in item for item in items] == [True, True, False, True]
+    assert ["error" in item for item in items] == [True, True, False, *[True] * 5]
     assert "20,011 bytes. With keep=columns, the limit is 20,000" in items[0]["error"]
-    assert [item["columns"] for item in items] == [{}, {}, {"note": "ok"}, {}]
+    assert [item["columns"] for item in items] == [{}, {}, {"note": "ok"}, *[{}] * 5]
+    assert "same name" in items[-1]["error"]
 
 
 def test_names_lose_what_cannot_be_stored(completed, fetch):
@@ -186,3 +194,38 @@ def test_many_wide_rows_end_a_chunk(upload, monkeypatch):
     task = upload("\n".join(lines), NDJSON, KEEP).json["task_id"]
     sizes = db.session.scalars(select(Chunk.size).where(Chunk.task_id == UUID(task)).order_by(Chunk.first)).all()
     assert sizes == [3, 3, 3]
+
+
+def test_large_integers_stay_exact_beside_other_numbers(completed, fetch):
+    lines = [{"text": "fine", "k": 2**53 + 1, "n": 2**60}, {"text": "fine", "k": 0.5, "n": 1}]
+    task = completed("\n".join(map(json.dumps, lines)), NDJSON, KEEP)
+    types = {column["name"]: column["type"] for column in fetch(f"/{task}").json["format"]["kept_columns"]}
+    assert types == {"k": "string", "n": "integer"}
+    answer = fetch(f"/{task}/results{BOTH}", Accept=PARQUET)
+    rows = parquet.read_table(io.BytesIO(answer.data)).to_pylist()
+    assert [(row["k"], row["n"]) for row in rows] == [(str(2**53 + 1), 2**60), ("0.5", 1)]
+
+
+def test_parquet_with_many_long_names_and_wide_rows_is_written(completed, fetch):
+    names = [f"{number:03}" + "長" * 900 for number in range(100)]
+    rows = [{"text": "fine", names[number % 100]: "😀" + "a" * 16_000} for number in range(1500)]
+    task = completed("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), NDJSON, KEEP)
+    answer = fetch(f"/{task}/results{BOTH}", Accept=PARQUET)
+    table = parquet.read_table(io.BytesIO(answer.data))
+    assert (table.num_rows, table.column(names[7]).null_count) == (1500, 1485)
+
+
+def test_download_whose_process_fails_is_unavailable(completed, fetch, monkeypatch):
+    task = completed(TABLE)
+    monkeypatch.setattr("sentiment_app.files.binary.sys.executable", "/bin/false")
+    answer = fetch(f"/{task}/results", Accept=PARQUET)
+    assert (answer.status_code, answer.json["type"]) == (503, "urn:sentiment-app:problem:unavailable")
+    assert "use CSV or NDJSON" in answer.json["detail"]
+
+
+def test_workbooks_beyond_the_limit_on_conversions_are_refused(app, upload, full):
+    with full(tasks.CONVERSIONS.get(app)):
+        assert upload("text\nfine\n", CSV).status_code == 202
+        answer = upload(b"".join(write_workbook([["text"], ["fine"]])), XLSX)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert upload(b"".join(write_workbook([["text"], ["fine"]])), XLSX).status_code == 202
