@@ -24,6 +24,10 @@ MIN_SECRET_LENGTH = 32
 MIN_SECRET_ALPHABET = 10
 # The clocks of two hosts may differ by seconds, so a token is also accepted this long before and after its lifetime.
 CLOCK_LEEWAY = timedelta(seconds=30)
+# How long a process remembers a valid API key. A key that is revoked meanwhile is refused by the check in Redis.
+KEY_CACHE_LIFE = timedelta(seconds=60)
+# Redis cannot count larger rates.
+MAX_RATE, MAX_RATE_SECONDS = 1_000_000, 31 * 86_400
 
 
 class ConfigError(Exception):
@@ -76,8 +80,8 @@ def is_rate(text: str) -> None:
         rates = limits.parse_many(text)
     except ValueError:
         rates = []
-    if len(rates) != 1 or rates[0].amount < 1:
-        raise ValidationError("is not a rate, such as 10 per minute")
+    if len(rates) != 1 or not 1 <= rates[0].amount <= MAX_RATE or rates[0].get_expiry() > MAX_RATE_SECONDS:
+        raise ValidationError("is not a rate such as 10 per minute, of at most 1,000,000 in at most 31 days")
 
 
 def _is_finite(number: float) -> None:
@@ -263,8 +267,8 @@ class Settings:
 
     @property
     def ended_session_life(self) -> timedelta:
-        """How long an access token of an ended session may still pass the check of its signature and its lifetime."""
-        return self.access_token_life + CLOCK_LEEWAY
+        """How long a token of an ended session, or a revoked key, may still pass all other checks."""
+        return max(self.access_token_life, KEY_CACHE_LIFE) + CLOCK_LEEWAY
 
     @property
     def task_life(self) -> timedelta:

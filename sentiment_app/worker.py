@@ -64,7 +64,7 @@ class Worker(SimpleWorker):
 
 
 def _is_known(job: Job) -> bool:
-    """Whether a job is a known function with an id as its only argument, and without callbacks."""
+    """Whether a job is a known function with an id as its only argument, without callbacks, webhooks and repeats."""
     try:
         (row_id,) = job.args
         is_id = str(UUID(row_id)) == row_id
@@ -73,7 +73,8 @@ def _is_known(job: Job) -> bool:
     except (DeserializationError, AttributeError, LookupError, TypeError, ValueError):
         return False
     callbacks = job._success_callback_name, job._failure_callback_name, job._stopped_callback_name  # noqa: SLF001  # the public properties import the functions
-    return is_id and is_plain and is_function and not any(callbacks)
+    extras = job.webhooks, job.repeats_left, job.retries_left
+    return is_id and is_plain and is_function and not any((*callbacks, *extras))
 
 
 def main() -> None:

@@ -51,6 +51,16 @@ def test_other_jobs_are_deleted_and_do_not_run(redis, work, monkeypatch, functio
     assert queue.started_job_registry.get_job_ids() == queue.failed_job_registry.get_job_ids() == []
 
 
+@pytest.mark.parametrize("field", ["webhooks", "repeats_left", "retries_left"])
+def test_known_job_with_extras_is_deleted(redis, work, field):
+    queue = Queue(TASKS_QUEUE, connection=redis, serializer=JSONSerializer)
+    job = queue.enqueue_call(JOB, args=(ID,))
+    hook = '[{"url": "http://127.0.0.1:9/", "job_status": "finished"}]'
+    redis.hset(job.key, field, hook if field == "webhooks" else 3)
+    work()
+    assert redis.exists(job.key) == 0
+
+
 def test_job_that_is_not_json_is_deleted(redis, work):
     queue = Queue(TASKS_QUEUE, connection=redis, serializer=JSONSerializer)
     job = queue.enqueue_call(JOB, args=(ID,))

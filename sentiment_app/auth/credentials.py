@@ -6,13 +6,12 @@ from ipaddress import ip_network
 import limits
 
 from sentiment_app.auth import tokens
+from sentiment_app.config import KEY_CACHE_LIFE
+from sentiment_app.errors import InvalidTokenError
 from sentiment_app.users import api_keys
 from sentiment_app.users.models import ApiKey
 from sentiment_app.web import rate_limits
 from sentiment_app.web.guard import ApiKeyGrant, Principal
-
-# How long a process remembers a valid key. A key that is revoked meanwhile is refused by the check in Redis.
-KEY_SECONDS = 60
 
 
 def identify(credential: str) -> Principal:
@@ -27,11 +26,13 @@ def identify(credential: str) -> Principal:
     verified = tokens.VERIFIED.get()
     principal = verified.find(credential)
     if principal is None:
+        if not api_keys.is_well_formed(credential):
+            raise InvalidTokenError
         rate_limits.check(rate_limits.RATE_LIMITS.get().hit("key"))
         key = api_keys.authenticate(credential)
         principal = Principal(key.user_id, key.id, _grant(key))
         expires_at = key.expires_at.timestamp() if key.expires_at else float("inf")
-        verified.add(credential, principal, min(time.time() + KEY_SECONDS, expires_at))
+        verified.add(credential, principal, min(time.time() + KEY_CACHE_LIFE.total_seconds(), expires_at))
     return principal
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import limits
 
+from sentiment_app.auth.service import BadCredentialsError
 from sentiment_app.users import sessions
 from sentiment_app.web import rate_limits
 from sentiment_app.web.rate_limits import RATE_LIMITS
@@ -23,7 +24,7 @@ SLOW = limits.parse("1 per minute")
 
 @contextmanager
 def limit_failures(username: str) -> Iterator[None]:
-    """Run a sign-in. Every attempt is counted before it runs, and forgotten if it succeeds.
+    """Run a sign-in. Every attempt is counted before it runs, and forgotten unless its credentials were wrong.
 
     If attempts were counted only after they had failed, many guesses at the same time would all be admitted.
 
@@ -35,13 +36,24 @@ def limit_failures(username: str) -> Iterator[None]:
     account = hashlib.sha256(username.lower().encode()).hexdigest()
     pair = f"{account}:{network}"
     allowed = rates.items["login"]
-    limits_of_pair = [allowed]
+    rate_limits.check(rates.hit_item("login", allowed, pair))
     if not sessions.is_known_network(username, network):
         together = allowed.__class__(UNKNOWN_NETWORKS * allowed.amount, allowed.multiples)
         if rates.hit_item("login-unknown", together, account).is_exceeded:
-            limits_of_pair.append(SLOW)
-    for item in limits_of_pair:
-        rate_limits.check(rates.hit_item("login", item, pair))
-    yield
-    for item in limits_of_pair:
-        rates.clear_item("login", item, pair)
+            slow = rates.hit_item("login-slow", SLOW, pair)
+            if slow.is_exceeded:  # otherwise the headers would tell that others attack the account
+                rate_limits.check(slow)
+    try:
+        yield
+    except BadCredentialsError:
+        raise
+    except BaseException:
+        _forget(pair)  # for example because too many passwords wait to be verified
+        raise
+    _forget(pair)
+
+
+def _forget(pair: str) -> None:
+    rates = RATE_LIMITS.get()
+    rates.clear_item("login", rates.items["login"], pair)
+    rates.clear_item("login-slow", SLOW, pair)

@@ -28,7 +28,7 @@ from sentiment_app.web.operation import ADMINISTRATOR_SCOPES
 PREFIX = "snt_live_"
 ALPHABET = string.digits + string.ascii_letters
 RANDOM_CHARACTERS, CHECKSUM_CHARACTERS, HINT_CHARACTERS = 32, 6, 4
-MAX_KEYS = 50
+MAX_KEYS, MAX_LISTED = 50, 200
 # How long a key that was revoked or has expired stays in the list of keys.
 KEPT_AFTER_END = timedelta(days=90)
 
@@ -105,21 +105,38 @@ def authenticate(key: str) -> ApiKey:
     """The record of a key that is valid. Its last use is stored.
 
     Raises:
-        InvalidTokenError: it is malformed, unknown, revoked or expired, or its account is not active.
+        InvalidTokenError: it is unknown, revoked or expired, or its account is not active.
     """
-    body = key.removeprefix(PREFIX)
-    if len(body) != RANDOM_CHARACTERS + CHECKSUM_CHARACTERS or not key.isascii() or _checksum(key) != key[-6:]:
-        raise InvalidTokenError
     found = _use(_hash(key))
     if found is None:
         raise InvalidTokenError
     return found
 
 
+def is_well_formed(key: str) -> bool:
+    """Whether a key has the form and the checksum of a key."""
+    has_length = len(key) == len(PREFIX) + RANDOM_CHARACTERS + CHECKSUM_CHARACTERS
+    return has_length and key.isascii() and _checksum(key) == key[-CHECKSUM_CHARACTERS:]
+
+
+def revoke_all(user_id: UUID) -> None:
+    """Refuse all keys of a user from the next request on."""
+    admission().end(_revoke_all(user_id))
+
+
+@unit_of_work
+def _revoke_all(user_id: UUID) -> list[UUID]:
+    valid = update(ApiKey).where(ApiKey.user_id == user_id, ApiKey.revoked_at.is_(None))
+    db.session.execute(valid.values(revoked_at=func.now()), execution_options={"synchronize_session": False})
+    recent = ApiKey.user_id == user_id, ApiKey.revoked_at > func.now() - settings().ended_session_life
+    return list(db.session.scalars(select(ApiKey.id).where(*recent)))
+
+
 @unit_of_work
 def list_keys(user_id: UUID) -> Sequence[ApiKey]:
-    """The keys of a user, newest first."""
-    return db.session.scalars(select(ApiKey).where(ApiKey.user_id == user_id).order_by(ApiKey.id.desc())).all()
+    """The keys of a user, newest first; at most MAX_LISTED, and valid keys before revoked keys."""
+    listed = select(ApiKey).where(ApiKey.user_id == user_id).order_by(ApiKey.revoked_at.is_not(None), ApiKey.id.desc())
+    return db.session.scalars(listed.limit(MAX_LISTED)).all()
 
 
 @unit_of_work
@@ -132,7 +149,8 @@ def is_valid(key_id: UUID) -> bool:
 def find_recently_ended() -> list[UUID]:
     """Keys that processes may still remember as valid: they were revoked recently, or their account is not active."""
     is_recent = ApiKey.revoked_at > func.now() - settings().ended_session_life
-    return list(db.session.scalars(select(ApiKey.id).join(User).where(or_(is_recent, ~User.is_active))))
+    of_inactive = ~User.is_active & ApiKey.revoked_at.is_(None)
+    return list(db.session.scalars(select(ApiKey.id).join(User).where(or_(is_recent, of_inactive))))
 
 
 @unit_of_work

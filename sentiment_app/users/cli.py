@@ -95,15 +95,18 @@ def deactivate(username: str, undo: bool, as_json: bool) -> None:
 @user.command("reset-password")
 @click.argument("username")
 @password_stdin
+@click.option("--revoke-keys", is_flag=True, help="Also revoke the account's API keys, which otherwise stay valid.")
 @as_json
-def reset_password(username: str, password_stdin: bool, as_json: bool) -> None:
+def reset_password(username: str, password_stdin: bool, revoke_keys: bool, as_json: bool) -> None:
     """Set a new password. All sessions of the account end at once.
 
-    Example: flask user reset-password ada
+    Example: flask user reset-password ada --revoke-keys
     """
     service.get_by_username(username)  # before the command asks for a password
     given = load(PasswordSchema(), {"password": _password(password_stdin)}, "body")
-    _print(service.reset_password(username, given["password"]), "Reset the password of", as_json)
+    _print(
+        service.reset_password(username, given["password"], revoke_keys=revoke_keys), "Reset the password of", as_json
+    )
 
 
 @user.command("create-key")

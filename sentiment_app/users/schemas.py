@@ -116,16 +116,18 @@ MAX_NETWORKS, MAX_KEY_DAYS = 20, 3650
 
 def _check_network(text: str) -> None:
     try:
-        ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
     except ValueError:
         raise ValidationError("This is not a network such as 192.0.2.0/24 or 2001:db8::/32.") from None
+    if getattr(network.network_address, "ipv4_mapped", None):
+        raise ValidationError("Write an IPv4 network in the form 192.0.2.0/24.")
 
 
 def _check_rate(text: str) -> None:
     try:
         is_rate(text)
     except ConfigValidationError:
-        raise ValidationError("This is not a rate such as 100 per minute.") from None
+        raise ValidationError("This is not a rate such as 100 per minute. The limit is 1,000,000 in 31 days.") from None
 
 
 class ApiKeyGrantSchema(Schema):

@@ -175,15 +175,18 @@ def _verify(user_id: UUID, password: str) -> User:
     return user
 
 
-def reset_password(username: str, new: str) -> User:
-    """Set a new password, and end all sessions of the account.
+def reset_password(username: str, new: str, *, revoke_keys: bool = False) -> User:
+    """Set a new password, and end all sessions of the account. With `revoke_keys`, also revoke its API keys.
 
     Raises:
         NotFoundError, WeakPasswordError
     """
     user = get_by_username(username)
     changes = {"password_hash": _hash_if_acceptable(new, user)}
-    return _change(user.id, changes, ends=sessions.Reason.PASSWORD)
+    changed = _change(user.id, changes, ends=sessions.Reason.PASSWORD)
+    if revoke_keys:
+        api_keys.revoke_all(user.id)
+    return changed
 
 
 def set_superuser(username: str, is_superuser: bool) -> User:

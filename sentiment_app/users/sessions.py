@@ -17,6 +17,7 @@ from sentiment_app.web.admission import admission
 
 BATCH_ROWS = 1000
 MAX_AGENT_CHARACTERS = 300
+MAX_LISTED = 200
 
 
 class Reason(enum.StrEnum):
@@ -130,9 +131,9 @@ def _check_owner(user_id: UUID, session_id: UUID) -> None:
 
 @unit_of_work
 def list_live(user_id: UUID) -> Sequence[Session]:
-    """The sessions of a user that have not ended, newest first."""
+    """The newest sessions of a user that have not ended, newest first."""
     live = Session.user_id == user_id, Session.ended_at.is_(None), Session.expires_at > func.now()
-    return db.session.scalars(select(Session).where(*live).order_by(Session.id.desc())).all()
+    return db.session.scalars(select(Session).where(*live).order_by(Session.id.desc()).limit(MAX_LISTED)).all()
 
 
 @unit_of_work

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple, cast
 from uuid import UUID
 
@@ -89,17 +89,17 @@ class Guard:
 
     def _admit(self, operation: Operation) -> Principal:
         principal = self.identify(_bearer_token())
+        if principal.key:  # before the rates of the user, which a key must not use up where it may not be used
+            self._check_key(principal.credential_id, principal.key, operation)
         verdict, standing = self.admission.admit(principal.user_id, principal.credential_id, operation.rates[0])
         if verdict is Verdict.SESSION_ENDED:
             raise InvalidTokenError
         g.principal = principal
         rate_limits.check(standing)
-        if principal.key:
-            self._check_key(principal.credential_id, principal.key, operation)
         return principal
 
     def _check_key(self, key_id: UUID, key: ApiKeyGrant, operation: Operation) -> None:
-        if key.networks and not any(_remote_address() in network for network in key.networks):
+        if key.networks and not any(_is_in(network) for network in key.networks):
             raise ForeignNetworkError
         if key.scopes.isdisjoint(operation.scopes):
             raise InsufficientScopeError(operation.scopes, key.scopes)
@@ -116,9 +116,13 @@ def caller() -> Principal:
     return cast(Principal, g.principal)
 
 
-def _remote_address() -> IPv4Address | IPv6Address:
-    address = ip_address(get_remote_address())
-    return getattr(address, "ipv4_mapped", None) or address
+def _is_in(network: IPv4Network | IPv6Network) -> bool:
+    """Whether the request comes from a network."""
+    try:
+        address = ip_address(get_remote_address())
+    except ValueError:  # a trusted proxy may send something that is not an address
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address) in network
 
 
 def _bearer_token() -> str:

@@ -148,7 +148,7 @@ def _load_body(declared: Operation) -> dict[str, Any]:
         _refuse_truncated_body()
         _refuse_too_many_values(data, declared.max_values)
         try:
-            parsed = json.loads(data)
+            parsed = json.loads(data.decode("utf-8-sig"))  # json.loads(data) would also read UTF-16 and UTF-32
         except json.JSONDecodeError as error:
             place = f"line {error.lineno}, column {error.colno}: {error.msg}"
             raise MalformedError(f"The body is not valid JSON: {place}.") from None

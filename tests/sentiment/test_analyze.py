@@ -135,3 +135,15 @@ def test_body_of_many_small_values_is_refused_before_it_is_parsed(client, as_ada
     monkeypatch.setattr("sentiment_app.web.operation.json", None)
     answer = client.post(URL, data=json.dumps(body), content_type="application/json", headers=as_ada)
     assert (answer.status_code, answer.json["detail"]) == (422, "The body has too many values. The limit is 500.")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_body_in_another_encoding_than_utf_8_is_malformed(client, as_ada, encoding):
+    """Its values could not be counted before it is parsed."""
+    answer = client.post(URL, data='{"text": "∀"}'.encode(encoding), content_type="application/json", headers=as_ada)
+    assert (answer.status_code, answer.json["type"]) == (400, "urn:sentiment-app:problem:malformed")
+
+
+def test_body_may_begin_with_a_byte_order_mark(client, as_ada, model):
+    body = '{"text": "fine"}'.encode("utf-8-sig")
+    assert client.post(URL, data=body, content_type="application/json", headers=as_ada).status_code == 200

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,8 +11,8 @@ from harness import PASSWORD
 from sqlalchemy import func, select, text, update
 
 from sentiment_app import maintenance
-from sentiment_app.auth import credentials
 from sentiment_app.auth.tokens import VERIFIED
+from sentiment_app.config import KEY_CACHE_LIFE
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import REDIS
 from sentiment_app.users import api_keys, service
@@ -95,7 +96,7 @@ def test_forged_keys_are_refused(client, create, change):
 
 def test_malformed_keys_are_refused_without_a_query(client, create, monkeypatch):
     key = create().json["key"]
-    monkeypatch.setattr(api_keys, "_use", None)
+    monkeypatch.setattr(api_keys, "authenticate", None)
     assert client.get(ME, headers=bearer(key[:-1] + ("a" if key[-1] != "a" else "b"))).status_code == 401
 
 
@@ -147,7 +148,7 @@ def test_process_remembers_a_key_until_it_expires_and_at_most_a_minute(client, c
     assert client.get(ME, headers=bearer(key)).status_code == 200
     remembered = VERIFIED.get(app)._tokens
     _, expires_at = remembered[key]
-    assert remembered.timer() < expires_at <= remembered.timer() + credentials.KEY_SECONDS
+    assert remembered.timer() < expires_at <= remembered.timer() + KEY_CACHE_LIFE.total_seconds()
 
 
 def test_key_of_inactive_account_is_refused_at_once(client, create, ada, admin, forget):
@@ -192,6 +193,9 @@ def test_creating_a_key_requires_the_password(client, create, as_ada):
         ({"networks": ["10.0.0.0/8"] * 21}, "/networks"),
         ({"rate": "often"}, "/rate"),
         ({"rate": "0 per minute"}, "/rate"),
+        ({"rate": "1000 per 999999999 years"}, "/rate"),
+        ({"rate": "99999999999999999999 per second"}, "/rate"),
+        ({"networks": ["::ffff:127.0.0.0/104"]}, "/networks/0"),
         ({"expires_in_days": 0}, "/expires_in_days"),
         ({"expires_in_days": 1.5}, "/expires_in_days"),
     ],
@@ -298,3 +302,41 @@ def test_operators_manage_keys(app, client, ada):
     assert client.get(ME, headers=bearer(key)).status_code == 401
     refused = run(args=["user", "create-key", "ada", "--name", "ci", "--scope", "admin"])
     assert (refused.exit_code, "Only administrators" in refused.output) == (1, True)
+
+
+def test_key_that_may_not_be_used_leaves_the_rate_of_its_user(make_app, create, as_ada):
+    away, slow = create(networks=["192.0.2.0/24"]).json["key"], create(rate="1 per minute").json["key"]
+    client = make_app(user_rate_limit="4 per minute").test_client()
+    REDIS.get(client.application).flushdb()
+    assert [client.get(ME, headers=bearer(away)).status_code for _ in range(5)] == [403] * 5
+    assert [client.get(ME, headers=bearer(slow)).status_code for _ in range(5)] == [200, *[429] * 4]
+    assert client.get(ME, headers=as_ada).status_code == 200
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:5555", "[2001:db8::1]:99", "unknown", "garbage"])
+def test_key_with_networks_is_refused_from_what_is_no_address(make_app, create, address):
+    key = create(networks=["10.0.0.0/8"]).json["key"]
+    client = make_app(trusted_proxies=1).test_client()
+    assert client.get(ME, headers={**bearer(key), "X-Forwarded-For": address}).status_code == 403
+
+
+def test_revoked_key_stays_refused_with_short_access_tokens(settings):
+    assert replace(settings, access_token_seconds=1).ended_session_life > KEY_CACHE_LIFE
+
+
+def test_password_reset_can_revoke_keys(client, create, ada):
+    kept, other = create().json["key"], create().json["key"]
+    for key in (kept, other):
+        assert client.get(ME, headers=bearer(key)).status_code == 200
+    service.reset_password("ada", "another good one")
+    assert client.get(ME, headers=bearer(kept)).status_code == 200
+    service.reset_password("ada", "yet another good one", revoke_keys=True)
+    assert [client.get(ME, headers=bearer(key)).status_code for key in (kept, other)] == [401, 401]
+
+
+def test_list_has_valid_keys_first_and_a_limit(client, create, as_ada, monkeypatch):
+    monkeypatch.setattr(api_keys, "MAX_LISTED", 2)
+    made = [create().json["id"] for _ in range(3)]
+    for key_id in made[1:]:
+        client.delete(f"{KEYS}/{key_id}", headers=as_ada)
+    assert [key["id"] for key in client.get(KEYS, headers=as_ada).json["items"]] == [made[0], made[2]]

@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 
 from sentiment_app.auth import service
 from sentiment_app.infrastructure.queue import REDIS, REDIS_BREAKER
+from sentiment_app.users import passwords
 from sentiment_app.web import admission
 
 PROTECTED, LOGIN = "/api/v1/protected/test", "/api/v1/auth/login"
@@ -95,6 +96,22 @@ def test_many_unknown_networks_get_an_attempt_a_minute_each(ada, try_password):
     assert [try_password(f"192.0.2.{number}") for number in range(6)] == [401] * 6
     assert [try_password("192.0.2.77") for _ in range(3)] == [401, 429, 429]
     assert [try_password("192.0.2.78") for _ in range(2)] == [401, 429]
+
+
+def test_sign_in_that_could_not_be_tried_does_not_count(ada, try_password, monkeypatch):
+    def unavailable(*_):
+        raise passwords.TooManySignInsError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "sign_in", unavailable)
+        assert [try_password("192.0.2.1", PASSWORD) for _ in range(3)] == [503] * 3
+    assert try_password("192.0.2.1", PASSWORD) == 200
+
+
+def test_attempts_that_are_refused_do_not_slow_other_networks(ada, try_password):
+    for _ in range(20):
+        try_password("192.0.2.1")
+    assert [try_password("192.0.2.2") for _ in range(3)] == [401, 401, 429]
 
 
 def test_unknown_accounts_are_limited_like_known_accounts(try_password):
