@@ -12,7 +12,7 @@ from sentiment_app.users.models import User
 from sentiment_app.users.schemas import RegisterSchema, UserSchema
 from sentiment_app.web import rate_limits
 from sentiment_app.web.guard import caller
-from sentiment_app.web.operation import operation
+from sentiment_app.web.operation import SCOPES, operation
 
 blueprint = Blueprint("auth", __name__)
 
@@ -95,7 +95,7 @@ def end_session(session_id: UUID) -> None:
 
 
 @blueprint.get("/protected/test")
-@operation(scopes=("score", "tasks", "read", "models", "admin"), returns=schemas.WhoSchema())
+@operation(scopes=tuple(SCOPES), returns=schemas.WhoSchema())
 def who() -> dict[str, Any]:
     """Get the user that the token belongs to."""
     user = users.get(caller().user_id)

@@ -58,7 +58,6 @@ class BinaryFile:
         acquire: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._remaining_bytes, self._max_text_bytes = max_text_bytes, max_text_bytes
-        self._place = contextlib.ExitStack()
         with tempfile.TemporaryFile() as file:
             size = 0
             for piece in pieces:
@@ -69,8 +68,10 @@ class BinaryFile:
                     )
                 file.write(piece)
             file.seek(0)
-            self._place.enter_context(acquire())
-            self._process = _start(module, orjson.dumps([*columns, sheet]).decode(), file)
+            with contextlib.ExitStack() as place:
+                place.enter_context(acquire())
+                self._process = _start(module, orjson.dumps([*columns, sheet]).decode(), file)
+                self._place = place.pop_all()
         try:
             self.description: dict[str, Any] = self._read()
         except BaseException:

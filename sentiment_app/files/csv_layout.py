@@ -43,7 +43,6 @@ class Layout(NamedTuple):
     text_index: int
     id_index: int | None
     other_indexes: list[int | None]
-    keeps_columns: bool
     kept_names: dict[int, str]
     """The columns that are kept, with different names."""
     types: Types
@@ -222,7 +221,6 @@ def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], 
         text_index=text_index,
         id_index=found.id,
         other_indexes=found.others,
-        keeps_columns=columns.keeps_others,
         kept_names=found.kept,
         has_typed_start=all(index in types for index in range(text_index)),
         types=types,

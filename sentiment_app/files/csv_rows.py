@@ -106,7 +106,7 @@ def _make_row(line: int, record: Record, layout: Layout, *, may_be_header: bool)
     if layout.other_indexes:
         values = (None if i is None or i >= len(fields) else fields[i] for i in layout.other_indexes)
         row = row._replace(values=tuple(values))
-    if layout.keeps_columns:
+    if layout.kept_names:
         kept = {name: fields[i] if i < len(fields) else None for i, name in layout.kept_names.items()}
         row = row._replace(columns=kept)
     return row

@@ -47,8 +47,7 @@ def read_ndjson(lines: Iterator[str | None], keys: Keys) -> Iterator[Row | None]
 def make_row_of_value(number: int, value: Any, keys: Keys) -> Row:
     """The row of a decoded object or string, with this number as its line."""
     if isinstance(value, str):
-        row = make_row(number, None, value)
-        return row._replace(columns={}) if keys.keeps_others else row
+        return make_row(number, None, value)
     if not isinstance(value, dict):
         return Row(number, None, None, f'The row is not a JSON object such as {{"{keys.text}": "…"}}.')
     custom_id = value.get(keys.id)

@@ -14,11 +14,10 @@ from pyarrow import parquet
 from sentiment_app.files.columns import Columns, Indexes, find_columns
 from sentiment_app.files.converter import Table, limit_resources, serve
 from sentiment_app.files.errors import FileError
-from sentiment_app.files.rows import Row, make_row
+from sentiment_app.files.rows import Row, make_row, shorten_number
 
 BATCH_ROWS, BUFFER_BYTES = 500, 1024**2
 WRITTEN_ROWS, WRITTEN_BYTES = 5_000, 8 * 1024**2
-MAX_EXACT_FLOAT = 2**53
 TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
 
@@ -106,10 +105,10 @@ def _value(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A number as people write it: 1.0, as pandas stores whole numbers beside missing values, is 1, and NaN is None."""
+    """A text or an id: whole numbers without decimals, and None for NaN, which pandas stores for a missing value."""
     if not isinstance(value, float):
         return value
-    return None if math.isnan(value) else int(value) if value.is_integer() and abs(value) < MAX_EXACT_FLOAT else value
+    return None if math.isnan(value) else shorten_number(value)
 
 
 def _invalid() -> FileError:

@@ -3,6 +3,8 @@
 from typing import Any, NamedTuple
 
 MAX_CUSTOM_ID_CHARACTERS = 200
+# Up to here, a floating-point number holds every integer exactly.
+MAX_EXACT_FLOAT = 2**53
 
 
 class Row(NamedTuple):
@@ -51,3 +53,8 @@ def is_storable(text: str) -> bool:
 def make_storable(name: str) -> str:
     """A name without what PostgreSQL cannot store."""
     return name.replace("\0", "").encode(errors="replace").decode()
+
+
+def shorten_number(number: float) -> float | int:
+    """A number as people write it: 1, and not 1.0 as spreadsheets and pandas store it."""
+    return int(number) if number.is_integer() and abs(number) < MAX_EXACT_FLOAT else number

@@ -17,10 +17,9 @@ from python_calamine import (
 from sentiment_app.files.columns import Columns, Indexes, find_columns, named
 from sentiment_app.files.converter import Table, serve
 from sentiment_app.files.errors import FileError
-from sentiment_app.files.rows import Row, make_row
+from sentiment_app.files.rows import Row, make_row, shorten_number
 
 MAX_HEADER_LINE = 20
-MAX_EXACT_FLOAT = 2**53
 MAX_LISTED_SHEETS = 20
 ABOVE_HEADER = "The row is above the header."
 REPEATED_HEADER = "The row looks like the header."
@@ -120,8 +119,8 @@ def _text(value: Any) -> str:
 
 def _value(value: Any) -> Any:
     """The value of a cell for JSON: a string, a number, a boolean, or None if the cell is empty."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT_FLOAT:
-        return int(value)
+    if isinstance(value, float):
+        return shorten_number(value)
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
     return str(value) if isinstance(value, dt.timedelta) else value if value != "" else None

@@ -13,10 +13,10 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from sentiment_app.files.errors import FileError
+from sentiment_app.files.rows import MAX_EXACT_FLOAT
 
 MAX_ROWS = 1_048_576
 MAX_SHEET_BYTES = 2_000_000_000  # larger parts need ZIP64, which spreadsheets do not read from a stream
-MAX_EXACT_NUMBER = 2**53
 ROWS_PER_PIECE = 500
 # XML 1.0 has no such characters. A workbook writes them as _xHHHH_, and also what looks like it (ECMA-376, 22.9.2.19).
 CONTROL = r"[\x00-\x08\x0b-\x1f\ufffe\uffff\ud800-\udfff]"
@@ -103,7 +103,7 @@ def _cell(reference: str, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return f'<c r="{reference}" t="b"><v>{value:d}</v></c>'
-    if isinstance(value, float) or (isinstance(value, int) and abs(value) <= MAX_EXACT_NUMBER):
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) <= MAX_EXACT_FLOAT):
         return f'<c r="{reference}"><v>{value!r}</v></c>'
     text = escape(ESCAPED.sub(lambda found: f"_x{ord(found[0]):04X}_", str(value)))
     return f'<c r="{reference}" t="inlineStr"><is><t xml:space="preserve">{text}</t></is></c>'

@@ -16,6 +16,7 @@ import io
 import json
 import platform
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -218,14 +219,16 @@ def write(model_dir: Path, version: str, files: dict[str, bytes]) -> Path:
     final = model_dir / version
     partial = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=model_dir))  # the same model may be stored twice at once
     partial.chmod(0o755)
-    for name, content in files.items():
-        (partial / name).write_bytes(content)
     try:
-        partial.rename(final)
-    except OSError:  # it exists: the same content was trained on the same day
-        for name in files:
-            (partial / name).replace(final / name)
-        partial.rmdir()
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
+        try:
+            partial.rename(final)
+        except OSError:  # it exists: the same content was trained on the same day
+            for name in files:
+                (partial / name).replace(final / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return final
 
 

@@ -26,8 +26,9 @@ COMMON: Final = (1 + math.log(1000)) ** 2
 """Squared idf of a term in one of a thousand texts. A rarer term may be a word of another language."""
 
 _UNKNOWN: Final = 0
-TABLE_COLUMNS: Final = 4
 """Row of features outside the vocabulary: all zero."""
+
+TABLE_COLUMNS: Final = 4
 
 LINES_BETWEEN_PAUSES: Final = 1_000
 PAUSE_SECONDS: Final = 0.0005

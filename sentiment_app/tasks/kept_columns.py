@@ -9,12 +9,11 @@ import orjson
 from sentiment_app.errors import InvalidError
 from sentiment_app.files.columns import check_kept
 from sentiment_app.files.errors import FileError
-from sentiment_app.files.rows import Row, make_storable
+from sentiment_app.files.rows import MAX_EXACT_FLOAT, Row, make_storable
 
 MAX_ROW_BYTES = 20_000
 SAME_NAME = "Two columns of the row have the same name, without the characters that cannot be stored."
 INT64 = range(-(2**63), 2**63)
-MAX_EXACT_FLOAT = 2**53
 # The type of integers that a column of floating-point numbers could not hold exactly.
 LONG = "long integer"
 

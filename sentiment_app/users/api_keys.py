@@ -173,10 +173,11 @@ def _insert(key_id: UUID, key: str, user_id: UUID, verified_hash: str, grant: Gr
 @unit_of_work
 def _replace(new_id: UUID, key: str, user: User, key_id: UUID, overlap: timedelta) -> ApiKey:
     _lock_user(user.id, user.password_hash)
-    old = db.session.get(ApiKey, key_id, populate_existing=True)
+    # Locked, so that a key that is being revoked gets no successor.
+    old = db.session.get(ApiKey, key_id, populate_existing=True, with_for_update=True)
     now = datetime.now(UTC)
     is_done = db.session.get(ApiKey, new_id) is not None  # this runs again after a lost answer
-    if old is None or old.user_id != user.id or not (is_done or (_has_not_ended(old, now))):
+    if old is None or old.user_id != user.id or not (is_done or _has_not_ended(old, now)):
         raise NotFoundError
     life = old.expires_at - old.created_at if old.expires_at else None
     if not is_done:
@@ -217,11 +218,9 @@ def _lock_user(user_id: UUID, verified_hash: str) -> User:
 
 
 def _check_number(user_id: UUID, except_id: UUID) -> None:
-    others = select(func.count()).select_from(ApiKey).join(User)
-    if (
-        db.session.scalars(others.where(ApiKey.user_id == user_id, ApiKey.id != except_id, *_is_valid())).one()
-        >= MAX_KEYS
-    ):
+    others = ApiKey.user_id == user_id, ApiKey.id != except_id
+    valid = select(func.count()).select_from(ApiKey).join(User).where(*others, *_is_valid())
+    if db.session.scalars(valid).one() >= MAX_KEYS:
         raise TooManyKeysError
 
 

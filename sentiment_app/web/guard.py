@@ -78,7 +78,6 @@ class Guard:
         if request.endpoint is None:  # a 404 or 405 reveals no more than /openapi.json
             return
         operation = operation_of(current_app.view_functions[request.endpoint])
-        request.max_content_length = operation.max_body  # also for the rates that are counted by a field of the body
         if operation.access == "public":
             self._count(operation.rates, None)
             return

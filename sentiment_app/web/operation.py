@@ -116,6 +116,7 @@ def operation(**fields: Any) -> Callable[[Callable[..., Any]], View]:
             if declared.before:
                 declared.before()
             if declared.body:
+                request.max_content_length = declared.max_body
                 with _limit_large_bodies():
                     arguments["body"] = _load_body(declared)
             return _to_response(view(**arguments), declared)

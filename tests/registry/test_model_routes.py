@@ -1,13 +1,14 @@
 """Models over HTTP: the list of releases, records, model cards, and activation by administrators."""
 
 import json
+import re
 
 import pytest
 from sqlalchemy import update
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.artifact import Artifact
-from sentiment_app.registry import releases
+from sentiment_app.registry import cards, releases
 from sentiment_app.registry.models import ModelRelease
 
 MODELS = "/api/v1/sentiment/models"
@@ -67,6 +68,17 @@ def test_card_is_markdown_or_html(client, as_ada, model, accept, mimetype):
     assert (answer.status_code, answer.mimetype) == (200, mimetype)
     assert model[1] in answer.text
     assert "Known limits" in answer.text
+
+
+def test_source_with_a_vertical_bar_keeps_the_columns_of_the_card(model):
+    numbers = dict.fromkeys(("accuracy", "macro_f1", "macro_recall", "auc", "log_loss", "calibration_error"), 0.5)
+    measured = {**numbers, "texts": 10, "counts": {"negative": 5, "positive": 5}}
+    manifest = json.loads(model[0].manifest) | {"metrics": {"by_source": {"a|b": measured, "c": measured}}}
+    page = cards.markdown(manifest)
+    rows = re.findall(r"^\| .*\(two classes\).*$", page, re.MULTILINE)
+    assert len(rows) == 2
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
+    assert rows[0].startswith("| a\\|b (two classes) |")
 
 
 def test_html_in_manifest_is_escaped(client, as_ada, second):

@@ -235,3 +235,12 @@ def test_api_key_cannot_be_made_while_the_password_changes(committed, user, seco
         pass
     assert isinstance(outcome[0], NotFoundError)
     assert api_keys.list_keys(user.id) == []
+
+
+def test_api_key_that_is_being_revoked_cannot_be_rotated(committed, user, second_waits):
+    key_id = api_keys.create(user, api_keys.Grant("test", ["read"])).record.id
+    api_keys._revoke.__wrapped__(user.id, key_id)
+    with second_waits(lambda: api_keys.rotate(user, key_id, timedelta(hours=1))) as outcome:
+        pass
+    assert isinstance(outcome[0], NotFoundError)
+    assert [key.id for key in api_keys.list_keys(user.id)] == [key_id]
