@@ -147,13 +147,14 @@ def submit_file(
         TooLargeError: it has more rows or bytes than the limits.
         And all errors of `submit`.
     """
-    kept = KeptColumns()
-
-    def describe() -> dict[str, Any]:
-        return file.describe() | ({"kept_columns": kept.describe()} if format_.keeps_columns else {})
-
     with _file_errors(), contextlib.closing(_open_file(stream, format_, acquire)) as file:
-        return submit(submission, kept.check(map(_check_text, file)), fingerprint, describe)
+        rows = map(_check_text, file)
+        if not format_.keeps_columns:
+            return submit(submission, rows, fingerprint, file.describe)
+        kept = KeptColumns()
+        return submit(
+            submission, kept.check(rows), fingerprint, lambda: file.describe() | {"kept_columns": kept.describe()}
+        )
 
 
 def preview_file(
@@ -283,7 +284,9 @@ def _divide(rows: Iterable[Row]) -> Iterator[list[Row]]:
     characters = 0
     for row in rows:
         part.append(row)
-        characters += len(row.text or "") + sum(len(str(value)) for value in (row.columns or {}).values())
+        characters += len(row.text or "")
+        if row.columns:
+            characters += sum(len(str(value)) for value in row.columns.values())
         if len(part) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
             yield part
             part, characters = [], 0
