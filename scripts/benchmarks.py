@@ -4,6 +4,7 @@ The ratios matter: absolute values say more about the machine than about the pro
 """
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -348,10 +349,10 @@ def naive_rate(queue: Queue, user: str, texts: list[str]) -> float:
     return rate
 
 
-def task(url: str, token: str, body: bytes) -> float:
+def task(url: str, token: str, body: bytes, media_type: str = "application/x-ndjson") -> float:
     """Upload a file and wait for its last result; returns the seconds."""
     started = time.perf_counter()
-    headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {token}"}
+    headers = {"Content-Type": media_type, "Authorization": f"Bearer {token}"}
     request = urllib.request.Request(url + "/api/v1/sentiment/tasks", body, headers)  # noqa: S310  # our own
     with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310  # our own
         shown: dict[str, Any] = json.load(answer)
@@ -380,6 +381,15 @@ def as_ndjson(some: list[str], rows: int) -> bytes:
     return "".join(json.dumps({"text": some[place % len(some)]}) + "\n" for place in range(rows)).encode()
 
 
+def as_csv(some: list[str], rows: int) -> bytes:
+    """A file with this number of rows, and a number for each."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(["custom_id", "text"])
+    writer.writerows((place, some[place % len(some)]) for place in range(rows))
+    return file.getvalue().encode()
+
+
 def record_peak_memory(processes: list[psutil.Process], seen: dict[str, int]) -> None:
     """Remember the most memory that each kind of process has used."""
     for process in processes:
@@ -400,15 +410,23 @@ def bench_batch(rounds: int, rows: int, max_rows: int) -> None:
     serving = find_or_train_model()[0].serving
     with product(WEB_CONCURRENCY="1") as ours:
         token = ours.token()
-        naive = [forking_workers(ours, texts[:20_000]) for _ in range(rounds)]
+        naive = [forking_workers(ours, texts[:8_000]) for _ in range(rounds)]
         with workers(ours) as ours_too:
-            body = as_ndjson(some, rows)
-            pairs = [(in_process(serving, texts), rows / task(ours.url, token, body)) for _ in range(rounds)]
-            rates = [rate for _, rate in pairs]
-            spread("bare scoring in two processes, rows per second", [bare for bare, _ in pairs])
+            body, table = as_ndjson(some, rows), as_csv(some, rows)
+            triples = [
+                (
+                    in_process(serving, texts),
+                    rows / task(ours.url, token, body),
+                    rows / task(ours.url, token, table, "text/csv"),
+                )
+                for _ in range(rounds)
+            ]
+            rates = [rate for _, rate, _ in triples]
+            spread("bare scoring in two processes, rows per second", [bare for bare, _, _ in triples])
             spread("RQ's default worker with ORM inserts, rows per second", naive)
             spread("a task, from submission to the last result, rows per second", rates)
-            spread("task / bare scoring", [rate / bare for bare, rate in pairs])
+            spread("task / bare scoring", [rate / bare for bare, rate, _ in triples])
+            spread("task from CSV / bare scoring", [rate / bare for bare, _, rate in triples])
             spread("task / default worker", [rate / slow for rate, slow in zip(rates, naive, strict=True)])
             seen: dict[str, int] = {}
             size = 10_000

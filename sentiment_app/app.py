@@ -1,5 +1,6 @@
 """The composition root: the only module that assembles the application."""
 
+import gc
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -119,6 +120,13 @@ def _init_guard(app: Flask, settings: Settings) -> None:
     Guard(credentials.identify, accounts.is_administrator, admission, limits).init_app(app)
 
 
+def _start(app: Flask, serving: Serving) -> None:
+    serving.start(app)
+    # What the process has loaded by now stays. The garbage collector would search it again and again.
+    gc.collect()
+    gc.freeze()
+
+
 def _init_models(app: Flask, settings: Settings) -> None:
     """Set up the models that this process serves, with their health checks, model card and metrics."""
     serving = Serving(
@@ -129,7 +137,7 @@ def _init_models(app: Flask, settings: Settings) -> None:
         poll_seconds=settings.model_poll_seconds,
     )
     SERVING.set(app, serving)
-    START.set(app, lambda: serving.start(app))
+    START.set(app, lambda: _start(app, serving))
     health.init_app(app, model=serving.check, switch=serving.check_switch, model_version=serving.version)
     docs.init_app(app, model_card=lambda: cards.page(serving.current().manifest))
     labels = ("version", "release", "model_version")

@@ -17,19 +17,19 @@ def is_shifted(fields: list[str], layout: Layout) -> bool:
     missing, or if at least two fields, and half of the fields that are compared, have the wrong type.
     """
     wrong = count_wrong(layout.types_near_text, fields)
-    before = [(fields[index].strip(), known) for index, known in layout.types.items() if index < layout.text_index]
-    if any(layout.dialect.quote in value and value not in known for value, known in before):
+    quote, before = layout.dialect.quote, layout.types_before_text.items()
+    if any(quote in fields[index] and fields[index].strip() not in known for index, known in before):
         return True
     if not wrong.numbers:
         return False
     if wrong.all >= 2 and 2 * wrong.all >= wrong.compared:
         return True
-    return any(JOINED.match(value) is not None for value, known in before if is_numeric(known))
+    return any(JOINED.match(fields[index].strip()) is not None for index, known in before if is_numeric(known))
 
 
 def may_continue_text(fields: list[str], layout: Layout) -> bool:
     """Whether a record may be the rest of a text with a line break, because it does not begin like a record."""
-    before = {index: known for index, known in layout.types.items() if index < layout.text_index}
+    before = layout.types_before_text
     if not before:
         return True
     index = min(before)
@@ -51,9 +51,8 @@ def is_repeated_header(fields: list[str], layout: Layout) -> bool:
 
 def is_typed(fields: list[str], layout: Layout) -> bool:
     """Whether all columns before the text have values of their types."""
-    before = {index: known for index, known in layout.types.items() if index < layout.text_index}
-    wrong = count_wrong(before, fields)
-    return wrong.compared == len(before) and not wrong.all
+    wrong = count_wrong(layout.types_before_text, fields)
+    return wrong.compared == len(layout.types_before_text) and not wrong.all
 
 
 def has_unknown_end(fields: list[str], layout: Layout) -> bool:

@@ -46,6 +46,7 @@ class Layout(NamedTuple):
     kept_names: dict[int, str]
     """The columns that are kept, with different names."""
     types: Types
+    types_before_text: Types
     types_near_text: Types
     """The types of the four columns nearest to the text."""
     values_after_text: tuple[str, ...]
@@ -224,6 +225,7 @@ def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], 
         kept_names=found.kept,
         has_typed_start=all(index in types for index in range(text_index)),
         types=types,
+        types_before_text={index: known for index, known in types.items() if index < text_index},
         types_near_text=_nearest(types, text_index),
         values_after_text=tuple({row[text_index + 1].strip() for row in records if len(row) > text_index + 1} - {""}),
         extra=reading.width - width if has_extra else 0,

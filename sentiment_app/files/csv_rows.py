@@ -118,8 +118,7 @@ def _is_fragment(record: Record, layout: Layout) -> bool:
         return False
     if len(record.fields) < layout.shape.width:
         return not begins_record(record.fields, layout.types)
-    has_types = any(index < layout.text_index for index in layout.types)
-    return has_types and may_continue_text(record.fields, layout)
+    return bool(layout.types_before_text) and may_continue_text(record.fields, layout)
 
 
 def _is_sentence(parts: list[str], delimiter: str) -> bool:

@@ -11,6 +11,9 @@ from sentiment_app.files.errors import FileError
 from sentiment_app.files.lines import LINE_TOO_LONG
 from sentiment_app.files.rows import Row, make_row
 
+# A union in the call of isinstance would be made anew for each row.
+NO_IDS = (bool, list, dict)
+
 
 class Keys(NamedTuple):
     """The keys of the values in an object. `others` are further values. `keeps_others` keeps all other values."""
@@ -51,7 +54,7 @@ def make_row_of_value(number: int, value: Any, keys: Keys) -> Row:
     if not isinstance(value, dict):
         return Row(number, None, None, f'The row is not a JSON object such as {{"{keys.text}": "…"}}.')
     custom_id = value.get(keys.id)
-    if isinstance(custom_id, bool | list | dict) or (isinstance(custom_id, float) and not math.isfinite(custom_id)):
+    if isinstance(custom_id, NO_IDS) or (isinstance(custom_id, float) and not math.isfinite(custom_id)):
         return Row(number, None, None, f"The {keys.id} must be a string or a number.")
     row = make_row(number, custom_id, value.get(keys.text))
     if keys.others:

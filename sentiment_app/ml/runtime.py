@@ -12,7 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -288,8 +288,10 @@ def find_assessments(scorer: TextScorer, texts: Sequence[str]) -> Assessments:
     """
     try:
         found = scorer.assess_many(texts)
-        scores = np.array([scores for scores, _ in found], dtype=np.float64)
-        coverage = np.array([share for _, share in found], dtype=np.float64)  # None becomes NaN
+        each, shares = zip(*found, strict=True) if found else ((), ())
+        # To make an array of a flat list takes a third of the time.
+        scores = np.array(list(chain.from_iterable(each)), dtype=np.float64).reshape(len(each), len(LABELS))
+        coverage = np.array(shares, dtype=np.float64)  # None becomes NaN
     except Exception as error:  # noqa: BLE001  # an imported pipeline may raise anything
         raise _failure(error) from None
     if scores.shape != (len(texts), len(LABELS)) or not _are_probabilities(scores):

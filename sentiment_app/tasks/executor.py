@@ -74,7 +74,8 @@ def _score_texts(scorer: TextScorer, claim: Claim) -> tuple[Assessments, dict[st
     """
     scores, coverage = claim.found
     errors = {index: error for index, error in claim.errors.items() if not error.get("retryable")}
-    indexes = [index for index, text in enumerate(claim.texts) if text is not None and np.isnan(scores[index, 0])]
+    missing = np.flatnonzero(np.isnan(scores[:, 0])).tolist()
+    indexes = [index for index in missing if claim.texts[index] is not None]
     lease = _Lease(claim)
     start, characters = 0, 1
     while part := slice_indexes(claim.texts, indexes[start : start + MAX_SLICE_ROWS], characters):

@@ -204,7 +204,7 @@ def _check_text(row: Row) -> Row:
         return row._replace(
             text=None, error=f"The text must have 1 to {MAX_CHARACTERS:,} characters, not {len(text):,}."
         )
-    return row._replace(text=text)
+    return row if text is row.text else row._replace(text=text)
 
 
 def submit(
