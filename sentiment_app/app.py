@@ -25,6 +25,7 @@ from sentiment_app.tasks import routes as tasks
 from sentiment_app.users import api_keys, passwords, sessions
 from sentiment_app.users import routes as users
 from sentiment_app.users import service as accounts
+from sentiment_app.users.hashing import HASHING, HashingProcess
 from sentiment_app.web import docs, health, problems, rate_limits
 from sentiment_app.web.admission import ADMISSION, Admission
 from sentiment_app.web.guard import Guard
@@ -99,6 +100,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     tasks.init_app(app)
     BODY_LIMIT.set(app, make_body_limit())
     passwords.HASHING_LIMIT.set(app, passwords.make_hashing_limit())
+    HASHING.set(app, HashingProcess())
     for feature in (auth, users, sentiment, registry, tasks, webhooks):
         prefix = API + (feature.blueprint.url_prefix or "")
         app.register_blueprint(feature.blueprint, url_prefix=prefix)

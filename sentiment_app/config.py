@@ -158,13 +158,18 @@ class Settings:
     session_days: int = _setting(
         "How long a session can be renewed after the sign-in, in days. Then its user signs in again.", 90, check=_days
     )
+    password_min_length: int = _setting(
+        "The fewest characters of a new password. NIST SP 800-63B-4 asks for 15 if a password is the only factor.",
+        8,
+        check=validate.Range(min=8, max=64),
+    )
     password_memory_kib: int = _setting(
-        "Memory of argon2id in KiB (RFC 9106, second recommended option).",
-        65536,
+        "Memory of argon2id in KiB (as OWASP recommends).",
+        19456,
         check=validate.Range(min=32),
     )
     password_iterations: int = _setting(
-        "Passes of argon2id. After a change, each password is hashed again at its next sign-in.", 3, check=_at_least_one
+        "Passes of argon2id. After a change, each password is hashed again at its next sign-in.", 2, check=_at_least_one
     )
 
     auth_rate_limit: str = _setting(

@@ -44,7 +44,7 @@ def email(**options: Any) -> Text:
 
 
 def password(**options: Any) -> Text:
-    """8 to 128 characters of any kind."""
+    """8 to 128 characters of any kind. The operator may require more than 8."""
     return Text(
         validate=validate.Length(MIN_LENGTH, MAX_LENGTH),
         metadata={"format": "password", "examples": ["correct horse battery staple"]},

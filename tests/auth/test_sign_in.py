@@ -13,6 +13,7 @@ from harness import PASSWORD
 from sentiment_app.infrastructure.database import db
 from sentiment_app.users import passwords, sessions
 from sentiment_app.users import service as users
+from sentiment_app.users.hashing import HashingProcess
 from sentiment_app.users.models import Session
 
 LOGIN, REFRESH, LOGOUT, PROTECTED = (
@@ -59,13 +60,13 @@ def test_unknown_user_and_wrong_password_get_the_same_answer(client, ada, name, 
 def test_unknown_user_and_wrong_password_take_the_same_work(client, ada, make_user, monkeypatch):
     """Compares the hashes and their parameters. Measured times would depend on the load of the machine."""
     users.set_active(make_user("closed").id, False)
-    verify, hashes = passwords.PasswordHasher.verify, []
+    ask, hashes = HashingProcess.ask, []
 
-    def counted(self, stored, given):
-        hashes.append(extract_parameters(stored))
-        return verify(self, stored, given)
+    def counted(self, request):
+        hashes.append(extract_parameters(request["hash"]))
+        return ask(self, request)
 
-    monkeypatch.setattr(passwords.PasswordHasher, "verify", counted)
+    monkeypatch.setattr(HashingProcess, "ask", counted)
     work = {}
     for name, password in (("ada", "wrong password"), ("nobody", "wrong password"), ("closed", PASSWORD)):
         hashes.clear()
