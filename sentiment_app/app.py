@@ -10,6 +10,7 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from sentiment_app import __version__, cli
+from sentiment_app.audit import routes as audit
 from sentiment_app.auth import credentials, tokens
 from sentiment_app.auth import routes as auth
 from sentiment_app.config import Settings
@@ -96,12 +97,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     sentiment.init_app(app)
     rate_limits.init_app(app)
     _init_guard(app, settings)
+    audit.init_app(app)
     _init_models(app, settings)
     tasks.init_app(app)
     BODY_LIMIT.set(app, make_body_limit())
     passwords.HASHING_LIMIT.set(app, passwords.make_hashing_limit())
     HASHING.set(app, HashingProcess())
-    for feature in (auth, users, sentiment, registry, tasks, webhooks):
+    for feature in (auth, users, audit, sentiment, registry, tasks, webhooks):
         prefix = API + (feature.blueprint.url_prefix or "")
         app.register_blueprint(feature.blueprint, url_prefix=prefix)
     return app

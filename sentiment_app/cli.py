@@ -17,6 +17,7 @@ from sentiment_app.ml.runtime import ModelError
 
 # The location of each command: "module:attribute".
 COMMANDS = {
+    "audit": "sentiment_app.audit.cli:audit",
     "config": "sentiment_app.cli:config",
     "model": "sentiment_app.registry.cli:model",
     "purge": "sentiment_app.maintenance:purge_command",

@@ -222,6 +222,9 @@ class Settings:
     )
     history_days: int = _setting("How long scored texts stay in the history, in days.", 365, check=_days)
     task_days: int = _setting("How long finished tasks and their results are kept, in days.", 30, check=_days)
+    audit_days: int = _setting(
+        "How long the audit log is kept, in days. At least 90.", 400, check=validate.Range(min=90, max=36_500)
+    )
     webhook_networks: list[str] = _setting(
         "Internal networks that webhooks may reach, such as 10.1.0.0/16,fd00::/8. By default only public addresses.",
         [],

@@ -5,6 +5,7 @@ import structlog
 from flask.cli import with_appcontext
 from sqlalchemy.exc import SQLAlchemyError
 
+from sentiment_app.audit import service as audit
 from sentiment_app.cli import Command, as_json, print_json
 from sentiment_app.errors import UnavailableError
 from sentiment_app.sentiment import history
@@ -16,6 +17,7 @@ STEPS = {
     "history": history.delete_expired,
     "sessions": sessions.delete_expired,
     "api_keys": api_keys.delete_ended,
+    "audit": audit.delete_expired,
 }
 
 log = structlog.get_logger()
@@ -49,7 +51,9 @@ def purge() -> dict[str, int]:
 @with_appcontext
 @as_json
 def purge_command(as_json: bool) -> None:
-    """Delete old results (TASK_DAYS), old history (HISTORY_DAYS), expired sessions, ended API keys and deleted tasks.
+    """Delete what has expired: results, history, sessions, API keys, deleted tasks and the audit log.
+
+    TASK_DAYS, HISTORY_DAYS and AUDIT_DAYS say how long they are kept.
 
     Example: flask purge
     """

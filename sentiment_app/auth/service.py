@@ -2,6 +2,8 @@
 
 import contextlib
 
+from sentiment_app.audit import service as audit
+from sentiment_app.audit.service import Event
 from sentiment_app.errors import UnauthenticatedError
 from sentiment_app.users import passwords, sessions
 from sentiment_app.users import service as users
@@ -24,6 +26,8 @@ def sign_in(username: str, password: str, origin: sessions.Origin) -> Session:
     for _ in range(2):  # a concurrent sign-in may replace the hash although the password stays the same
         user = users.authenticate(username, password)
         if user is None:
+            account = users.find(username)
+            audit.record_alone(Event.SIGN_IN_FAILED, account.id if account else None)
             break
         with contextlib.suppress(sessions.AccountChangedError):
             session = sessions.start(user.id, user.password_hash, origin)

@@ -10,6 +10,8 @@ import uuid_utils.compat as uuid
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from sentiment_app.audit import service as audit
+from sentiment_app.audit.service import Event
 from sentiment_app.errors import NotFoundError
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import db, unit_of_work
@@ -216,6 +218,7 @@ def record_event(event: UUID, version: str, action: str, by: str, detail: str | 
     """Write an entry to the audit log, within the caller's unit of work."""
     values = {"id": event, "version": version, "action": action, "by": by, "detail": detail}
     db.session.execute(insert(ModelEvent).values(values).on_conflict_do_nothing())
+    audit.record(Event.MODEL_CHANGED, None, f"{version} {action} by {by}")
 
 
 def unknown_version(version: str) -> NotFoundError:

@@ -18,6 +18,8 @@ import uuid_utils.compat as uuid
 from sqlalchemy import ColumnElement, CursorResult, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from sentiment_app.audit import service as audit
+from sentiment_app.audit.service import Event
 from sentiment_app.errors import ConflictError, InvalidError, InvalidTokenError, NotFoundError
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import db, unit_of_work
@@ -127,7 +129,9 @@ def revoke_all(user_id: UUID) -> None:
 @unit_of_work
 def _revoke_all(user_id: UUID) -> list[UUID]:
     valid = update(ApiKey).where(ApiKey.user_id == user_id, ApiKey.revoked_at.is_(None))
-    db.session.execute(valid.values(revoked_at=func.now()), execution_options={"synchronize_session": False})
+    revoked = valid.values(revoked_at=func.now()).returning(ApiKey.id)
+    for key_id in db.session.scalars(revoked, execution_options={"synchronize_session": False}).all():
+        audit.record(Event.KEY_REVOKED, user_id, str(key_id))
     recent = ApiKey.user_id == user_id, ApiKey.revoked_at > func.now() - settings().ended_session_life
     return list(db.session.scalars(select(ApiKey.id).where(*recent)))
 
@@ -186,6 +190,7 @@ def _replace(new_id: UUID, key: str, user: User, key_id: UUID, overlap: timedelt
             old.expires_at = min(now + overlap, old.expires_at or datetime.max.replace(tzinfo=UTC))
         else:
             old.revoked_at = now
+            audit.record(Event.KEY_REVOKED, user.id, str(key_id))
     return _add(new_id, key, user.id, Grant(old.name, old.scopes, old.networks, old.rate, life))
 
 
@@ -206,6 +211,7 @@ def _add(key_id: UUID, key: str, user_id: UUID, grant: Grant) -> ApiKey:
         "expires_at": datetime.now(UTC) + grant.life if grant.life else None,
     }
     db.session.execute(insert(ApiKey).values(values).on_conflict_do_nothing(index_elements=[ApiKey.id]))
+    audit.record(Event.KEY_CREATED, user_id, f"{key_id}: {', '.join(sorted(set(grant.scopes)))}")
     return db.session.get_one(ApiKey, key_id, populate_existing=True)
 
 
@@ -229,7 +235,9 @@ def _revoke(user_id: UUID | None, key_id: UUID) -> None:
     key = db.session.get(ApiKey, key_id, populate_existing=True, with_for_update=True)
     if key is None or user_id not in (None, key.user_id):
         raise NotFoundError
-    key.revoked_at = key.revoked_at or datetime.now(UTC)
+    if key.revoked_at is None:
+        key.revoked_at = datetime.now(UTC)
+        audit.record(Event.KEY_REVOKED, key.user_id, str(key_id))
 
 
 @unit_of_work

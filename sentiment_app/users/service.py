@@ -10,6 +10,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
+from sentiment_app.audit import service as audit
+from sentiment_app.audit.service import Event
 from sentiment_app.errors import ConflictError, ForbiddenError, NotFoundError
 from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.users import api_keys, passwords, sessions
@@ -65,6 +67,7 @@ def _insert(**values: Any) -> User:
     except IntegrityError as error:
         raise _taken(error) from None
     _check_not_reserved(values["username"], values["id"])
+    audit.record(Event.USER_CREATED, values["id"], "administrator" if values["is_superuser"] else None)
     return db.session.get_one(User, values["id"])
 
 
@@ -171,6 +174,7 @@ def rotate_api_key(user_id: UUID, key_id: UUID, current_password: str, overlap_s
 def _verify(user_id: UUID, password: str) -> User:
     user = get(user_id)
     if not passwords.verify(user.password_hash, password):
+        audit.record_alone(Event.SIGN_IN_FAILED, user_id, "wrong current password")
         raise WrongPasswordError
     return user
 
@@ -243,7 +247,8 @@ def _store(
     if verified and user.password_hash not in (verified, changes.get("password_hash")):
         raise WrongPasswordError  # another request changed it first. A repeated run finds the new hash
     former = user.username
-    for name, value in changes.items():
+    changed = {name: value for name, value in changes.items() if getattr(user, name) != value}
+    for name, value in changed.items():
         setattr(user, name, value)
     try:
         db.session.flush()
@@ -253,8 +258,20 @@ def _store(
         _check_not_reserved(user.username, user_id)
         released = insert(FormerUsername).values(username=former.lower(), user_id=user_id)
         db.session.execute(released.on_conflict_do_nothing(index_elements=[FormerUsername.username]))
+    _record(user_id, changed)
     db.session.refresh(user)
     return user, sessions.mark_all_ended(user_id, ends, keep=keep) if ends else []
+
+
+def _record(user_id: UUID, changed: dict[str, Any]) -> None:
+    if "password_hash" in changed:
+        audit.record(Event.PASSWORD_CHANGED, user_id)
+    if "is_superuser" in changed:
+        audit.record(Event.RIGHTS_CHANGED, user_id, "administrator" if changed["is_superuser"] else "no administrator")
+    if "is_active" in changed:
+        audit.record(Event.USER_UPDATED, user_id, "activated" if changed["is_active"] else "deactivated")
+    if names := sorted({"username", "email"} & changed.keys()):
+        audit.record(Event.USER_UPDATED, user_id, ", ".join(names))
 
 
 def _check_not_reserved(username: str, user_id: UUID) -> None:

@@ -9,9 +9,11 @@ from uuid import UUID
 import uuid_utils.compat as uuid
 from sqlalchemy import ColumnElement, CursorResult, Select, delete, func, select, update
 
+from sentiment_app.audit import service as audit
+from sentiment_app.audit.service import Event
 from sentiment_app.errors import InvalidTokenError, NotFoundError
 from sentiment_app.infrastructure.app_state import settings
-from sentiment_app.infrastructure.database import db, unit_of_work
+from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.users.models import Session, User
 from sentiment_app.web.admission import admission
 
@@ -54,6 +56,7 @@ def _start(session_id: UUID, jti: UUID, user_id: UUID, verified_hash: str, origi
     user = db.session.get(User, user_id, with_for_update={"read": True}, populate_existing=True)
     if user is None or not user.is_active or user.password_hash != verified_hash:
         raise AccountChangedError
+    audit.record(Event.SIGNED_IN, user_id)
     now = datetime.now(UTC)
     agent = origin.agent.replace("\0", "")[:MAX_AGENT_CHARACTERS]
     return db.session.merge(
@@ -93,6 +96,7 @@ def _rotate(session_id: UUID, presented_jti: UUID, next_jti: UUID) -> Session:
     elif session.ended_at is None and session.refresh_jti != next_jti:
         # If this runs again after a lost answer, refresh_jti is already next_jti, and the session goes on.
         session.ended_at, session.end_reason = datetime.now(UTC), Reason.REUSE
+        audit.record(Event.TOKEN_REUSED, session.user_id, str(session_id))
     return session
 
 
@@ -188,9 +192,10 @@ def _delete_batch() -> int:
 
 
 def _mark_ended(reason: Reason, *conditions: ColumnElement[bool]) -> None:
-    db.session.execute(
-        update(Session).where(Session.ended_at.is_(None), *conditions).values(ended_at=func.now(), end_reason=reason)
-    )
+    live = update(Session).where(Session.ended_at.is_(None), *conditions)
+    ended = live.values(ended_at=func.now(), end_reason=reason).returning(Session.id, Session.user_id)
+    for session_id, user_id in db.session.execute(ended, execution_options=UNSYNCHRONIZED).all():
+        audit.record(Event.SESSION_ENDED, user_id, f"{session_id}: {reason}")
 
 
 def _recently_ended() -> Select[UUID]:
