@@ -17,6 +17,7 @@ from sentiment_app.config import Settings
 from sentiment_app.infrastructure import database, logs, metrics, queue
 from sentiment_app.infrastructure.app_state import SETTINGS, START
 from sentiment_app.infrastructure.metrics import Gauge
+from sentiment_app.privacy import routes as privacy
 from sentiment_app.registry import cards, releases
 from sentiment_app.registry import routes as registry
 from sentiment_app.registry.serving import SERVING, Serving
@@ -103,7 +104,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     BODY_LIMIT.set(app, make_body_limit())
     passwords.HASHING_LIMIT.set(app, passwords.make_hashing_limit())
     HASHING.set(app, HashingProcess())
-    for feature in (auth, users, audit, sentiment, registry, tasks, webhooks):
+    for feature in (auth, users, audit, sentiment, registry, tasks, webhooks, privacy):
         prefix = API + (feature.blueprint.url_prefix or "")
         app.register_blueprint(feature.blueprint, url_prefix=prefix)
     return app

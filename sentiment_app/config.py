@@ -172,6 +172,11 @@ class Settings:
         "Passes of argon2id. After a change, each password is hashed again at its next sign-in.", 2, check=_at_least_one
     )
 
+    registration: str = _setting(
+        "Who may register: open (everybody), invitation (with an invitation of an administrator) or closed.",
+        "open",
+        check=validate.OneOf(["open", "invitation", "closed"]),
+    )
     auth_rate_limit: str = _setting(
         "Rate limit of register, login and refresh together, by client address.", "20 per minute", check=is_rate
     )

@@ -8,15 +8,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from sentiment_app.audit import service as audit
 from sentiment_app.cli import Command, as_json, print_json
 from sentiment_app.errors import UnavailableError
+from sentiment_app.privacy.service import erase_deleted_accounts
 from sentiment_app.sentiment import history
 from sentiment_app.tasks.retention import RETENTION_STEPS
-from sentiment_app.users import api_keys, sessions
+from sentiment_app.users import api_keys, one_time_tokens, sessions
 
 STEPS = {
     **RETENTION_STEPS,
     "history": history.delete_expired,
     "sessions": sessions.delete_expired,
     "api_keys": api_keys.delete_ended,
+    "tokens": one_time_tokens.delete_expired,
+    "accounts": erase_deleted_accounts,
     "audit": audit.delete_expired,
 }
 
@@ -51,7 +54,7 @@ def purge() -> dict[str, int]:
 @with_appcontext
 @as_json
 def purge_command(as_json: bool) -> None:
-    """Delete what has expired: results, history, sessions, API keys, deleted tasks and the audit log.
+    """Delete what has expired: results, history, sessions, API keys, deleted tasks and accounts, and the audit log.
 
     TASK_DAYS, HISTORY_DAYS and AUDIT_DAYS say how long they are kept.
 

@@ -9,7 +9,7 @@ from sentiment_app.auth import schemas, service, throttle, tokens
 from sentiment_app.users import service as users
 from sentiment_app.users import sessions
 from sentiment_app.users.models import User
-from sentiment_app.users.schemas import RegisterSchema, UserSchema
+from sentiment_app.users.schemas import SessionListSchema, SignUpSchema, UserSchema
 from sentiment_app.web import rate_limits
 from sentiment_app.web.guard import caller
 from sentiment_app.web.operation import SCOPES, operation
@@ -21,14 +21,21 @@ blueprint = Blueprint("auth", __name__)
 @operation(
     access="public",
     rates=("auth",),
-    body=RegisterSchema(),
+    body=SignUpSchema(),
     status=201,
     returns=UserSchema(),
-    errors=(409,),
+    errors=(403, 409),
 )
 def register(body: dict[str, Any]) -> User:
-    """Create an account."""
-    return users.register(**body)
+    """Create an account, if the service accepts new accounts."""
+    return users.sign_up(**body)
+
+
+@blueprint.post("/auth/password-reset")
+@operation(access="public", rates=("auth",), body=schemas.PasswordResetSchema(), status=204, errors=(403,))
+def reset_password(body: dict[str, Any]) -> None:
+    """Set a new password with a token of an administrator. All sessions of the account end."""
+    users.finish_password_reset(body["token"], body["password"])
 
 
 @blueprint.post("/auth/login")
@@ -73,7 +80,7 @@ def logout() -> None:
 
 
 @blueprint.get("/auth/sessions")
-@operation(returns=schemas.SessionListSchema())
+@operation(returns=SessionListSchema())
 def list_sessions() -> dict[str, Any]:
     """List your sessions, newest first."""
     found = sessions.list_live(caller().user_id)

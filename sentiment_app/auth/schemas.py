@@ -3,6 +3,7 @@
 from marshmallow import fields, validate
 
 from sentiment_app.users.passwords import MAX_LENGTH
+from sentiment_app.users.schemas import PasswordSchema
 from sentiment_app.web.schemas import Schema, Text
 
 
@@ -42,30 +43,10 @@ class TokenPairSchema(Schema):
     expires_in = fields.Integer(required=True, metadata={"description": "Seconds until the access token expires"})
 
 
-class SessionSchema(Schema):
-    """A session that has not ended."""
+class PasswordResetSchema(PasswordSchema):
+    """A new password, and the token of an administrator."""
 
-    id = fields.UUID(required=True)
-    created_at = fields.AwareDateTime(required=True, format="iso")
-    last_used_at = fields.AwareDateTime(
-        required=True, format="iso", allow_none=True, metadata={"description": "When its tokens were last refreshed"}
-    )
-    expires_at = fields.AwareDateTime(
-        required=True, format="iso", metadata={"description": "When it ends, unless its tokens are refreshed before"}
-    )
-    network = fields.String(
-        required=True,
-        allow_none=True,
-        metadata={"description": "The IPv4 address or the IPv6 network from which the user signed in"},
-    )
-    agent = fields.String(required=True, allow_none=True, metadata={"description": "The client's User-Agent header"})
-    is_current = fields.Boolean(required=True)
-
-
-class SessionListSchema(Schema):
-    """The sessions of a user."""
-
-    items = fields.List(fields.Nested(SessionSchema), required=True)
+    token = Text(required=True, load_only=True, validate=validate.Length(1, 100))
 
 
 class WhoSchema(Schema):

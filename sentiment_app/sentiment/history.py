@@ -1,7 +1,9 @@
 """The history of scored texts."""
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -11,6 +13,7 @@ from sentiment_app.errors import NotFoundError
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.sentiment.models import SentimentRequest
+from sentiment_app.users.models import User
 
 # Rows that are deleted in one transaction. Small transactions do not block other requests.
 BATCH_ROWS = 1000
@@ -71,18 +74,43 @@ def _delete(user_id: UUID, request_id: UUID) -> None:
     db.session.execute(sa.delete(SentimentRequest).where(*_is_own(user_id, request_id)))
 
 
-def delete_expired() -> int:
-    """Delete scored texts that are older than HISTORY_DAYS; returns their number."""
-    before = _first_id_at(datetime.now(UTC) - timedelta(days=settings().history_days))
+class Deleted(NamedTuple):
+    """How many texts were deleted, and whether no others remain."""
+
+    number: int
+    is_complete: bool
+
+
+def delete_all(user_id: UUID, deadline: float) -> Deleted:
+    """Delete all scored texts of a user in small transactions, until a moment of the monotonic clock."""
     total = 0
-    while deleted := _delete_batch(before):
+    while deleted := _delete_batch(SentimentRequest.user_id == user_id):
         total += deleted
+        if time.monotonic() > deadline:
+            return Deleted(total, is_complete=False)
+    return Deleted(total, is_complete=True)
+
+
+def delete_expired() -> int:
+    """Delete scored texts that are older than HISTORY_DAYS, or than their user wants; returns their number."""
+    total = 0
+    for user_id, days in [(None, settings().history_days), *_find_own_limits()]:
+        is_old = SentimentRequest.id < _first_id_at(datetime.now(UTC) - timedelta(days=days))
+        is_chosen = is_old if user_id is None else is_old & (SentimentRequest.user_id == user_id)
+        while deleted := _delete_batch(is_chosen):
+            total += deleted
     return total
 
 
 @unit_of_work
-def _delete_batch(before: UUID) -> int:
-    batch = select(SentimentRequest.id).where(SentimentRequest.id < before)
+def _find_own_limits() -> list[tuple[UUID, int]]:
+    own = select(User.id, User.history_days).where(User.history_days < settings().history_days)
+    return [(user_id, cast(int, days)) for user_id, days in db.session.execute(own)]
+
+
+@unit_of_work
+def _delete_batch(is_chosen: ColumnElement[bool]) -> int:
+    batch = select(SentimentRequest.id).where(is_chosen)
     batch = batch.order_by(SentimentRequest.id).limit(BATCH_ROWS)
     old = sa.delete(SentimentRequest).where(SentimentRequest.id.in_(batch.scalar_subquery()))
     return len(db.session.scalars(old.returning(SentimentRequest.id), execution_options=UNSYNCHRONIZED).all())

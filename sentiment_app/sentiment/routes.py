@@ -1,6 +1,7 @@
 """/sentiment: score a text, and the caller's history."""
 
 import re
+import time
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,8 @@ from sentiment_app.web.operation import operation
 from sentiment_app.web.schemas import paged
 
 SMALL_BODY_BYTES = 128 * 1024
+# How long one request deletes texts of a history.
+DELETE_SECONDS = 10.0
 ANSWER_FIELDS = tuple(schemas.AnalysisSchema().fields)
 
 # Room for a text of 20,000 characters, even if each is escaped as a surrogate pair.
@@ -40,8 +43,8 @@ REQUEST_KEY = re.compile(r"([0-9]{1,10})\.([0-9]{3})-([0-9a-f]{32})")
 def analyze(body: dict[str, Any]) -> Response:
     """Score a text.
 
-    The result is stored in your history before you receive it. Texts of more than 20,000 characters are refused, not
-    truncated.
+    The result is stored in your history before you receive it, unless `store` is false. Texts of more than 20,000
+    characters are refused, not truncated.
     """
     analysis = service.analyze(caller().user_id, _row_id(), **body)
     # This replaces `AnalysisSchema().dump`, which takes longer than scoring.
@@ -65,6 +68,13 @@ def _row_id() -> UUID | None:
 def index(query: dict[str, Any]) -> dict[str, Any]:
     """List your scored texts, newest first."""
     return paged(partial(history.page, caller().user_id), query)
+
+
+@blueprint.delete("/history")
+@operation(returns=schemas.DeletedSchema())
+def delete_all() -> dict[str, Any]:
+    """Delete your history. If `is_complete` is false, time ran out: send the request again."""
+    return history.delete_all(caller().user_id, time.monotonic() + DELETE_SECONDS)._asdict()
 
 
 @blueprint.get("/history/<uuid:request_id>")

@@ -14,6 +14,10 @@ class AnalyzeSchema(Schema):
         load_default=False,
         metadata={"description": "Return what each term contributes, if the model is a sum of terms"},
     )
+    store = Flag(
+        load_default=True,
+        metadata={"description": "With `false`, neither the text nor its scores are stored, and the `id` is `null`"},
+    )
     model = Text(
         load_default=None,
         allow_none=True,
@@ -93,9 +97,21 @@ class WarningSchema(Schema):
     detail = fields.String(required=True)
 
 
+class DeletedSchema(Schema):
+    """How much of the history was deleted."""
+
+    number = fields.Integer(required=True)
+    is_complete = fields.Boolean(required=True, metadata={"description": "Whether no other texts remain"})
+
+
 class AnalysisSchema(StoredSchema):
     """The scores of a text."""
 
+    id = fields.UUID(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Id of the entry in the history; `null` if the text is not stored"},
+    )
     coverage = fields.Float(metadata={"description": "Share of the text's terms that are common in English"})
     warnings = fields.List(fields.Nested(WarningSchema))
     explanation = fields.Nested(ExplanationSchema)

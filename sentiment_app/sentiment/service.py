@@ -32,7 +32,13 @@ class UnscorableTextError(InvalidError):
 
 
 def analyze(
-    user_id: UUID, row_id: UUID | None, text: str, *, explain: bool = False, model: str | None = None
+    user_id: UUID,
+    row_id: UUID | None,
+    text: str,
+    *,
+    explain: bool = False,
+    store: bool = True,
+    model: str | None = None,
 ) -> dict[str, Any]:
     """Score a text for a user, and store it in the user's history.
 
@@ -41,6 +47,7 @@ def analyze(
         row_id: the id of the stored row. Requests with the same id are stored once; without an id, each is stored.
         text: in Unicode normalisation form C.
         explain: whether the answer has the contribution of each term.
+        store: whether the text and its scores are stored.
         model: a released version; by default the active model.
 
     Returns the fields of AnalysisSchema, and the other columns of the stored row.
@@ -75,7 +82,11 @@ def analyze(
             analysis["warnings"] = [LOW_COVERAGE]
     if explain and (explanation := served.scorer.explain(text)):
         analysis["explanation"] = explanation
-    _store(row)
+    if store:
+        _store(row)
+    else:
+        writer().withdraw()  # the rows of other requests need not wait for this request
+        analysis["id"] = None
     metrics.scoring_duration.observe(row["processing_time"])
     metrics.scored_rows.labels(scores.label, served.version).inc()
     return analysis

@@ -238,14 +238,14 @@ def results(task_id: UUID, query: dict[str, Any]) -> Response:
     status, _, rows, included = opened
     media_type = request.accept_mimetypes.best_match([JSON, *NDJSON_TYPES, CSV, XLSX, *PARQUET_TYPES]) or JSON
     if media_type in NDJSON_TYPES:
-        return _download(render.ndjson(rows, included), media_type)
+        return stream_download(render.ndjson(rows, included), media_type)
     if media_type == CSV:
         raw = query["formulas"] == "raw"
-        return _download(render.csv_table(rows, included, with_header=after < 0, raw=raw), media_type)
+        return stream_download(render.csv_table(rows, included, with_header=after < 0, raw=raw), media_type)
     if media_type == XLSX:
-        return _download(render.workbook(rows, included), media_type, f"results-{task_id}.xlsx")
+        return stream_download(render.workbook(rows, included), media_type, f"results-{task_id}.xlsx")
     if media_type in PARQUET_TYPES:
-        return _download(
+        return stream_download(
             render.parquet(rows, included), media_type, f"results-{task_id}.parquet", PARQUET_DOWNLOADS.get()
         )
     items = [render.as_object(result, included) for result in islice(rows, limit)]
@@ -346,7 +346,7 @@ def _location(task_id: UUID) -> str:
     return url_for("tasks.show", task_id=task_id)
 
 
-def _download(
+def stream_download(
     pieces: Iterator[str] | Iterator[bytes], media_type: str, filename: str | None = None, *limits: ConcurrencyLimit
 ) -> Response:
     """Stream results, within the limit on downloads and further limits."""

@@ -128,6 +128,14 @@ def revoke_all(user_id: UUID) -> None:
 
 @unit_of_work
 def _revoke_all(user_id: UUID) -> list[UUID]:
+    return mark_all_revoked(user_id)
+
+
+def mark_all_revoked(user_id: UUID) -> list[UUID]:
+    """Revoke all keys of a user, within the caller's unit of work.
+
+    Returns the keys that the caller passes to `admission().end` after the commit.
+    """
     valid = update(ApiKey).where(ApiKey.user_id == user_id, ApiKey.revoked_at.is_(None))
     revoked = valid.values(revoked_at=func.now()).returning(ApiKey.id)
     for key_id in db.session.scalars(revoked, execution_options={"synchronize_session": False}).all():

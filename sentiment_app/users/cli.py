@@ -1,6 +1,7 @@
 """`flask user`: account management for operators."""
 
 import sys
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -9,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sentiment_app.cli import Group, as_json, print_json
-from sentiment_app.users import api_keys, service
+from sentiment_app.users import api_keys, one_time_tokens, service
 from sentiment_app.users.models import User
+from sentiment_app.users.one_time_tokens import Purpose
 from sentiment_app.users.schemas import (
     ApiKeyGrantSchema,
     ApiKeySchema,
@@ -24,7 +26,7 @@ from sentiment_app.web.schemas import load
 
 PAGE_ROWS = 500
 
-user = Group("user", help="Manage accounts.")
+user = Group("user", help="Manage accounts.", lazy={"delete": "sentiment_app.privacy.cli:delete"})
 
 password_stdin = click.option(
     "--password-stdin", is_flag=True, help="Read the password from the first line of standard input."
@@ -76,7 +78,8 @@ def promote(username: str, undo: bool, as_json: bool) -> None:
 
     Example: flask user promote ada
     """
-    _print(service.set_superuser(username, not undo), "Demoted" if undo else "Promoted", as_json)
+    changed = service.administer(service.get_by_username(username).id, {"is_superuser": not undo})
+    _print(changed, "Demoted" if undo else "Promoted", as_json)
 
 
 @user.command("deactivate")
@@ -88,8 +91,8 @@ def deactivate(username: str, undo: bool, as_json: bool) -> None:
 
     Example: flask user deactivate ada
     """
-    account = service.get_by_username(username)
-    _print(service.set_active(account.id, undo), "Activated" if undo else "Deactivated", as_json)
+    changed = service.administer(service.get_by_username(username).id, {"is_active": undo})
+    _print(changed, "Activated" if undo else "Deactivated", as_json)
 
 
 @user.command("reset-password")
@@ -107,6 +110,17 @@ def reset_password(username: str, password_stdin: bool, revoke_keys: bool, as_js
     _print(
         service.reset_password(username, given["password"], revoke_keys=revoke_keys), "Reset the password of", as_json
     )
+
+
+@user.command("invite")
+@click.option("--expires-in-days", type=click.IntRange(1, 365), default=7, show_default=True)
+def invite(expires_in_days: int) -> None:
+    """Print an invitation, with which somebody can register once.
+
+    Example: flask user invite
+    """
+    made = one_time_tokens.create(Purpose.INVITATION, None, timedelta(days=expires_in_days))
+    click.echo(made.token)
 
 
 @user.command("create-key")

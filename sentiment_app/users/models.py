@@ -17,6 +17,7 @@ class User(Base):
     __table_args__ = (
         Index("uq_users_username", func.lower(column("username")), unique=True),
         Index("uq_users_email", func.lower(column("email")), unique=True),
+        Index("ix_users_deleted_at", "deleted_at", postgresql_where="deleted_at IS NOT NULL"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -25,6 +26,10 @@ class User(Base):
     password_hash: Mapped[str]
     is_active: Mapped[bool] = mapped_column(server_default="true")
     is_superuser: Mapped[bool] = mapped_column(server_default="false")
+    history_days: Mapped[int | None]
+    """How long the user's history is kept. None stands for HISTORY_DAYS, which is also the maximum."""
+    deleted_at: Mapped[datetime | None] = mapped_column(UTC)
+    """When the account was deleted. It has no name any more, and its data is being erased."""
     created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now(), onupdate=func.now())
 
@@ -38,6 +43,23 @@ class FormerUsername(Base):
     """In lower case."""
     user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     released_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+
+
+class OneTimeToken(Base):
+    """A token that can be used once. Only its hash is stored."""
+
+    __tablename__ = "one_time_tokens"
+    __table_args__ = (Index("uq_one_time_tokens_token_hash", "token_hash", unique=True),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    purpose: Mapped[str]
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    token_hash: Mapped[bytes] = mapped_column(BYTEA)
+    created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(UTC)
+    used_at: Mapped[datetime | None] = mapped_column(UTC)
+    use_id: Mapped[UUID | None]
+    """Identifies the use: for an invitation, the new account."""
 
 
 class Session(Base):

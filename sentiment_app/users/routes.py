@@ -1,12 +1,14 @@
 """/users: the caller's own profile, and all accounts for administrators."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from flask import Blueprint
 
-from sentiment_app.users import api_keys, schemas, service
+from sentiment_app.users import api_keys, one_time_tokens, schemas, service, sessions
 from sentiment_app.users.models import User
+from sentiment_app.users.one_time_tokens import Purpose
 from sentiment_app.web.guard import caller
 from sentiment_app.web.operation import operation
 from sentiment_app.web.schemas import PageQuerySchema, paged
@@ -105,8 +107,54 @@ def show(user_id: UUID) -> User:
     errors=(409,),
 )
 def change(user_id: UUID, body: dict[str, Any]) -> User:
-    """Activate or deactivate an account.
+    """Activate or deactivate an account, or change whether it is an administrator.
 
     Deactivation ends its sessions at once: its tokens are refused from the next request on.
     """
-    return service.set_active(user_id, body["is_active"], by=caller().user_id)
+    return service.administer(user_id, body, by=caller().user_id)
+
+
+@blueprint.post("/<uuid:user_id>/password-reset")
+@operation(
+    scopes=("admin",),
+    access="administrator",
+    body=schemas.ResetStartSchema(),
+    status=201,
+    returns=schemas.OneTimeTokenSchema(),
+)
+def reset_password(user_id: UUID, body: dict[str, Any]) -> dict[str, Any]:
+    """Make a token with which a user sets a new password once, at `/auth/password-reset`."""
+    return _show_token(service.start_password_reset(user_id, timedelta(hours=body["expires_in_hours"])))
+
+
+@blueprint.get("/<uuid:user_id>/sessions")
+@operation(scopes=("admin",), access="administrator", returns=schemas.SessionListSchema())
+def list_sessions(user_id: UUID) -> dict[str, Any]:
+    """List the sessions of an account, newest first."""
+    found = sessions.list_live(service.get(user_id).id)
+    return {"items": [{**vars(session), "is_current": session.id == caller().credential_id} for session in found]}
+
+
+@blueprint.delete("/<uuid:user_id>/sessions")
+@operation(scopes=("admin",), access="administrator", status=204)
+def end_sessions(user_id: UUID) -> None:
+    """End all sessions of an account."""
+    sessions.end_all(service.get(user_id).id)
+
+
+@blueprint.post("/invitations")
+@operation(
+    scopes=("admin",),
+    access="administrator",
+    body=schemas.InvitationSchema(),
+    status=201,
+    returns=schemas.OneTimeTokenSchema(),
+)
+def invite(body: dict[str, Any]) -> dict[str, Any]:
+    """Make an invitation, with which somebody can register once."""
+    life = timedelta(days=body["expires_in_days"])
+    return _show_token(one_time_tokens.create(Purpose.INVITATION, None, life))
+
+
+def _show_token(made: one_time_tokens.NewToken) -> dict[str, Any]:
+    return {"token": made.token, "expires_at": made.record.expires_at}

@@ -2,10 +2,10 @@
 
 import ipaddress
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from environs import ValidationError as ConfigValidationError
-from marshmallow import ValidationError, fields, validate
+from marshmallow import ValidationError, fields, validate, validates_schema
 
 from sentiment_app.config import is_rate
 from sentiment_app.users.api_keys import Grant
@@ -71,6 +71,35 @@ class RegisterSchema(Schema):
     password = password(required=True)
 
 
+class SignUpSchema(RegisterSchema):
+    """A new account, perhaps with an invitation."""
+
+    invitation = Text(
+        load_only=True,
+        validate=validate.Length(1, 100),
+        metadata={"description": "Required if the service accepts new accounts by invitation only"},
+    )
+
+
+class InvitationSchema(Schema):
+    """How long an invitation is valid."""
+
+    expires_in_days = fields.Integer(strict=True, load_default=7, validate=validate.Range(1, 365))
+
+
+class ResetStartSchema(Schema):
+    """How long a password reset is valid."""
+
+    expires_in_hours = fields.Integer(strict=True, load_default=24, validate=validate.Range(1, 24 * 7))
+
+
+class OneTimeTokenSchema(Schema):
+    """A token that can be used once."""
+
+    token = fields.String(required=True, metadata={"description": "It cannot be read again."})
+    expires_at = fields.AwareDateTime(required=True, format="iso")
+
+
 class PasswordSchema(Schema):
     """A new password."""
 
@@ -85,6 +114,11 @@ class UserSchema(Schema):
     email = fields.String(required=True)
     is_active = fields.Boolean(required=True)
     is_superuser = fields.Boolean(required=True)
+    history_days = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "How long the history is kept. `null` stands for the setting of the service."},
+    )
     created_at = fields.AwareDateTime(required=True, format="iso")
     updated_at = fields.AwareDateTime(required=True, format="iso")
 
@@ -102,13 +136,30 @@ class ProfileChangeSchema(Schema):
     username = username()
     email = email()
     password = password()
+    history_days = fields.Integer(
+        strict=True,
+        allow_none=True,
+        validate=validate.Range(1, 36_500),
+        metadata={
+            "description": "How long your history is kept, if that is shorter than the service keeps it. "
+            "`null` removes your own limit."
+        },
+    )
     current_password = current_password("Your password, so that a stolen access token changes nothing", required=True)
 
 
 class UserChangeSchema(Schema):
     """Changes that an administrator makes to an account."""
 
-    is_active = Flag(required=True)
+    constraints: ClassVar[dict[str, Any]] = {"minProperties": 1}
+
+    is_active = Flag()
+    is_superuser = Flag(metadata={"description": "Whether the account is an administrator"})
+
+    @validates_schema
+    def _check_not_empty(self, data: dict[str, Any], **_: Any) -> None:
+        if not data:
+            raise ValidationError("Send is_active, is_superuser or both.")
 
 
 MAX_NETWORKS, MAX_KEY_DAYS = 20, 3650
@@ -214,3 +265,29 @@ class ApiKeyListSchema(Schema):
     """The API keys of a user."""
 
     items = fields.List(fields.Nested(ApiKeySchema), required=True)
+
+
+class SessionSchema(Schema):
+    """A session that has not ended."""
+
+    id = fields.UUID(required=True)
+    created_at = fields.AwareDateTime(required=True, format="iso")
+    last_used_at = fields.AwareDateTime(
+        required=True, format="iso", allow_none=True, metadata={"description": "When its tokens were last refreshed"}
+    )
+    expires_at = fields.AwareDateTime(
+        required=True, format="iso", metadata={"description": "When it ends, unless its tokens are refreshed before"}
+    )
+    network = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "The IPv4 address or the IPv6 network from which the user signed in"},
+    )
+    agent = fields.String(required=True, allow_none=True, metadata={"description": "The client's User-Agent header"})
+    is_current = fields.Boolean(required=True)
+
+
+class SessionListSchema(Schema):
+    """The sessions of a user."""
+
+    items = fields.List(fields.Nested(SessionSchema), required=True)

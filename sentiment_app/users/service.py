@@ -1,10 +1,11 @@
-"""Accounts: register, look up, change and deactivate them."""
+"""Accounts: register, look up, change, deactivate and delete them."""
 
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 from uuid import UUID
 
+import sqlalchemy as sa
 import uuid_utils.compat as uuid
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -13,10 +14,15 @@ from sqlalchemy.exc import IntegrityError
 from sentiment_app.audit import service as audit
 from sentiment_app.audit.service import Event
 from sentiment_app.errors import ConflictError, ForbiddenError, NotFoundError
-from sentiment_app.infrastructure.database import db, unit_of_work
-from sentiment_app.users import api_keys, passwords, sessions
+from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
+from sentiment_app.users import api_keys, one_time_tokens, passwords, sessions
 from sentiment_app.users.models import FormerUsername, User
+from sentiment_app.users.one_time_tokens import Purpose
 from sentiment_app.web.admission import admission
+
+# An advisory lock of PostgreSQL.
+ADMINISTRATORS_LOCK = 7_305_214_661
 
 
 class TakenError(ConflictError):
@@ -36,21 +42,53 @@ class WrongPasswordError(ForbiddenError):
 
 
 class OwnAccountError(ConflictError):
-    """Administrators cannot deactivate themselves."""
+    """Administrators cannot deactivate, demote or delete themselves in this way."""
 
     kind = "own-account"
-    detail = "You cannot deactivate your own account. Ask another administrator."
+    detail = "You cannot do this to your own account. Ask another administrator."
 
 
-def register(username: str, email: str, password: str, *, is_superuser: bool = False) -> User:
-    """Create an account.
+class LastAdministratorError(ConflictError):
+    """Without this account, there would be no active administrator."""
+
+    kind = "last-administrator"
+    detail = "This is the last active administrator. Make another account an administrator first."
+
+
+class RegistrationClosedError(ForbiddenError):
+    """The operator does not allow everybody to register."""
+
+    kind = "registration-closed"
+
+    def __init__(self, mode: str) -> None:
+        how = "with an invitation of an administrator" if mode == "invitation" else "by an administrator"
+        super().__init__(f"Accounts of this service are created {how}.")
+
+
+def sign_up(username: str, email: str, password: str, invitation: str | None = None) -> User:
+    """Create an account for somebody who has none, if REGISTRATION allows it.
 
     Raises:
-        WeakPasswordError, TakenError
+        RegistrationClosedError, InvalidOneTimeTokenError, WeakPasswordError, TakenError
+    """
+    mode = settings().registration
+    if mode == "closed" or (mode == "invitation" and invitation is None):
+        raise RegistrationClosedError(mode)
+    return register(username, email, password, invitation=invitation)
+
+
+def register(
+    username: str, email: str, password: str, *, is_superuser: bool = False, invitation: str | None = None
+) -> User:
+    """Create an account. An invitation is used up together with it.
+
+    Raises:
+        InvalidOneTimeTokenError, WeakPasswordError, TakenError
     """
     passwords.check(password, username=username, email=email)
     password_hash = passwords.hash_password(password)
     return _insert(
+        invitation,
         id=uuid.uuid7(),
         username=username,
         email=email,
@@ -60,7 +98,9 @@ def register(username: str, email: str, password: str, *, is_superuser: bool = F
 
 
 @unit_of_work
-def _insert(**values: Any) -> User:
+def _insert(invitation: str | None, **values: Any) -> User:
+    if invitation is not None:
+        one_time_tokens.use(Purpose.INVITATION, invitation, values["id"])
     try:
         # Only a conflict of the id is ignored: it means that the unit of work runs again.
         db.session.execute(insert(User).values(values).on_conflict_do_nothing(index_elements=[User.id]))
@@ -117,13 +157,16 @@ def get(user_id: UUID) -> User:
     Raises:
         NotFoundError
     """
-    return _get(user_id)
+    user = _get(user_id)
+    if user.deleted_at:
+        raise NotFoundError
+    return user
 
 
 @unit_of_work
 def page(limit: int, after: UUID | None) -> Sequence[User]:
     """A page of users in the order of their registration, beginning after a cursor."""
-    users = select(User).order_by(User.id).limit(limit)
+    users = select(User).where(User.deleted_at.is_(None)).order_by(User.id).limit(limit)
     return db.session.scalars(users.where(User.id > after) if after else users).all()
 
 
@@ -193,30 +236,110 @@ def reset_password(username: str, new: str, *, revoke_keys: bool = False) -> Use
     return changed
 
 
-def set_superuser(username: str, is_superuser: bool) -> User:
-    """Make a user an administrator, or an ordinary user again.
+def start_password_reset(user_id: UUID, life: timedelta) -> one_time_tokens.NewToken:
+    """Make a token with which a user sets a new password.
 
     Raises:
         NotFoundError
     """
-    return _change(get_by_username(username).id, {"is_superuser": is_superuser})
+    get(user_id)
+    return one_time_tokens.create(Purpose.PASSWORD_RESET, user_id, life)
 
 
-def set_active(user_id: UUID, active: bool, *, by: UUID | None = None) -> User:
-    """Activate or deactivate an account. Deactivation ends its sessions, and refuses its API keys, at once.
+def finish_password_reset(token: str, new: str) -> None:
+    """Set a new password with a token, which is used up, and end all sessions of the account.
 
-    After an account is activated again, it can take `ended_session_life` until its API keys work again.
+    Raises:
+        InvalidOneTimeTokenError, WeakPasswordError
+    """
+    use_id, user = uuid.uuid4(), get(_find_reset(token))
+    admission().end(_use_reset(token, use_id, _hash_if_acceptable(new, user)))
+
+
+@unit_of_work
+def _find_reset(token: str) -> UUID:
+    return one_time_tokens.find_user(Purpose.PASSWORD_RESET, token)
+
+
+@unit_of_work
+def _use_reset(token: str, use_id: UUID, password_hash: str) -> list[UUID]:
+    user_id = one_time_tokens.use(Purpose.PASSWORD_RESET, token, use_id)
+    user = _get(cast(UUID, user_id), with_for_update=True)
+    user.password_hash = password_hash
+    audit.record(Event.PASSWORD_CHANGED, user.id, "reset with a token")
+    return sessions.mark_all_ended(user.id, sessions.Reason.PASSWORD)
+
+
+def administer(user_id: UUID, changes: dict[str, Any], *, by: UUID | None = None) -> User:
+    """Change whether an account is active (`is_active`) and an administrator (`is_superuser`).
+
+    Deactivation ends its sessions, and refuses its API keys, at once. After an account is activated again, it can take
+    `ended_session_life` until its API keys work again.
+
+    Raises:
+        NotFoundError
+        OwnAccountError: `by` is the account itself, and would lose a right.
+        LastAdministratorError
+    """
+    if user_id == by and not all(changes.values()):
+        raise OwnAccountError
+    is_deactivated = changes.get("is_active") is False
+    user = _change(user_id, changes, ends=sessions.Reason.DEACTIVATED if is_deactivated else None)
+    if is_deactivated:
+        admission().end(key.id for key in api_keys.list_keys(user_id))
+    return user
+
+
+def delete(user_id: UUID, *, by: UUID | None = None) -> None:
+    """Delete an account: its names and password are erased, and its sessions and API keys end, at once.
+
+    Its name and its email address can be used for a new account. Its other data is erased by the caller.
 
     Raises:
         NotFoundError
         OwnAccountError: `by` is the account itself.
+        LastAdministratorError
     """
-    if user_id == by and not active:
+    if user_id == by:
         raise OwnAccountError
-    user = _change(user_id, {"is_active": active}, ends=None if active else sessions.Reason.DEACTIVATED)
-    if not active:
-        admission().end(key.id for key in api_keys.list_keys(user_id))
-    return user
+    admission().end(_delete(user_id))
+
+
+def delete_own(user_id: UUID, current_password: str) -> None:
+    """Delete the account of a user who sends the current password. As `delete`.
+
+    Raises:
+        WrongPasswordError, LastAdministratorError
+    """
+    _verify(user_id, current_password)
+    admission().end(_delete(user_id))
+
+
+@unit_of_work
+def _delete(user_id: UUID) -> list[UUID]:
+    user = _get(user_id, with_for_update=True)
+    if user.deleted_at is None:
+        _keep_an_administrator(user)
+        user.username, user.email = f"deleted-{user_id}", f"{user_id}@deleted.invalid"
+        user.password_hash, user.is_active, user.is_superuser = "", False, False
+        user.deleted_at = datetime.now(UTC)
+        db.session.execute(sa.delete(FormerUsername).where(FormerUsername.user_id == user_id))
+        audit.record(Event.USER_DELETED, user_id)
+    return [*sessions.mark_all_ended(user_id, sessions.Reason.DELETED), *api_keys.mark_all_revoked(user_id)]
+
+
+@unit_of_work
+def find_deleted() -> Sequence[UUID]:
+    """Deleted accounts whose data is not erased yet."""
+    return db.session.scalars(select(User.id).where(User.deleted_at.is_not(None)).order_by(User.deleted_at)).all()
+
+
+@unit_of_work
+def erase(user_id: UUID) -> None:
+    """Erase the last row of a deleted account, with all rows of the database that belong to it."""
+    erased = sa.delete(User).where(User.id == user_id, User.deleted_at.is_not(None))
+    if db.session.execute(erased.returning(User.id), execution_options=UNSYNCHRONIZED).first():
+        audit.record(Event.DATA_ERASED, user_id)
 
 
 def _hash_if_acceptable(new: str, user: User, changes: dict[str, Any] | None = None) -> str:
@@ -246,8 +369,12 @@ def _store(
     user = _get(user_id, with_for_update=True)
     if verified and user.password_hash not in (verified, changes.get("password_hash")):
         raise WrongPasswordError  # another request changed it first. A repeated run finds the new hash
+    if user.deleted_at:
+        raise NotFoundError
     former = user.username
     changed = {name: value for name, value in changes.items() if getattr(user, name) != value}
+    if False in (changed.get("is_active"), changed.get("is_superuser")):
+        _keep_an_administrator(user)
     for name, value in changed.items():
         setattr(user, name, value)
     try:
@@ -270,8 +397,18 @@ def _record(user_id: UUID, changed: dict[str, Any]) -> None:
         audit.record(Event.RIGHTS_CHANGED, user_id, "administrator" if changed["is_superuser"] else "no administrator")
     if "is_active" in changed:
         audit.record(Event.USER_UPDATED, user_id, "activated" if changed["is_active"] else "deactivated")
-    if names := sorted({"username", "email"} & changed.keys()):
+    if names := sorted({"username", "email", "history_days"} & changed.keys()):
         audit.record(Event.USER_UPDATED, user_id, ", ".join(names))
+
+
+def _keep_an_administrator(user: User) -> None:
+    """Refuse to take the rights of the last administrator. Two such changes at the same time wait for each other."""
+    if not (user.is_superuser and user.is_active):
+        return
+    db.session.execute(select(func.pg_advisory_xact_lock(ADMINISTRATORS_LOCK)))
+    others = User.id != user.id, User.is_active, User.is_superuser
+    if db.session.scalar(select(User.id).where(*others).limit(1)) is None:
+        raise LastAdministratorError
 
 
 def _check_not_reserved(username: str, user_id: UUID) -> None:

@@ -28,6 +28,8 @@ class Reason(enum.StrEnum):
     LOGOUT = "logout"
     REUSE = "refresh token used twice"
     DEACTIVATED = "account deactivated"
+    DELETED = "account deleted"
+    ADMINISTRATOR = "ended by an administrator"
     PASSWORD = "password changed"  # noqa: S105  # a reason, not a password
 
 
@@ -114,6 +116,16 @@ def end_own(user_id: UUID, session_id: UUID) -> None:
     """
     _check_owner(user_id, session_id)
     end(session_id, Reason.LOGOUT)
+
+
+def end_all(user_id: UUID) -> None:
+    """End all sessions of a user, for an administrator."""
+    admission().end(_end_all(user_id))
+
+
+@unit_of_work
+def _end_all(user_id: UUID) -> list[UUID]:
+    return mark_all_ended(user_id, Reason.ADMINISTRATOR)
 
 
 def end_others(user_id: UUID, session_id: UUID) -> None:

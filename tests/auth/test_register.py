@@ -17,6 +17,7 @@ def test_register_returns_account_without_password(client):
         "email",
         "is_active",
         "is_superuser",
+        "history_days",
         "created_at",
         "updated_at",
     }

@@ -59,7 +59,7 @@ def test_unknown_user_and_wrong_password_get_the_same_answer(client, ada, name, 
 
 def test_unknown_user_and_wrong_password_take_the_same_work(client, ada, make_user, monkeypatch):
     """Compares the hashes and their parameters. Measured times would depend on the load of the machine."""
-    users.set_active(make_user("closed").id, False)
+    users.administer(make_user("closed").id, {"is_active": False})
     ask, hashes = HashingProcess.ask, []
 
     def counted(self, request):
@@ -77,7 +77,7 @@ def test_unknown_user_and_wrong_password_take_the_same_work(client, ada, make_us
 
 
 def test_deactivated_user_cannot_sign_in(client, ada):
-    users.set_active(ada.id, False)
+    users.administer(ada.id, {"is_active": False})
     assert client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 401
 
 

@@ -154,7 +154,7 @@ def test_process_remembers_a_key_until_it_expires_and_at_most_a_minute(client, c
 def test_key_of_inactive_account_is_refused_at_once(client, create, ada, admin, forget):
     key = create().json["key"]
     assert client.get(ME, headers=bearer(key)).status_code == 200
-    service.set_active(ada.id, False, by=admin.id)
+    service.administer(ada.id, {"is_active": False}, by=admin.id)
     assert client.get(ME, headers=bearer(key)).status_code == 401
     forget()
     assert client.get(ME, headers=bearer(key)).status_code == 401
@@ -205,10 +205,13 @@ def test_invalid_grants_are_refused(create, fields, pointer):
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, pointer)
 
 
-def test_administrators_scopes_need_an_administrator_at_each_request(client, create, as_admin, admin, forget):
+def test_administrators_scopes_need_an_administrator_at_each_request(
+    client, create, as_admin, admin, make_user, forget
+):
+    service.administer(make_user("other").id, {"is_superuser": True})
     key = create("admin", headers=as_admin).json["key"]
     assert client.get("/api/v1/users", headers=bearer(key)).status_code == 200
-    service.set_superuser(admin.username, False)
+    service.administer(admin.id, {"is_superuser": False})
     assert client.get("/api/v1/users", headers=bearer(key)).status_code == 403
 
 

@@ -104,7 +104,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(username=USERS, active=st.booleans())
     def set_account_active(self, username, active):
-        users.set_active(self.ids[username], active)
+        users.administer(self.ids[username], {"is_active": active})
         self.active[username] = active
         if not active:
             self.end(username)

@@ -1,0 +1,1 @@
+"""Personal data: export everything that belongs to an account, and erase it."""

@@ -1,0 +1,88 @@
+"""Export and erase what belongs to an account, in all features."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+from uuid import UUID
+
+from sentiment_app.audit import service as audit
+from sentiment_app.audit.schemas import AuditEventSchema
+from sentiment_app.audit.service import Event
+from sentiment_app.sentiment import history
+from sentiment_app.sentiment.schemas import RequestSchema
+from sentiment_app.tasks import render, retention
+from sentiment_app.tasks import service as tasks
+from sentiment_app.tasks.models import Task
+from sentiment_app.tasks.schemas import TaskSchema
+from sentiment_app.users import api_keys, sessions
+from sentiment_app.users import service as users
+from sentiment_app.users.schemas import ApiKeySchema, SessionSchema, UserSchema
+from sentiment_app.webhooks import outbox
+from sentiment_app.webhooks.schemas import DeliverySchema
+
+PAGE_ROWS = 500
+# How long a request erases data. `flask purge` erases the rest.
+ERASE_SECONDS = 5.0
+
+
+def erase(user_id: UUID, seconds: float = ERASE_SECONDS) -> bool:
+    """Erase the data of a deleted account, in small transactions. Returns whether all is erased after some seconds."""
+    deadline = time.monotonic() + seconds
+    if not history.delete_all(user_id, deadline).is_complete:
+        return False
+    for task_id in retention.find(Task.user_id == user_id):
+        retention.erase(task_id)
+        if time.monotonic() > deadline:
+            return False
+    users.erase(user_id)
+    return True
+
+
+def erase_deleted_accounts() -> int:
+    """Erase the data of all deleted accounts; returns their number."""
+    found = users.find_deleted()
+    for user_id in found:
+        erase(user_id, float("inf"))
+    return len(found)
+
+
+def export(user_id: UUID) -> Iterator[dict[str, Any]]:
+    """Everything that belongs to an account: objects whose `kind` says what they are.
+
+    It begins with the account. A text in the history, a task, and a row of a task are objects of their own.
+    """
+    audit.record_alone(Event.DATA_EXPORTED, user_id)
+    yield {"kind": "account", **UserSchema().dump(users.get(user_id))}
+    for session in sessions.list_live(user_id):
+        yield {"kind": "session", **SessionSchema(exclude=["is_current"]).dump(session)}
+    for key in api_keys.list_keys(user_id):
+        yield {"kind": "api_key", **ApiKeySchema().dump(key)}
+    for entry in _pages(lambda after: audit.page(PAGE_ROWS, after, account_id=user_id)):
+        yield {"kind": "audit_event", **AuditEventSchema().dump(entry)}
+    for row in _pages(lambda after: history.page(user_id, PAGE_ROWS, after)):
+        yield {"kind": "text", **RequestSchema().dump(row)}
+    for task in _pages(lambda after: tasks.page(user_id, PAGE_ROWS, after)):
+        yield from _export_task(task)
+
+
+def _export_task(task: Task) -> Iterator[dict[str, Any]]:
+    yield {"kind": "task", **TaskSchema().dump(tasks.describe(task)), "webhook_url": task.webhook_url}
+    for delivery in outbox.find(task.id):
+        yield {"kind": "delivery", "task_id": str(task.id), **DeliverySchema().dump(delivery)}
+    include: list[Literal["text", "columns"]] = ["text"]
+    if "kept_columns" in (task.format or {}):
+        include.append("columns")
+    try:
+        found = tasks.results(task.user_id, task.id, partial=True, include=include)
+    except tasks.ExpiredError:
+        return
+    for result in found.rows:
+        yield {"kind": "result", "task_id": str(task.id), **render.as_object(result, found.included)}
+
+
+def _pages(fetch: Any) -> Iterator[Any]:
+    """All rows of a list that is read page by page."""
+    rows: Sequence[Any] = fetch(None)
+    while rows:
+        yield from rows
+        rows = fetch(rows[-1].id)

@@ -1,0 +1,207 @@
+"""Export, erasure, texts that are not stored, and a user's own retention."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from harness import PASSWORD
+from sqlalchemy import func, select, text, update
+
+from sentiment_app import maintenance
+from sentiment_app.infrastructure.database import db
+from sentiment_app.privacy import service
+from sentiment_app.sentiment import history
+from sentiment_app.sentiment.models import SentimentRequest
+from sentiment_app.tasks.models import Chunk, Task
+from sentiment_app.users import service as users
+from sentiment_app.users.models import User
+
+ME = "/api/v1/users/me"
+ANALYZE = "/api/v1/sentiment/analyze"
+HISTORY = "/api/v1/sentiment/history"
+LOGIN = "/api/v1/auth/login"
+
+
+@pytest.fixture
+def analyze(client, as_ada):
+    return lambda text, headers=as_ada, **fields: client.post(ANALYZE, json={"text": text, **fields}, headers=headers)
+
+
+@pytest.fixture
+def export(client, as_ada):
+    def export(headers=as_ada):
+        answer = client.get(f"{ME}/export", headers=headers)
+        assert (answer.status_code, answer.mimetype) == (200, "application/x-ndjson")
+        return [json.loads(line) for line in answer.text.splitlines()]
+
+    return export
+
+
+def number_of(table):
+    return db.session.scalar(select(func.count()).select_from(table))
+
+
+def test_export_has_everything(client, ada, as_ada, analyze, upload, work, export):
+    analyze("a text of Ada")
+    body = {"current_password": PASSWORD, "name": "import", "scopes": ["read"]}
+    client.post(f"{ME}/api-keys", json=body, headers=as_ada)
+    upload("text,shop\ngood,north\n,south\n", "text/csv", "?keep=columns")
+    work()
+    found = export()
+    by_kind = {}
+    for entry in found:
+        by_kind.setdefault(entry["kind"], []).append(entry)
+    assert found[0]["kind"] == "account"
+    assert by_kind["account"][0]["email"] == ada.email
+    assert [entry["text"] for entry in by_kind["text"]] == ["a text of Ada"]
+    assert [entry["text"] for entry in by_kind["result"]] == ["good", None]
+    assert [entry["columns"] for entry in by_kind["result"]] == [{"shop": "north"}, {"shop": "south"}]
+    assert by_kind["api_key"][0]["name"] == "import"
+    assert "key_hash" not in by_kind["api_key"][0]
+    assert by_kind["session"][0]["agent"].startswith("Werkzeug")
+    assert len(by_kind["task"]) == 1
+    assert "authn_login_success" in {entry["event"] for entry in by_kind["audit_event"]}
+    assert "password" not in json.dumps(by_kind["account"])
+
+
+def test_export_has_nothing_of_others(client, analyze, make_user, sign_in, export):
+    analyze("a text of Ada")
+    grace = sign_in(make_user("grace"))
+    analyze("a text of Grace", headers=grace)
+    assert "Ada" not in json.dumps(export(grace))
+
+
+def test_export_reads_more_than_a_page(analyze, export, monkeypatch):
+    monkeypatch.setattr(service, "PAGE_ROWS", 2)
+    texts = [f"text {number}" for number in range(5)]
+    for each in texts:
+        analyze(each)
+    assert [entry["text"] for entry in export() if entry["kind"] == "text"] == texts[::-1]
+
+
+def test_account_is_erased_with_its_data(client, ada, as_ada, analyze, upload, work, make_user, sign_in):
+    other = sign_in(make_user("grace"))
+    analyze("a text of Grace", headers=other)
+    analyze("a text of Ada")
+    upload("text\ngood\n", "text/csv")
+    work()
+    upload("text\nunfinished\n", "text/csv")
+    answer = client.delete(ME, json={"current_password": PASSWORD}, headers=as_ada)
+    assert answer.status_code == 204
+    assert db.session.scalar(select(User.id).where(User.id == ada.id)) is None
+    assert (number_of(Task), number_of(Chunk), number_of(SentimentRequest)) == (0, 0, 1)
+    assert client.get(ME, headers=as_ada).status_code == 401
+    assert analyze("again").status_code == 401
+    assert client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 401
+    written = db.session.scalars(text("SELECT audit_events::text FROM audit_events")).all()
+    assert not any("ada@" in entry or "a text" in entry for entry in written)
+    assert client.get(HISTORY, headers=other).json["items"]
+    again = {"username": "ada", "email": ada.email, "password": PASSWORD}
+    assert client.post("/api/v1/auth/register", json=again).status_code == 201
+
+
+def test_erasure_needs_the_password(client, as_ada, ada):
+    for body in ({}, {"current_password": "wrong password"}):
+        assert client.delete(ME, json=body, headers=as_ada).status_code in (403, 422)
+    assert client.get(ME, headers=as_ada).status_code == 200
+
+
+def test_key_of_an_erased_account_is_refused(client, as_ada):
+    body = {"current_password": PASSWORD, "name": "import", "scopes": ["read"]}
+    key = client.post(f"{ME}/api-keys", json=body, headers=as_ada).json["key"]
+    bearer = {"Authorization": f"Bearer {key}"}
+    assert client.get(ME, headers=bearer).status_code == 200
+    client.delete(ME, json={"current_password": PASSWORD}, headers=as_ada)
+    assert client.get(ME, headers=bearer).status_code == 401
+
+
+def test_data_that_a_request_cannot_erase_is_purged(client, ada, as_ada, analyze, monkeypatch):
+    for number in range(3):
+        analyze(f"text {number}")
+    monkeypatch.setattr(history, "BATCH_ROWS", 1)
+    monkeypatch.setattr(service.erase, "__defaults__", (-1.0,))
+    assert client.delete(ME, json={"current_password": PASSWORD}, headers=as_ada).status_code == 204
+    left = db.session.get(User, ada.id, populate_existing=True)
+    assert left.deleted_at
+    assert "ada" not in left.username + left.email
+    assert number_of(SentimentRequest) == 2
+    assert users.page(10, None) == []
+    assert maintenance.purge()["accounts"] == 1
+    assert (number_of(SentimentRequest), db.session.scalar(select(User.id).where(User.id == ada.id))) == (0, None)
+
+
+def test_administrator_erases_an_account(client, ada, as_ada, as_admin):
+    path = f"/api/v1/users/{ada.id}"
+    assert client.delete(path, headers=as_ada).status_code == 403
+    assert client.delete(path, headers=as_admin).status_code == 204
+    assert client.get(path, headers=as_admin).status_code == 404
+    assert client.delete(path, headers=as_admin).status_code == 404
+
+
+def test_command_erases_an_account(app, ada):
+    runner = app.test_cli_runner()
+    assert runner.invoke(args=["user", "delete", "ada"], input="n\n").exit_code == 1
+    assert users.find("ada")
+    done = runner.invoke(args=["user", "delete", "ada", "--yes"])
+    assert (done.exit_code, done.stdout) == (0, "Deleted ada.\n")
+    assert users.find("ada") is None
+    assert "delete" in runner.invoke(args=["user", "--help"]).stdout
+
+
+def test_deleted_account_cannot_be_changed(app, ada, monkeypatch):
+    users.delete(ada.id)
+    for change in (
+        lambda: users.administer(ada.id, {"is_active": True}),
+        lambda: users.start_password_reset(ada.id, timedelta(days=1)),
+        lambda: users.get(ada.id),
+    ):
+        with pytest.raises(users.NotFoundError):
+            change()
+
+
+def test_text_that_is_not_stored_is_scored(client, as_ada, analyze):
+    stored, forgotten = analyze("very good"), analyze("very good", store=False)
+    assert forgotten.status_code == 200
+    assert forgotten.json["id"] is None
+    assert forgotten.json["scores"] == stored.json["scores"]
+    assert [entry["id"] for entry in client.get(HISTORY, headers=as_ada).json["items"]] == [stored.json["id"]]
+    assert analyze("very good", store="no").status_code == 422
+
+
+def test_history_is_deleted(client, as_ada, analyze, make_user, sign_in):
+    other = sign_in(make_user("grace"))
+    for headers in (as_ada, as_ada, other):
+        analyze("fine", headers=headers)
+    answer = client.delete(HISTORY, headers=as_ada)
+    assert (answer.status_code, answer.json) == (200, {"number": 2, "is_complete": True})
+    assert client.get(HISTORY, headers=as_ada).json["items"] == []
+    assert len(client.get(HISTORY, headers=other).json["items"]) == 1
+
+
+def test_deletion_of_a_long_history_is_continued(client, as_ada, analyze, monkeypatch):
+    for _ in range(3):
+        analyze("fine")
+    monkeypatch.setattr(history, "BATCH_ROWS", 2)
+    monkeypatch.setattr("sentiment_app.sentiment.routes.DELETE_SECONDS", -1.0)
+    assert client.delete(HISTORY, headers=as_ada).json == {"number": 2, "is_complete": False}
+    monkeypatch.undo()
+    assert client.delete(HISTORY, headers=as_ada).json == {"number": 1, "is_complete": True}
+
+
+def test_history_is_kept_as_long_as_its_user_wants(client, as_ada, analyze, make_user, sign_in):
+    other = sign_in(make_user("grace"))
+    change = {"current_password": PASSWORD, "history_days": 30}
+    assert client.patch(ME, json=change, headers=as_ada).json["history_days"] == 30
+    old = history.make_id(int((datetime.now(UTC) - timedelta(days=31)).timestamp() * 1000), 7)
+    for number, headers in enumerate((as_ada, other)):
+        id_ = analyze("old", headers=headers).json["id"]
+        moved = update(SentimentRequest).where(SentimentRequest.id == id_)
+        db.session.execute(moved.values(id=history.UUID(int=old.int + number)))
+    analyze("new")
+    maintenance.purge()
+    assert [entry["text"] for entry in client.get(HISTORY, headers=as_ada).json["items"]] == ["new"]
+    assert [entry["text"] for entry in client.get(HISTORY, headers=other).json["items"]] == ["old"]
+    change["history_days"] = None
+    assert client.patch(ME, json=change, headers=as_ada).json["history_days"] is None
+    for days in (0, -1, 36_501, 1.5, "30", True):
+        assert client.patch(ME, json={**change, "history_days": days}, headers=as_ada).status_code == 422
