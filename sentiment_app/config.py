@@ -181,8 +181,8 @@ class Settings:
         "Rate limit of register, login and refresh together, by client address.", "20 per minute", check=is_rate
     )
     login_rate_limit: str = _setting(
-        "Rate limit of failed sign-ins, by account and client address. Also the rate limit of profile changes, by "
-        "user.",
+        "Rate limit of failed sign-ins, by account and client address. Also the rate limits of profile changes and "
+        "of redeliveries, by user.",
         "10 per minute",
         check=is_rate,
     )
@@ -221,7 +221,7 @@ class Settings:
     upload_seconds: float = _setting("Timeout of an upload in seconds.", 3600.0, check=_above_zero)
     max_held_requests: int = _setting(
         "Limit on the requests that wait for a task at the same time in a web process. The same limit applies to "
-        "uploads, and to downloads of results. One user may use half of it.",
+        "uploads, and to downloads of results. A user, and a network, may use half of it.",
         4,
         check=_at_least_one,
     )

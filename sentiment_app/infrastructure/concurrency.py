@@ -6,53 +6,58 @@ threads, and no other request is served.
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from uuid import UUID
 
 
 class ConcurrencyLimit:
     """Admits a few requests at a time, and refuses the others at once.
 
+    A request names its holders, such as its user and its network. A holder gets a place only if it has fewer places
+    than are free (the "dynamic threshold" of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6 (2), 1998). So
+    a holder that is alone gets half of all places, and further holders leave places for those who have none.
+
     Args:
         limit: how many requests may run at the same time.
         error: makes the exception for requests that are refused.
         waiting: how many more requests may wait until one of the running requests ends.
-        limit_per_user: how many of the admitted requests may belong to one user.
     """
 
-    def __init__(
-        self, limit: int, error: Callable[[], Exception], *, waiting: int = 0, limit_per_user: int | None = None
-    ) -> None:
+    def __init__(self, limit: int, error: Callable[[], Exception], *, waiting: int = 0) -> None:
         self.capacity = limit + waiting
-        self._limit_per_user = limit_per_user or self.capacity
         self._error = error
         self._running = threading.BoundedSemaphore(limit)
-        self._admitted: Counter[UUID | None] = Counter()
+        self._used = 0
+        self._held: Counter[Hashable] = Counter()
         self._lock = threading.Lock()
 
     @contextmanager
-    def acquire(self, user_id: UUID | None = None) -> Iterator[None]:
+    def acquire(self, *holders: Hashable) -> Iterator[None]:
         """Hold a place until the block ends. Waits for a place if all are in use.
 
         Raises:
             Exception: made by `error`; no more requests may run or wait.
         """
-        with self.try_admit(user_id) as is_admitted:
+        with self.try_admit(*holders) as is_admitted:
             if not is_admitted:
                 raise self._error()
             with self._running:
                 yield
 
     @contextmanager
-    def try_admit(self, user_id: UUID | None = None) -> Iterator[bool]:
+    def try_admit(self, *holders: Hashable) -> Iterator[bool]:
         """Hold a place until the block ends, if a place is free. Yields whether a place was free, and never waits."""
         with self._lock:
-            is_admitted = self._admitted.total() < self.capacity and self._admitted[user_id] < self._limit_per_user
-            self._admitted[user_id] += is_admitted
+            free = self.capacity - self._used
+            is_admitted = free > 0 and all(self._held[holder] < free for holder in holders)
+            if is_admitted:
+                self._used += 1
+                self._held.update(holders)
         try:
             yield is_admitted
         finally:
-            with self._lock:
-                self._admitted[user_id] -= is_admitted
-                self._admitted = +self._admitted  # without users who hold nothing
+            if is_admitted:
+                with self._lock:
+                    self._used -= 1
+                    self._held.subtract(holders)
+                    self._held = +self._held  # without holders that have no place

@@ -8,11 +8,11 @@ clients reconnect automatically, and send the last id that they have seen.
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
 
 from sentiment_app.errors import NotFoundError
-from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
 from sentiment_app.infrastructure.database import db
 from sentiment_app.tasks import service
 from sentiment_app.tasks.models import UNFINISHED, Task
@@ -30,7 +30,11 @@ def last_id(task: Task, described: dict[str, Any]) -> str:
 
 
 def stream(
-    user_id: UUID, task_id: UUID, seen: str | None, limit: ConcurrencyLimit, dump: Callable[[Any], Any]
+    user_id: UUID,
+    task_id: UUID,
+    seen: str | None,
+    admission: AbstractContextManager[bool],
+    dump: Callable[[Any], Any],
 ) -> Iterator[str]:
     """Events until the task has ended, or the connection was open for HOLD_SECONDS.
 
@@ -38,10 +42,10 @@ def stream(
         user_id: the owner of the task.
         task_id: the task.
         seen: the last event id that the client has received.
-        limit: how many connections may wait.
+        admission: says whether the connection may wait, and is held as long as it waits.
         dump: turns the description of a task into JSON.
     """
-    with limit.try_admit(user_id) as may_wait:
+    with admission as may_wait:
         deadline = time.monotonic() + (HOLD_SECONDS if may_wait else 0)
         yield f"retry: {RETRY_MS}\n\n"
         while True:

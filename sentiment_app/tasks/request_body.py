@@ -5,6 +5,7 @@ import hashlib
 import io
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -15,17 +16,15 @@ from werkzeug.http import parse_options_header
 from sentiment_app.errors import MalformedError, TimedOutError
 from sentiment_app.files.lines import PIECE_BYTES
 
+PATIENCE_SECONDS, MIN_BYTES_PER_SECOND = 60.0, 4096
 MAX_FIELD_BYTES = 10_000
 MAX_PARTS = 20
 
 
 class UploadTooSlowError(TimedOutError):
-    """The upload did not arrive within UPLOAD_SECONDS."""
+    """The upload did not arrive within UPLOAD_SECONDS, or the sender is so slow that it only occupies a place."""
 
     kind = "upload-too-slow"
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"The upload did not arrive within {seconds:g} seconds. Split it, and send the parts.")
 
 
 class HashingStream(io.RawIOBase):
@@ -36,19 +35,28 @@ class HashingStream(io.RawIOBase):
         length: its Content-Length; None if it is not known.
 
     Reading raises MalformedError if the body ends before its Content-Length because the sender closed the connection.
-    Neither gunicorn nor Werkzeug reports that.
+    Neither gunicorn nor Werkzeug reports that. It raises UploadTooSlowError if this process has waited for the sender
+    for PATIENCE_SECONDS, and received less than MIN_BYTES_PER_SECOND.
     """
 
     def __init__(self, stream: IO[bytes], length: int | None) -> None:
         self._stream = stream
         self._remaining = length or 0
+        self._received, self._waited = 0, 0.0
         self._hash = hashlib.sha256()
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
+        started = time.monotonic()
         piece = self._stream.read(size)
+        self._waited += time.monotonic() - started
+        self._received += len(piece)
+        if self._waited > PATIENCE_SECONDS and self._received < MIN_BYTES_PER_SECOND * self._waited:
+            raise UploadTooSlowError(
+                f"The upload is too slow. It must have at least {MIN_BYTES_PER_SECOND:,} bytes per second on average."
+            )
         self._remaining -= len(piece)
         if not piece and size and self._remaining > 0:
             raise MalformedError("The body is shorter than its Content-Length. Send it again.")
@@ -161,7 +169,8 @@ def upload_timeout(seconds: float) -> Iterator[None]:
         yield
     except Exception:
         if is_late.is_set():
-            raise UploadTooSlowError(seconds) from None
+            detail = f"The upload did not arrive within {seconds:g} seconds. Split it, and send the parts."
+            raise UploadTooSlowError(detail) from None
         raise
     finally:
         timer.cancel()

@@ -24,6 +24,7 @@ from sentiment_app.tasks.models import UNFINISHED, Task
 from sentiment_app.tasks.request_body import upload_timeout
 from sentiment_app.tasks.submission import Submission
 from sentiment_app.tasks.upload import MULTIPART, NDJSON_TYPES, PARQUET_TYPES, Upload, fingerprint, open_upload
+from sentiment_app.web import rate_limits
 from sentiment_app.web.guard import caller
 from sentiment_app.web.operation import JSON, operation
 from sentiment_app.web.problems import InvalidFieldsError
@@ -75,11 +76,10 @@ def init_app(app: Flask) -> None:
     """Give the application its limits on requests that occupy a thread for a long time."""
     limit = SETTINGS.get(app).max_held_requests
     WAITING.set(app, ConcurrencyLimit(limit, UnavailableError))
-    # Uploads and downloads may take very long, so one user must not occupy all places.
-    UPLOADS.set(app, ConcurrencyLimit(limit, TooManyUploadsError, limit_per_user=(limit + 1) // 2))
-    DOWNLOADS.set(app, ConcurrencyLimit(limit, TooManyDownloadsError, limit_per_user=(limit + 1) // 2))
+    UPLOADS.set(app, ConcurrencyLimit(limit, TooManyUploadsError))
+    DOWNLOADS.set(app, ConcurrencyLimit(limit, TooManyDownloadsError))
     CONVERSIONS.set(app, ConcurrencyLimit(1, TooManyUploadsError, waiting=limit))
-    PARQUET_DOWNLOADS.set(app, ConcurrencyLimit(2, TooManyDownloadsError, limit_per_user=1))
+    PARQUET_DOWNLOADS.set(app, ConcurrencyLimit(2, TooManyDownloadsError))
     metrics.init_app(app)
 
 
@@ -138,7 +138,7 @@ def submit_file(query: dict[str, Any]) -> Response:
     The file may also be sent as a part of a form (multipart/form-data). The options may then be fields of the form that
     come before the file, and the type of the file follows from its name.
     """
-    with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
+    with UPLOADS.get().acquire(*_holders()), upload_timeout(settings().upload_seconds):
         upload = open_upload(schemas.UploadQuerySchema(), query)
         to_submit = _submission(upload.options.pop("model"), upload.options.pop("webhook_url"))
         task = _receive(to_submit, upload)
@@ -168,7 +168,7 @@ def preview(query: dict[str, Any]) -> dict[str, Any]:
     Nothing is stored. Send the whole file, or its beginning if it is not compressed, with the same options as for
     a task.
     """
-    with UPLOADS.get().acquire(caller().user_id), upload_timeout(settings().upload_seconds):
+    with UPLOADS.get().acquire(*_holders()), upload_timeout(settings().upload_seconds):
         upload = open_upload(schemas.FileQuerySchema(), query)
         return submission.preview_file(cast(IO[bytes], upload.stream), upload.format(), CONVERSIONS.get().acquire)
 
@@ -266,7 +266,8 @@ def follow(task_id: UUID) -> Response:
     task = service.get(user_id, task_id)
     if task.status not in UNFINISHED and seen == progress_stream.last_id(task, service.describe(task)):
         return Response(status=204)
-    events = progress_stream.stream(user_id, task_id, seen, WAITING.get(), schemas.TaskSchema().dump)
+    may_wait = WAITING.get().try_admit(*_holders())
+    events = progress_stream.stream(user_id, task_id, seen, may_wait, schemas.TaskSchema().dump)
     response = _stream(events, "text/event-stream")
     response.headers["X-Accel-Buffering"] = "no"
     return response
@@ -280,10 +281,15 @@ def deliveries(task_id: UUID) -> dict[str, Any]:
 
 
 @blueprint.post("/tasks/<uuid:task_id>/deliveries/<uuid:delivery_id>/redeliver")
-@operation(scopes=("tasks",), status=202, returns=DeliverySchema())
+@operation(scopes=("tasks",), rates=("user", "redelivery"), status=202, returns=DeliverySchema())
 def redeliver(task_id: UUID, delivery_id: UUID) -> Delivery:
     """Send a delivery again."""
     return outbox.redeliver(service.get(caller().user_id, task_id).id, delivery_id)
+
+
+def _holders() -> tuple[UUID, str]:
+    """Who holds a place under the limits: the user and the network."""
+    return caller().user_id, rate_limits.network()
 
 
 def _submission(model: str | None, webhook_url: str | None) -> Submission:
@@ -311,7 +317,7 @@ def _submitted(task: Task) -> Response:
     headers = {"Location": _location(task.id)}
     seconds = _preferred_wait()
     if seconds is not None:
-        with WAITING.get().try_admit(caller().user_id) as may_wait:
+        with WAITING.get().try_admit(*_holders()) as may_wait:
             if may_wait:
                 task = service.wait(caller().user_id, task.id, seconds)
                 headers["Preference-Applied"] = f"wait={seconds}"
@@ -354,7 +360,7 @@ def stream_download(
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(place.close)
         for limit in (DOWNLOADS.get(), *limits):
-            place.enter_context(limit.acquire(caller().user_id))
+            place.enter_context(limit.acquire(*_holders()))
         try:
             first = next(pieces, b"")  # an error before the first piece is answered with a problem
         except (FileError, OSError) as error:

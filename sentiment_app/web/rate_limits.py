@@ -76,6 +76,7 @@ RATES = {
         Rate("user", "user_rate_limit", str),
         Rate("scoring", "scoring_rate_limit", str),
         Rate("profile", "login_rate_limit", str),
+        Rate("redelivery", "login_rate_limit", str),
         Rate("auth", "auth_rate_limit", network),
         Rate("key", "key_rate_limit", network),
         Rate("login", "login_rate_limit", network),

@@ -18,7 +18,22 @@ from sentiment_app.infrastructure.app_state import settings
 
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# No other IPv6 addresses are assigned yet (RFC 4291, section 2.4).
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# Multicast, and the special-purpose addresses that IANA lists (RFC 6890; the IPv4 and the IPv6 registry of 2024), also
+# those that are reachable from everywhere: no receiver of webhooks has one. What Python's `is_global` knows depends on
+# its version.
+SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+            *("192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+            *("192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+            *("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"),
+        ),
+    )
+)
 PUBLIC_ONLY = (
     "Webhooks go to public addresses over https, or to networks that the operator allows with WEBHOOK_NETWORKS. "
     "This URL leads to neither."
@@ -137,6 +152,5 @@ def _is_allowed(address: Address, scheme: str) -> bool:
             return False  # an embedded IPv4 address
     if any(address in ipaddress.ip_network(network) for network in settings().webhook_networks):
         return True
-    # No other IPv6 addresses are assigned yet (RFC 4291, section 2.4). Python counts some of them as public.
     is_assigned = address.version == 4 or address in GLOBAL_UNICAST
-    return scheme == "https" and is_assigned and address.is_global and not address.is_multicast
+    return scheme == "https" and is_assigned and not any(address in network for network in SPECIAL)

@@ -1,10 +1,11 @@
-"""The table of deliveries."""
+"""Tables of deliveries, and of the secrets that sign them."""
 
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, func
+from sqlalchemy.dialects.postgresql import BYTEA
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sentiment_app.infrastructure.database import UTC, Base
@@ -39,3 +40,19 @@ class Delivery(Base):
     """The HTTP status of the last attempt, or the reason why there was no response."""
     created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
     delivered_at: Mapped[datetime | None] = mapped_column(UTC)
+
+
+class WebhookSecret(Base):
+    """A secret that signs the webhooks of a user. It is stored as it is, because each signature needs it."""
+
+    __tablename__ = "webhook_secrets"
+    __table_args__ = (
+        Index("uq_webhook_secrets_current", "user_id", unique=True, postgresql_where="expires_at IS NULL"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    key: Mapped[bytes] = mapped_column(BYTEA)
+    created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
+    expires_at: Mapped[datetime | None] = mapped_column(UTC)
+    """None for the current secret. A secret that was replaced also signs until then."""

@@ -20,7 +20,7 @@ from sentiment_app import __version__
 from sentiment_app.errors import NotFoundError
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.infrastructure.queue import WEBHOOKS_QUEUE, enqueue
-from sentiment_app.webhooks import egress, signatures
+from sentiment_app.webhooks import egress, secrets, signatures
 from sentiment_app.webhooks.models import Delivery
 
 JOB = "sentiment_app.webhooks.jobs.deliver"
@@ -108,13 +108,11 @@ def attempt(delivery_id: UUID) -> None:
     event, data = delivery.payload["type"], delivery.payload["data"]
     message = {"type": event, "timestamp": delivery.created_at.isoformat(), "data": data}
     body = json.dumps(message, separators=(",", ":")).encode()
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": f"sentiment-app/{__version__}",
-        **signatures.sign(delivery_id, delivery.user_id, body),
-    }
+    headers = {"Content-Type": "application/json", "User-Agent": f"sentiment-app/{__version__}"}
     started = time.monotonic()
     try:
+        keys = secrets.find_valid(delivery.user_id) or [secrets.get_or_create(delivery.user_id)]
+        headers |= signatures.sign(delivery_id, keys, body)
         is_delivered, answer = egress.post(str(delivery.url), headers, body)
     except Exception as error:  # noqa: BLE001  # whatever happens, also RQ's own timeout, is the attempt's outcome
         is_delivered, answer = False, type(error).__name__

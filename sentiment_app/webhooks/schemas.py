@@ -1,6 +1,6 @@
 """Schemas of webhooks."""
 
-from marshmallow import fields
+from marshmallow import fields, validate
 
 from sentiment_app.web.schemas import Schema
 
@@ -25,6 +25,17 @@ class DeliveryListSchema(Schema):
     """The deliveries of a task."""
 
     items = fields.List(fields.Nested(DeliverySchema), required=True)
+
+
+class SecretRotationSchema(Schema):
+    """How the secret of webhooks is replaced."""
+
+    overlap_seconds = fields.Integer(
+        strict=True,
+        load_default=86_400,
+        validate=validate.Range(0, 30 * 86_400),
+        metadata={"description": "How long webhooks are also signed with the old secret"},
+    )
 
 
 class SecretSchema(Schema):

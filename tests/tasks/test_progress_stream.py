@@ -139,20 +139,6 @@ def test_downloads_are_limited(app, fetch, task, work, monkeypatch):
     assert fetch(f"/{task}/results").status_code == 200  # pages of JSON are short
 
 
-def test_user_cannot_use_up_the_concurrency_limit():
-    room, ada, bob = ConcurrencyLimit(3, UnavailableError, limit_per_user=2), uuid4(), uuid4()
-    with (
-        room.try_admit(ada),
-        room.try_admit(ada),
-        room.try_admit(ada) as third,
-        room.try_admit(bob) as other,
-        room.try_admit(bob) as beyond,
-    ):
-        assert (third, other, beyond) == (False, True, False)
-    with room.try_admit(ada) as again:
-        assert again
-
-
 def test_prefer_wait_returns_many_results(client, as_ada, scored_meanwhile):
     body = {"texts": ["I love it"] * 1500}
     answer = client.post(BATCH, json=body, headers={**as_ada, "Prefer": "wait=30"})

@@ -11,6 +11,7 @@ import pytest
 
 from sentiment_app.files.reader import XLSX
 from sentiment_app.files.xlsx_writer import write_workbook
+from sentiment_app.tasks import request_body
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
 FILE = "id;review\n1;Lovely, really\n2;awful\n".encode("cp1252")
@@ -219,3 +220,11 @@ def test_full_temporary_folder_is_unavailable(upload, monkeypatch, number):
     answer = upload(b"".join(write_workbook([["text"], ["fine"]])), XLSX)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert "send CSV or NDJSON" in answer.json["detail"]
+
+
+def test_sender_that_only_occupies_a_place_is_cut_off(upload, lines, fetch, monkeypatch):
+    monkeypatch.setattr(request_body, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(request_body, "MIN_BYTES_PER_SECOND", 10**15)
+    answer = upload(lines("a", "b"))
+    assert (answer.status_code, answer.json["type"].rpartition(":")[2]) == (408, "upload-too-slow")
+    assert fetch().json["items"] == []

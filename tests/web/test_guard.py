@@ -96,6 +96,7 @@ ROLES = {
     "GET /api/v1/sentiment/tasks/<uuid:task_id>/deliveries": ("user", {"tasks", "read"}),
     "POST /api/v1/sentiment/tasks/<uuid:task_id>/deliveries/<uuid:delivery_id>/redeliver": ("user", {"tasks"}),
     "GET /api/v1/sentiment/webhooks/secret": ("user", set()),
+    "POST /api/v1/sentiment/webhooks/secret/rotate": ("user", set()),
     "GET /api/v1/audit": ("administrator", {"admin"}),
     "GET /api/v1/users": ("administrator", {"admin"}),
     "GET /api/v1/users/<uuid:user_id>": ("administrator", {"admin"}),

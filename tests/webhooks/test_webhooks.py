@@ -20,8 +20,9 @@ from sentiment_app.registry import serving as serving_module
 from sentiment_app.tasks import reconciler, submission
 from sentiment_app.tasks.models import Task
 from sentiment_app.webhooks import egress, outbox
-from sentiment_app.webhooks.models import Delivery
+from sentiment_app.webhooks.models import Delivery, WebhookSecret
 
+SECRET = "/api/v1/sentiment/webhooks/secret"
 BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
 
 
@@ -109,6 +110,51 @@ def test_webhook_has_standard_signature(client, as_ada, finished, deliver, recei
     assert headers["webhook-signature"] == f"v1,{expected}"
     (entry,) = deliveries(finished)
     assert (entry["id"], entry["state"], entry["answer"]) == (headers["webhook-id"], "delivered", "204")
+
+
+def read_secret(answer):
+    return base64.b64decode(answer.json["secret"].removeprefix("whsec_"))
+
+
+def signature(key, headers, body):
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+
+
+def test_secret_is_random_and_differs_between_users(client, as_ada, make_user, sign_in):
+    grace = sign_in(make_user("grace"))
+    keys = {read_secret(client.get(SECRET, headers=headers)) for headers in (as_ada, as_ada, grace)}
+    assert [len(key) for key in keys] == [32, 32]
+
+
+@pytest.mark.parametrize(("overlap", "number"), [(60, 2), (0, 1)])
+def test_secret_is_replaced_with_an_overlap(client, as_ada, finished, deliver, receiver, overlap, number):
+    old = read_secret(client.get(SECRET, headers=as_ada))
+    made = client.post(f"{SECRET}/rotate", json={"overlap_seconds": overlap}, headers=as_ada)
+    assert made.status_code == 201
+    new = read_secret(made)
+    assert read_secret(client.get(SECRET, headers=as_ada)) == new != old
+    deliver()
+    ((headers, body),) = receiver.received
+    expected = [signature(key, headers, body) for key in (new, old)[:number]]
+    assert headers["webhook-signature"].split() == expected
+
+
+def test_secret_that_was_replaced_ends(client, as_ada, finished, deliver, receiver):
+    for _ in range(2):
+        key = read_secret(client.post(f"{SECRET}/rotate", json={}, headers=as_ada))
+    db.session.execute(update(WebhookSecret).where(WebhookSecret.expires_at.is_not(None)).values(expires_at=func.now()))
+    deliver()
+    ((headers, body),) = receiver.received
+    assert headers["webhook-signature"] == signature(key, headers, body)
+
+
+def test_redelivery_has_a_rate_of_its_own(make_app, client, as_ada, finished, deliver, deliveries):
+    deliver()
+    (entry,) = deliveries(finished)
+    strict = make_app(login_rate_limit="2 per minute").test_client()
+    path = f"/api/v1/sentiment/tasks/{finished}/deliveries/{entry['id']}/redeliver"
+    assert [strict.post(path, headers=as_ada).status_code for _ in range(3)] == [202, 202, 429]
 
 
 def test_invalid_webhook_response_is_not_logged(finished, deliver, receiver, capfd):
@@ -212,6 +258,22 @@ def test_unreachable_receiver_is_stored_as_answer(finished, deliver, receiver, d
         "https://0x7f.1/",
         "https://sub.localhost/",
         "https://224.0.0.1/",
+        "https://192.0.0.192/",
+        "https://192.0.0.9/",
+        "https://192.88.99.1/",
+        "https://100.64.0.1/",
+        "https://198.19.255.255/",
+        "https://203.0.113.1/",
+        "https://240.0.0.1/",
+        "https://255.255.255.255/",
+        "https://[3fff::1]/",
+        "https://[5f00::1]/",
+        "https://[2001:db8::1]/",
+        "https://[2001:1ff::1]/",
+        "https://[2001::1]/",
+        "https://[2620:4f:8000::1]/",
+        "https://[100::1]/",
+        "https://[::ffff:192.0.0.192]/",
     ],
 )
 def test_internal_address_is_refused(client, as_ada, url, monkeypatch):
