@@ -43,15 +43,18 @@ def reset_password(body: dict[str, Any]) -> None:
     access="public",
     rates=("auth",),
     body=schemas.LoginSchema(),
-    form=schemas.LoginFormSchema(),
+    form=schemas.TokenFormSchema(),
     returns=schemas.TokenPairSchema(),
     errors=(401,),
 )
 def login(body: dict[str, Any]) -> tokens.TokenPair:
     """Sign in with username and password.
 
-    Accepts JSON, or the form that OAuth 2.0 password clients send. Failed attempts are limited by account and network.
+    Accepts JSON, or the form of OAuth 2.0 with the grants `password` and `refresh_token`; then errors also have the
+    members `error` and `error_description`. Failed attempts are limited by account and network.
     """
+    if body.get("grant_type") == "refresh_token":
+        return tokens.issue(sessions.refresh(**tokens.read_refresh(body["refresh_token"])))
     with throttle.limit_failures(body["username"]):
         return tokens.issue(service.sign_in(body["username"], body["password"], _origin()))
 

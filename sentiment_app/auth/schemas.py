@@ -1,6 +1,8 @@
 """Schemas of sign-in and tokens."""
 
-from marshmallow import fields, validate
+from typing import Any, ClassVar
+
+from marshmallow import ValidationError, fields, validate, validates_schema
 
 from sentiment_app.users.passwords import MAX_LENGTH
 from sentiment_app.users.schemas import PasswordSchema
@@ -19,13 +21,27 @@ class LoginSchema(Schema):
     )
 
 
-class LoginFormSchema(LoginSchema):
-    """The form that OAuth 2.0 password clients send (RFC 6749, section 4.3.2). Only username and password are used."""
+class TokenFormSchema(Schema):
+    """The form that OAuth 2.0 clients send for a password (RFC 6749, section 4.3.2) or a refresh token (section 6)."""
 
-    grant_type = Text(validate=validate.OneOf(["password"]))
-    scope = Text()
-    client_id = Text()
-    client_secret = Text(load_only=True)
+    constraints: ClassVar[dict[str, Any]] = {
+        "oneOf": [{"required": ["username", "password"]}, {"required": ["refresh_token"]}]
+    }
+
+    grant_type = Text(load_default="password", validate=validate.OneOf(["password", "refresh_token"]))
+    username = Text(validate=validate.Length(1, 254))
+    password = Text(load_only=True, validate=validate.Length(1, MAX_LENGTH), metadata={"format": "password"})
+    refresh_token = Text(load_only=True, validate=validate.Length(1, 4096))
+    scope = Text(metadata={"description": "Ignored: a session may do everything that its user may"})
+    client_id = Text(metadata={"description": "Ignored"})
+    client_secret = Text(load_only=True, metadata={"description": "Ignored"})
+
+    @validates_schema
+    def _check_grant(self, data: dict[str, Any], **_: Any) -> None:
+        needed = ("refresh_token",) if data.get("grant_type") == "refresh_token" else ("username", "password")
+        missing = {name: ["Missing data for required field."] for name in needed if name not in data}
+        if missing:
+            raise ValidationError(missing)
 
 
 class RefreshSchema(Schema):

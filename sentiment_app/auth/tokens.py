@@ -19,6 +19,7 @@ from sentiment_app.users.models import Session
 from sentiment_app.web.guard import Principal
 
 CACHED_TOKENS = 16_384
+ISSUER, AUDIENCE = "urn:sentiment-app", "urn:sentiment-app:api"
 
 
 class TokenPair(TypedDict):
@@ -73,6 +74,11 @@ def flask_config(settings: Settings) -> dict[str, Any]:
         "JWT_ACCESS_TOKEN_EXPIRES": settings.access_token_life,
         "JWT_REFRESH_TOKEN_EXPIRES": settings.refresh_token_life,
         "JWT_DECODE_LEEWAY": CLOCK_LEEWAY,
+        # A token that another service signed with the same key is refused (RFC 8725, sections 3.8 and 3.9).
+        "JWT_ENCODE_ISSUER": ISSUER,
+        "JWT_DECODE_ISSUER": ISSUER,
+        "JWT_ENCODE_AUDIENCE": AUDIENCE,
+        "JWT_DECODE_AUDIENCE": AUDIENCE,
     }
 
 

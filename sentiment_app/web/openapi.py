@@ -14,6 +14,7 @@ from sentiment_app import __version__
 from sentiment_app.web.operation import FORM, JSON, SCOPES, NameConverter, Operation, operation_of
 from sentiment_app.web.schemas import ProblemSchema
 
+TOKEN_URL = "/api/v1/auth/login"  # noqa: S105  # a path, not a password
 DESCRIPTION = """
     Scores text as negative, neutral or positive.
 
@@ -67,7 +68,7 @@ def document(app: Flask) -> dict[str, Any]:
         {
             "type": "oauth2",
             "description": "Sign in with username and password. Leave client_id and client_secret empty.",
-            "flows": {"password": {"tokenUrl": "/api/v1/auth/login", "scopes": {}}},
+            "flows": {"password": {"tokenUrl": TOKEN_URL, "refreshUrl": TOKEN_URL, "scopes": {}}},
         },
     )
     spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})

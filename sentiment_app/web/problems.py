@@ -45,6 +45,13 @@ STATUSES = {
     errors.UnavailableError: 503,
 }
 
+# The errors of OAuth 2.0 (RFC 6749, section 5.2) by class of errors.
+OAUTH_ERRORS = {
+    errors.MalformedError: "invalid_request",
+    errors.InvalidError: "invalid_request",
+    errors.UnauthenticatedError: "invalid_grant",
+}
+
 DATABASE_UNAVAILABLE = "The database did not answer in time. Retry later. The request may have been carried out."
 
 log = structlog.get_logger()
@@ -99,12 +106,29 @@ def document(status: int, detail: str, kind: str | None, members: dict[str, Any]
 
 def to_response(error: AppError) -> Response:
     """The response to an error that a service raised."""
-    answer = problem(status_of(type(error)), error.detail, error.kind, errors=_fields(error))
+    status, oauth = status_of(type(error)), _oauth_members(error)
+    if "error" in oauth:
+        status = 400  # as RFC 6749 says
+    answer = problem(status, error.detail, error.kind, errors=_fields(error), **oauth)
     if error.retry_after_seconds is not None:
         answer.headers["Retry-After"] = str(error.retry_after_seconds)
     if error.challenge is not None:
         answer.headers["WWW-Authenticate"] = 'Bearer realm="sentiment"' + error.challenge
     return answer
+
+
+def _oauth_members(error: AppError) -> dict[str, str]:
+    """The error of a form that an OAuth 2.0 client sent, for its library (RFC 6749, section 5.2)."""
+    operation = getattr(current_app.view_functions.get(request.endpoint or ""), "operation", None)
+    if not getattr(operation, "form", None) or request.mimetype != "application/x-www-form-urlencoded":
+        return {}
+    code = next((OAUTH_ERRORS[base] for base in type(error).__mro__ if base in OAUTH_ERRORS), None)
+    if code is None:
+        return {}
+    fields = error.fields if isinstance(error, InvalidFieldsError) else []
+    if any(field["pointer"] == "/grant_type" for field in fields):
+        code = "unsupported_grant_type"
+    return {"error": code, "error_description": str(error).replace("\n", " ").replace('"', "'")}
 
 
 def _fields(error: AppError) -> list[dict[str, str]] | None:

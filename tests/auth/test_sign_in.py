@@ -49,6 +49,49 @@ def test_token_identifies_its_user(client, ada, tokens):
     assert (answer.json["user_id"], answer.json["username"]) == (str(ada.id), "ada")
 
 
+def test_oauth_client_refreshes_its_token(client, ada):
+    given = client.post(LOGIN, data={"grant_type": "password", "username": "ada", "password": PASSWORD}).json
+    form = {"grant_type": "refresh_token", "refresh_token": given["refresh_token"]}
+    renewed = client.post(LOGIN, data=form)
+    assert (renewed.status_code, renewed.headers["Cache-Control"]) == (200, "no-store")
+    assert client.get(PROTECTED, headers=bearer(renewed.json["access_token"])).status_code == 200
+    again = client.post(LOGIN, data=form)
+    assert (again.status_code, again.json["error"]) == (400, "invalid_grant")
+
+
+@pytest.mark.parametrize(
+    ("form", "error"),
+    [
+        ({"grant_type": "password", "username": "ada", "password": "wrong password"}, "invalid_grant"),
+        ({"grant_type": "refresh_token", "refresh_token": "rubbish"}, "invalid_grant"),
+        ({"grant_type": "refresh_token"}, "invalid_request"),
+        ({"grant_type": "password", "username": "ada"}, "invalid_request"),
+        ({"grant_type": "password", "username": "ada", "password": PASSWORD, "other": "x"}, "invalid_request"),
+        ({"grant_type": "client_credentials"}, "unsupported_grant_type"),
+    ],
+)
+def test_oauth_client_gets_the_errors_of_oauth(client, ada, form, error):
+    """RFC 6749, section 5.2. The answer is a problem document, too."""
+    answer = client.post(LOGIN, data=form)
+    assert (answer.status_code, answer.json["status"], answer.json["error"]) == (400, 400, error)
+    assert set(answer.json["error_description"]).isdisjoint('"\\')
+    assert answer.json["type"].startswith("urn:sentiment-app:problem:")
+
+
+def test_client_that_sends_json_gets_only_a_problem(client, ada):
+    answer = client.post(LOGIN, json={"username": "ada", "password": "wrong password"})
+    assert answer.status_code == 401
+    assert "error" not in answer.json
+
+
+@pytest.mark.parametrize("change", [{"iss": "urn:other"}, {"aud": "urn:other"}, {"iss": None}, {"aud": None}])
+def test_token_of_another_service_with_the_same_key_is_refused(client, app, tokens, change):
+    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False}) | change
+    claims = {name: value for name, value in claims.items() if value is not None}
+    forged = jwt.encode(claims, app.config["JWT_SECRET_KEY"], "HS256")
+    assert client.get(PROTECTED, headers=bearer(forged)).status_code == 401
+
+
 @pytest.mark.parametrize(("name", "password"), [("ada", "wrong password"), ("nobody", PASSWORD)])
 def test_unknown_user_and_wrong_password_get_the_same_answer(client, ada, name, password):
     answer = client.post(LOGIN, json={"username": name, "password": password})
