@@ -55,7 +55,7 @@ def record(event: Event, account_id: UUID | None = None, detail: str | None = No
 
     If the unit of work runs again after a lost answer, there may be two entries.
     """
-    actor = ACTOR.get() or Actor(operator=getpass.getuser())
+    actor = _actor()
     values = {
         "id": uuid.uuid7(),
         "event": event,
@@ -66,6 +66,12 @@ def record(event: Event, account_id: UUID | None = None, detail: str | None = No
         "detail": detail,
     }
     db.session.execute(insert(AuditEvent).values(values))
+    log_only(event, account_id, detail)
+
+
+def log_only(event: Event, account_id: UUID | None = None, detail: str | None = None) -> None:
+    """Write an event only to the log of the process, because anybody could fill the disk with entries."""
+    actor = _actor()
     ids = {name: str(id_) for name, id_ in (("account_id", account_id), ("actor_id", actor.user_id)) if id_}
     log.info(event, **ids, network=actor.network, detail=detail)
 
@@ -74,6 +80,10 @@ def record(event: Event, account_id: UUID | None = None, detail: str | None = No
 def record_alone(event: Event, account_id: UUID | None = None, detail: str | None = None) -> None:
     """Add an entry in a unit of work of its own."""
     record(event, account_id, detail)
+
+
+def _actor() -> Actor:
+    return ACTOR.get() or Actor(operator=getpass.getuser())
 
 
 @unit_of_work

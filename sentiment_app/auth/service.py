@@ -26,8 +26,7 @@ def sign_in(username: str, password: str, origin: sessions.Origin) -> Session:
     for _ in range(2):  # a concurrent sign-in may replace the hash although the password stays the same
         user = users.authenticate(username, password)
         if user is None:
-            account = users.find(username)
-            audit.record_alone(Event.SIGN_IN_FAILED, account.id if account else None)
+            _record_failure(username)
             break
         with contextlib.suppress(sessions.AccountChangedError):
             session = sessions.start(user.id, user.password_hash, origin)
@@ -35,3 +34,11 @@ def sign_in(username: str, password: str, origin: sessions.Origin) -> Session:
                 users.rehash_password(user, password)
             return session
     raise BadCredentialsError
+
+
+def _record_failure(username: str) -> None:
+    account = users.find(username)
+    if account:
+        audit.record_alone(Event.SIGN_IN_FAILED, account.id)
+    else:
+        audit.log_only(Event.SIGN_IN_FAILED, detail="unknown account")

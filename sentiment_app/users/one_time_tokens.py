@@ -10,6 +10,8 @@ from uuid import UUID
 import uuid_utils.compat as uuid
 from sqlalchemy import CursorResult, delete, func, or_, select, update
 
+from sentiment_app.audit import service as audit
+from sentiment_app.audit.service import Event
 from sentiment_app.errors import ForbiddenError
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.users.models import OneTimeToken
@@ -48,6 +50,7 @@ def create(purpose: Purpose, user_id: UUID | None, life: timedelta) -> NewToken:
 
 @unit_of_work
 def _insert(id_: UUID, purpose: Purpose, user_id: UUID | None, token_hash: bytes, expires_at: datetime) -> OneTimeToken:
+    audit.record(Event.KEY_CREATED, user_id, purpose)
     return db.session.merge(
         OneTimeToken(id=id_, purpose=purpose, user_id=user_id, token_hash=token_hash, expires_at=expires_at)
     )

@@ -19,7 +19,7 @@ from sentiment_app.web.admission import admission
 
 BATCH_ROWS = 1000
 MAX_AGENT_CHARACTERS = 300
-MAX_LISTED = 200
+MAX_LISTED, MAX_NAMED = 200, 10
 
 
 class Reason(enum.StrEnum):
@@ -206,8 +206,14 @@ def _delete_batch() -> int:
 def _mark_ended(reason: Reason, *conditions: ColumnElement[bool]) -> None:
     live = update(Session).where(Session.ended_at.is_(None), *conditions)
     ended = live.values(ended_at=func.now(), end_reason=reason).returning(Session.id, Session.user_id)
-    for session_id, user_id in db.session.execute(ended, execution_options=UNSYNCHRONIZED).all():
-        audit.record(Event.SESSION_ENDED, user_id, f"{session_id}: {reason}")
+    found = db.session.execute(ended, execution_options=UNSYNCHRONIZED).all()
+    if found:  # all of one user
+        audit.record(Event.SESSION_ENDED, found[0].user_id, f"{reason}: {_list_ids([row.id for row in found])}")
+
+
+def _list_ids(ids: Sequence[UUID]) -> str:
+    more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
+    return ", ".join(map(str, ids[:MAX_NAMED])) + more
 
 
 def _recently_ended() -> Select[UUID]:
