@@ -11,7 +11,7 @@ down_revision = "0013"
 PROTECT = """
 CREATE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  IF TG_OP = 'DELETE' AND OLD.at < now() - interval '90 days' THEN
+  IF TG_OP = 'DELETE' AND OLD.at < now() - interval '2160 hours' THEN
     RETURN OLD;
   END IF;
   RAISE EXCEPTION 'the audit log can only be added to' USING ERRCODE = 'insufficient_privilege';
@@ -23,15 +23,20 @@ CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON audit_events
 CREATE FUNCTION delete_audit_events(before timestamptz) RETURNS bigint
   LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
   WITH deleted AS (
-    DELETE FROM audit_events WHERE id IN (SELECT id FROM audit_events WHERE at < before ORDER BY at LIMIT 10000)
+    DELETE FROM audit_events WHERE id IN (
+      SELECT id FROM audit_events WHERE at < least(before, now() - interval '2160 hours') ORDER BY at LIMIT 10000
+    )
     RETURNING 1
   )
   SELECT count(*) FROM deleted
 $$;
+REVOKE EXECUTE ON FUNCTION delete_audit_events(timestamptz) FROM PUBLIC;
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'sentiment') AND current_user <> 'sentiment' THEN
-    REVOKE UPDATE, DELETE, TRUNCATE ON audit_events FROM sentiment;
+    REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON audit_events FROM sentiment;
+    GRANT INSERT (id, event, account_id, actor_id, operator, network, detail) ON audit_events TO sentiment;
+    GRANT EXECUTE ON FUNCTION delete_audit_events(timestamptz) TO sentiment;
     REVOKE UPDATE, DELETE, TRUNCATE ON model_events FROM sentiment;
     REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON alembic_version FROM sentiment;
   END IF;

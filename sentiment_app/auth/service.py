@@ -4,9 +4,9 @@ import contextlib
 
 from sentiment_app.audit import service as audit
 from sentiment_app.audit.service import Event
-from sentiment_app.errors import UnauthenticatedError
-from sentiment_app.users import passwords, sessions
+from sentiment_app.errors import UnauthenticatedError, UnavailableError
 from sentiment_app.users import service as users
+from sentiment_app.users import sessions
 from sentiment_app.users.models import Session
 
 
@@ -30,7 +30,7 @@ def sign_in(username: str, password: str, origin: sessions.Origin) -> Session:
             break
         with contextlib.suppress(sessions.AccountChangedError):
             session = sessions.start(user.id, user.password_hash, origin)
-            with contextlib.suppress(passwords.TooManySignInsError):  # the next sign-in tries again
+            with contextlib.suppress(UnavailableError):  # the next sign-in tries again
                 users.rehash_password(user, password)
             return session
     raise BadCredentialsError

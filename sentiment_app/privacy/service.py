@@ -8,9 +8,10 @@ from uuid import UUID
 from sentiment_app.audit import service as audit
 from sentiment_app.audit.schemas import AuditEventSchema
 from sentiment_app.audit.service import Event
+from sentiment_app.errors import NotFoundError
 from sentiment_app.sentiment import history
 from sentiment_app.sentiment.schemas import RequestSchema
-from sentiment_app.tasks import render, retention
+from sentiment_app.tasks import render
 from sentiment_app.tasks import service as tasks
 from sentiment_app.tasks.models import Task
 from sentiment_app.tasks.schemas import TaskSchema
@@ -20,7 +21,8 @@ from sentiment_app.users.schemas import ApiKeySchema, SessionSchema, UserSchema
 from sentiment_app.webhooks import outbox
 from sentiment_app.webhooks.schemas import DeliverySchema
 
-PAGE_ROWS = 500
+PAGE_ROWS = 100
+MAX_READS = 10
 # How long a request erases data. `flask purge` erases the rest.
 ERASE_SECONDS = 5.0
 
@@ -28,14 +30,11 @@ ERASE_SECONDS = 5.0
 def erase(user_id: UUID, seconds: float = ERASE_SECONDS) -> bool:
     """Erase the data of a deleted account, in small transactions. Returns whether all is erased after some seconds."""
     deadline = time.monotonic() + seconds
-    if not history.delete_all(user_id, deadline).is_complete:
-        return False
-    for task_id in retention.find(Task.user_id == user_id):
-        retention.erase(task_id)
-        if time.monotonic() > deadline:
-            return False
-    users.erase(user_id)
-    return True
+    tasks.mark_all_deleted(user_id)
+    is_complete = history.delete_all(user_id, deadline).is_complete and tasks.erase_all(user_id, deadline)
+    if is_complete:
+        users.erase(user_id)
+    return is_complete
 
 
 def erase_deleted_accounts() -> int:
@@ -53,9 +52,12 @@ def export(user_id: UUID) -> Iterator[dict[str, Any]]:
     """
     audit.record_alone(Event.DATA_EXPORTED, user_id)
     yield {"kind": "account", **UserSchema().dump(users.get(user_id))}
-    for session in sessions.list_live(user_id):
-        yield {"kind": "session", **SessionSchema(exclude=["is_current"]).dump(session)}
-    for key in api_keys.list_keys(user_id):
+    for name in users.find_former_usernames(user_id):
+        yield {"kind": "former_username", "username": name}
+    for session in _pages(lambda after: sessions.page(user_id, PAGE_ROWS, after)):
+        ended = {"ended_at": session.ended_at, "end_reason": session.end_reason}
+        yield {"kind": "session", **SessionSchema(exclude=["is_current"]).dump(session), **ended}
+    for key in _pages(lambda after: api_keys.page(user_id, PAGE_ROWS, after)):
         yield {"kind": "api_key", **ApiKeySchema().dump(key)}
     for entry in _pages(lambda after: audit.page(PAGE_ROWS, after, account_id=user_id)):
         yield {"kind": "audit_event", **AuditEventSchema().dump(entry)}
@@ -72,12 +74,22 @@ def _export_task(task: Task) -> Iterator[dict[str, Any]]:
     include: list[Literal["text", "columns"]] = ["text"]
     if "kept_columns" in (task.format or {}):
         include.append("columns")
-    try:
-        found = tasks.results(task.user_id, task.id, partial=True, include=include)
-    except tasks.ExpiredError:
+    # First the rows without scores: a row that is scored meanwhile is exported twice, and no row is left out.
+    for row in tasks.unscored(task.id):
+        given = {"line": row.line, "custom_id": row.custom_id, "text": row.text, "columns": row.columns}
+        yield {"kind": "unscored_row", "task_id": str(task.id), "index": row.row_index, **given}
+    after = -1
+    for _ in range(MAX_READS):  # a task that is retried meanwhile is read on
+        try:
+            found = tasks.results(task.user_id, task.id, after, partial=True, include=include)
+            for result in found.rows:
+                yield {"kind": "result", "task_id": str(task.id), **render.as_object(result, found.included)}
+                after = result.row_index
+        except tasks.ResultsChangedError:
+            continue
+        except (tasks.ExpiredError, NotFoundError):  # a task that is deleted meanwhile has no more rows
+            pass
         return
-    for result in found.rows:
-        yield {"kind": "result", "task_id": str(task.id), **render.as_object(result, found.included)}
 
 
 def _pages(fetch: Any) -> Iterator[Any]:

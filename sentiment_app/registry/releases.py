@@ -218,7 +218,7 @@ def record_event(event: UUID, version: str, action: str, by: str, detail: str | 
     """Write an entry to the audit log, within the caller's unit of work."""
     values = {"id": event, "version": version, "action": action, "by": by, "detail": detail}
     db.session.execute(insert(ModelEvent).values(values).on_conflict_do_nothing())
-    audit.record(Event.MODEL_CHANGED, None, f"{version} {action} by {by}")
+    audit.record(Event.MODEL_CHANGED, None, f"{version} {action}")
 
 
 def unknown_version(version: str) -> NotFoundError:

@@ -1,5 +1,6 @@
 """The history of scored texts."""
 
+import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -83,12 +84,7 @@ class Deleted(NamedTuple):
 
 def delete_all(user_id: UUID, deadline: float) -> Deleted:
     """Delete all scored texts of a user in small transactions, until a moment of the monotonic clock."""
-    total = 0
-    while deleted := _delete_batch(SentimentRequest.user_id == user_id):
-        total += deleted
-        if time.monotonic() > deadline:
-            return Deleted(total, is_complete=False)
-    return Deleted(total, is_complete=True)
+    return _delete_while(SentimentRequest.user_id == user_id, deadline)
 
 
 def delete_expired() -> int:
@@ -97,9 +93,25 @@ def delete_expired() -> int:
     for user_id, days in [(None, settings().history_days), *_find_own_limits()]:
         is_old = SentimentRequest.id < _first_id_at(datetime.now(UTC) - timedelta(days=days))
         is_chosen = is_old if user_id is None else is_old & (SentimentRequest.user_id == user_id)
-        while deleted := _delete_batch(is_chosen):
-            total += deleted
+        total += _delete_while(is_chosen, math.inf).number
     return total
+
+
+def _delete_while(is_chosen: ColumnElement[bool], deadline: float) -> Deleted:
+    total = 0
+    while True:
+        deleted = _delete_batch(is_chosen)
+        total += deleted
+        # Another request may have deleted the rows of this batch at the same time. So a batch of 0 is not the end.
+        if not deleted and not _has_any(is_chosen):
+            return Deleted(total, is_complete=True)
+        if time.monotonic() > deadline:
+            return Deleted(total, is_complete=False)
+
+
+@unit_of_work
+def _has_any(is_chosen: ColumnElement[bool]) -> bool:
+    return db.session.scalar(select(SentimentRequest.id).where(is_chosen).limit(1)) is not None
 
 
 @unit_of_work

@@ -1,5 +1,7 @@
 """Retention: results expire, and deleted tasks are erased."""
 
+import math
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
@@ -17,10 +19,16 @@ BATCH_CHUNKS = 50
 LEFTOVER_LIFE = timedelta(days=2)
 
 
-def erase(task_id: UUID) -> None:
-    """Delete a task with its texts and results, for good."""
-    _delete_chunks(task_id)
+def erase(task_id: UUID, deadline: float = math.inf) -> bool:
+    """Delete a task with its texts and results, for good. Returns whether that is done before the deadline.
+
+    The deadline is a moment of the monotonic clock.
+    """
+    while _delete_some_chunks(task_id):
+        if time.monotonic() > deadline:
+            return False
     _delete_task(task_id)
+    return True
 
 
 def expire_results() -> int:
@@ -31,7 +39,8 @@ def expire_results() -> int:
     # Also delete the chunks of tasks that an interrupted purge marked as expired.
     recent = Task.status == "expired", Task.expires_at > func.now() - LEFTOVER_LIFE
     for task_id in find(*recent, select(Chunk.id).where(Chunk.task_id == Task.id).exists()):
-        _delete_chunks(task_id)
+        while _delete_some_chunks(task_id):
+            pass
     return expired
 
 
@@ -72,11 +81,6 @@ def _mark_expired(task_id: UUID) -> bool:
     old = update(Task).where(Task.id == task_id, Task.expires_at < func.now(), Task.status != "expired")
     marked = old.values(status="expired", **totals.of_task(task_id)._asdict())
     return db.session.execute(marked.returning(Task.id)).first() is not None
-
-
-def _delete_chunks(task_id: UUID) -> None:
-    while _delete_some_chunks(task_id):
-        pass
 
 
 @unit_of_work

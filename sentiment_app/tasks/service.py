@@ -280,6 +280,32 @@ def _read(chunk_id: UUID, first: int, size: int, token: UUID | None, included: I
     ]
 
 
+def unscored(task_id: UUID) -> Iterator[Result]:
+    """The rows of a task that are not scored yet, or never were, with their texts and columns."""
+    for chunk_id in _find_unscored(task_id):
+        yield from _read_unscored(chunk_id)
+
+
+@unit_of_work
+def _find_unscored(task_id: UUID) -> Sequence[UUID]:
+    found = select(Chunk.id).where(Chunk.task_id == task_id, Chunk.state != "done")
+    return db.session.scalars(found.order_by(Chunk.first)).all()
+
+
+@unit_of_work
+def _read_unscored(chunk_id: UUID) -> list[Result]:
+    columns = Chunk.first, Chunk.size, Chunk.keys, Chunk.texts, Chunk.columns
+    row = db.session.execute(select(*columns).where(Chunk.id == chunk_id)).one_or_none()
+    if row is None:
+        return []
+    texts = chunks.unpack(row.texts)
+    kept = chunks.unpack(row.columns) if row.columns else [None] * row.size
+    return [
+        Result(row.first + index, line, custom_id, None, None, None, texts[index], kept[index])
+        for index, (line, custom_id) in enumerate(chunks.unpack(row.keys))
+    ]
+
+
 def cancel(user_id: UUID | None, task_id: UUID) -> Task:
     """Stop a task. Finished results stay. A second cancel changes nothing.
 
@@ -314,6 +340,21 @@ def delete(user_id: UUID | None, task_id: UUID) -> None:
     get(user_id, task_id)
     _mark_deleted(task_id)
     retention.erase(task_id)
+
+
+@unit_of_work
+def mark_all_deleted(user_id: UUID) -> None:
+    """Make all tasks of a user invisible at once. Workers stop scoring them, and their webhooks are not sent."""
+    marked = update(Task).where(Task.user_id == user_id, Task.deleted_at.is_(None))
+    marked = marked.values(deleted_at=func.now(), idempotency_key=None).returning(Task.id)
+    for task_id in db.session.scalars(marked, execution_options=UNSYNCHRONIZED).all():
+        outbox.withdraw(task_id)
+
+
+def erase_all(user_id: UUID, deadline: float) -> bool:
+    """Delete all tasks of a user, for good. Returns whether that is done before a moment of the monotonic clock."""
+    mark_all_deleted(user_id)
+    return all(retention.erase(task_id, deadline) for task_id in retention.find(Task.user_id == user_id))
 
 
 @unit_of_work

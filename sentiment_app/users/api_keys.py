@@ -152,6 +152,13 @@ def list_keys(user_id: UUID) -> Sequence[ApiKey]:
 
 
 @unit_of_work
+def page(user_id: UUID, limit: int, before: UUID | None) -> Sequence[ApiKey]:
+    """A page of all keys of a user, newest first, beginning after a cursor."""
+    found = select(ApiKey).where(ApiKey.user_id == user_id).order_by(ApiKey.id.desc()).limit(limit)
+    return db.session.scalars(found.where(ApiKey.id < before) if before else found).all()
+
+
+@unit_of_work
 def is_valid(key_id: UUID) -> bool:
     """Whether a key is valid."""
     return db.session.scalar(select(ApiKey.id).join(User).where(ApiKey.id == key_id, *_is_valid())) is not None

@@ -50,14 +50,14 @@ def create(purpose: Purpose, user_id: UUID | None, life: timedelta) -> NewToken:
 
 @unit_of_work
 def _insert(id_: UUID, purpose: Purpose, user_id: UUID | None, token_hash: bytes, expires_at: datetime) -> OneTimeToken:
-    audit.record(Event.KEY_CREATED, user_id, purpose)
+    audit.record(Event.KEY_CREATED, user_id, f"{id_}: {purpose}")
     return db.session.merge(
         OneTimeToken(id=id_, purpose=purpose, user_id=user_id, token_hash=token_hash, expires_at=expires_at)
     )
 
 
-def use(purpose: Purpose, token: str, use_id: UUID) -> UUID | None:
-    """Use up a token, within the caller's unit of work. Returns the user of a password reset.
+def use(purpose: Purpose, token: str, use_id: UUID) -> UUID:
+    """Use up a token, within the caller's unit of work. Returns the id of the token.
 
     `use_id` identifies the use, so that the unit of work can run again after a lost answer.
 
@@ -67,12 +67,16 @@ def use(purpose: Purpose, token: str, use_id: UUID) -> UUID | None:
     unused = OneTimeToken.used_at.is_(None) & (OneTimeToken.expires_at > func.now())
     chosen = update(OneTimeToken).where(OneTimeToken.token_hash == _hash(token), OneTimeToken.purpose == purpose)
     used = chosen.where(or_(unused, OneTimeToken.use_id == use_id)).values(used_at=func.now(), use_id=use_id)
-    row = db.session.execute(used.returning(OneTimeToken.id, OneTimeToken.user_id), execution_options=UNSYNCHRONIZED)
-    found = row.one_or_none()
-    if found is None:
+    token_id: UUID | None = db.session.scalar(used.returning(OneTimeToken.id), execution_options=UNSYNCHRONIZED)
+    if token_id is None:
         raise InvalidOneTimeTokenError
-    user_id: UUID | None = found.user_id
-    return user_id
+    return token_id
+
+
+def cancel(user_id: UUID) -> None:
+    """Make all password resets of a user that were started before useless, within the caller's unit of work."""
+    unused = update(OneTimeToken).where(OneTimeToken.user_id == user_id, OneTimeToken.used_at.is_(None))
+    db.session.execute(unused.values(used_at=func.now()), execution_options=UNSYNCHRONIZED)
 
 
 def find_user(purpose: Purpose, token: str) -> UUID:

@@ -116,15 +116,16 @@ def change(user_id: UUID, body: dict[str, Any]) -> User:
 
 @blueprint.post("/<uuid:user_id>/password-reset")
 @operation(
-    scopes=("admin",),
     access="administrator",
     body=schemas.ResetStartSchema(),
     status=201,
     returns=schemas.OneTimeTokenSchema(),
+    errors=(409,),
 )
 def reset_password(user_id: UUID, body: dict[str, Any]) -> dict[str, Any]:
     """Make a token with which a user sets a new password once, at `/auth/password-reset`."""
-    return _show_token(service.start_password_reset(user_id, timedelta(hours=body["expires_in_hours"])))
+    life = timedelta(hours=body["expires_in_hours"])
+    return _show_token(service.start_password_reset(user_id, life, by=caller().user_id))
 
 
 @blueprint.get("/<uuid:user_id>/sessions")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.users import api_keys, one_time_tokens, passwords, sessions
 from sentiment_app.users.models import FormerUsername, User
-from sentiment_app.users.one_time_tokens import Purpose
+from sentiment_app.users.one_time_tokens import InvalidOneTimeTokenError, Purpose
 from sentiment_app.web.admission import admission
 
 # An advisory lock of PostgreSQL.
@@ -171,6 +171,12 @@ def page(limit: int, after: UUID | None) -> Sequence[User]:
 
 
 @unit_of_work
+def find_former_usernames(user_id: UUID) -> Sequence[str]:
+    """The usernames that a user has given up."""
+    return db.session.scalars(select(FormerUsername.username).where(FormerUsername.user_id == user_id)).all()
+
+
+@unit_of_work
 def is_administrator(user_id: UUID) -> bool:
     """Whether this user is an active administrator."""
     found = select(User.id).where(User.id == user_id, User.is_active, User.is_superuser)
@@ -236,12 +242,15 @@ def reset_password(username: str, new: str, *, revoke_keys: bool = False) -> Use
     return changed
 
 
-def start_password_reset(user_id: UUID, life: timedelta) -> one_time_tokens.NewToken:
+def start_password_reset(user_id: UUID, life: timedelta, *, by: UUID | None = None) -> one_time_tokens.NewToken:
     """Make a token with which a user sets a new password.
 
     Raises:
         NotFoundError
+        OwnAccountError: `by` is the account itself. It changes its password with the current password.
     """
+    if user_id == by:
+        raise OwnAccountError
     get(user_id)
     return one_time_tokens.create(Purpose.PASSWORD_RESET, user_id, life)
 
@@ -252,21 +261,27 @@ def finish_password_reset(token: str, new: str) -> None:
     Raises:
         InvalidOneTimeTokenError, WeakPasswordError
     """
-    use_id, user = uuid.uuid4(), get(_find_reset(token))
-    admission().end(_use_reset(token, use_id, _hash_if_acceptable(new, user)))
+    use_id, user = uuid.uuid4(), _find_reset(token)
+    admission().end(_use_reset(user.id, token, use_id, _hash_if_acceptable(new, user)))
 
 
 @unit_of_work
-def _find_reset(token: str) -> UUID:
-    return one_time_tokens.find_user(Purpose.PASSWORD_RESET, token)
+def _find_reset(token: str) -> User:
+    user = _get(one_time_tokens.find_user(Purpose.PASSWORD_RESET, token))
+    if not user.is_active:
+        raise InvalidOneTimeTokenError
+    return user
 
 
 @unit_of_work
-def _use_reset(token: str, use_id: UUID, password_hash: str) -> list[UUID]:
-    user_id = one_time_tokens.use(Purpose.PASSWORD_RESET, token, use_id)
-    user = _get(cast(UUID, user_id), with_for_update=True)
+def _use_reset(user_id: UUID, token: str, use_id: UUID, password_hash: str) -> list[UUID]:
+    user = _get(user_id, with_for_update=True)
+    if not user.is_active:
+        raise InvalidOneTimeTokenError
+    token_id = one_time_tokens.use(Purpose.PASSWORD_RESET, token, use_id)
     user.password_hash = password_hash
-    audit.record(Event.PASSWORD_CHANGED, user.id, "reset with a token")
+    one_time_tokens.cancel(user_id)
+    audit.record(Event.PASSWORD_CHANGED, user.id, f"reset with {token_id}")
     return sessions.mark_all_ended(user.id, sessions.Reason.PASSWORD)
 
 
@@ -311,19 +326,23 @@ def delete_own(user_id: UUID, current_password: str) -> None:
     Raises:
         WrongPasswordError, LastAdministratorError
     """
+    verified = get(user_id).password_hash
     _verify(user_id, current_password)
-    admission().end(_delete(user_id))
+    admission().end(_delete(user_id, verified))
 
 
 @unit_of_work
-def _delete(user_id: UUID) -> list[UUID]:
+def _delete(user_id: UUID, verified: str | None = None) -> list[UUID]:
     user = _get(user_id, with_for_update=True)
     if user.deleted_at is None:
+        if verified not in (None, user.password_hash):
+            raise WrongPasswordError  # another request changed it first
         _keep_an_administrator(user)
-        user.username, user.email = f"deleted-{user_id}", f"{user_id}@deleted.invalid"
+        user.username = user.email = f"deleted-{user_id}"  # nobody can register these names
         user.password_hash, user.is_active, user.is_superuser = "", False, False
         user.deleted_at = datetime.now(UTC)
         db.session.execute(sa.delete(FormerUsername).where(FormerUsername.user_id == user_id))
+        one_time_tokens.cancel(user_id)
         audit.record(Event.USER_DELETED, user_id)
     return [*sessions.mark_all_ended(user_id, sessions.Reason.DELETED), *api_keys.mark_all_revoked(user_id)]
 
@@ -392,6 +411,7 @@ def _store(
 
 def _record(user_id: UUID, changed: dict[str, Any]) -> None:
     if "password_hash" in changed:
+        one_time_tokens.cancel(user_id)
         audit.record(Event.PASSWORD_CHANGED, user_id)
     if "is_superuser" in changed:
         audit.record(Event.RIGHTS_CHANGED, user_id, "administrator" if changed["is_superuser"] else "no administrator")

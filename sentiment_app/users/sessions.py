@@ -153,6 +153,13 @@ def list_live(user_id: UUID) -> Sequence[Session]:
 
 
 @unit_of_work
+def page(user_id: UUID, limit: int, before: UUID | None) -> Sequence[Session]:
+    """A page of all sessions of a user, newest first, beginning after a cursor."""
+    found = select(Session).where(Session.user_id == user_id).order_by(Session.id.desc()).limit(limit)
+    return db.session.scalars(found.where(Session.id < before) if before else found).all()
+
+
+@unit_of_work
 def is_known_network(username: str, network: str) -> bool:
     """Whether this user has signed in from this network. Sessions are stored for some time after they have ended."""
     known = select(Session.id).join(User).where(func.lower(User.username) == username.lower())

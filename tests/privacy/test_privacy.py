@@ -80,7 +80,7 @@ def test_export_reads_more_than_a_page(analyze, export, monkeypatch):
 
 
 def test_account_is_erased_with_its_data(client, ada, as_ada, analyze, upload, work, make_user, sign_in):
-    other = sign_in(make_user("grace"))
+    other, email = sign_in(make_user("grace")), ada.email
     analyze("a text of Grace", headers=other)
     analyze("a text of Ada")
     upload("text\ngood\n", "text/csv")
@@ -96,7 +96,7 @@ def test_account_is_erased_with_its_data(client, ada, as_ada, analyze, upload, w
     written = db.session.scalars(text("SELECT audit_events::text FROM audit_events")).all()
     assert not any("ada@" in entry or "a text" in entry for entry in written)
     assert client.get(HISTORY, headers=other).json["items"]
-    again = {"username": "ada", "email": ada.email, "password": PASSWORD}
+    again = {"username": "ada", "email": email, "password": PASSWORD}
     assert client.post("/api/v1/auth/register", json=again).status_code == 201
 
 
@@ -128,6 +128,95 @@ def test_data_that_a_request_cannot_erase_is_purged(client, ada, as_ada, analyze
     assert users.page(10, None) == []
     assert maintenance.purge()["accounts"] == 1
     assert (number_of(SentimentRequest), db.session.scalar(select(User.id).where(User.id == ada.id))) == (0, None)
+
+
+def test_nobody_can_take_the_names_of_a_deleted_account(client, ada, as_admin):
+    path = f"/api/v1/users/{ada.id}"
+    account = {"username": "mallory", "email": f"{ada.id}@deleted.invalid", "password": PASSWORD}
+    client.post("/api/v1/auth/register", json=account)
+    users.delete(ada.id)
+    left = db.session.get(User, ada.id, populate_existing=True)
+    assert "@" not in left.email
+    taken = [{**account, "username": left.username}, {**account, "username": "eve", "email": left.email}]
+    assert [client.post("/api/v1/auth/register", json=entry).status_code for entry in taken] == [422, 422]
+    assert client.delete(path, headers=as_admin).status_code == 204
+
+
+def test_password_that_changes_meanwhile_deletes_nothing(app, ada, monkeypatch):
+    verify = users.passwords.verify
+
+    def verify_slowly(*arguments):
+        found = verify(*arguments)
+        monkeypatch.undo()
+        users.reset_password("ada", "another passphrase")
+        return found
+
+    monkeypatch.setattr(users.passwords, "verify", verify_slowly)
+    with pytest.raises(users.WrongPasswordError):
+        users.delete_own(ada.id, PASSWORD)
+    assert users.find("ada").is_active
+
+
+def test_tasks_of_a_deleted_account_stop_at_once(client, ada, as_ada, upload, work, analyze, monkeypatch, small_chunks):
+    """Even if there is no time to erase them."""
+    analyze("fine")
+    upload("text\n" + "good\n" * 7, "text/csv")
+    monkeypatch.setattr(service.erase, "__defaults__", (-1.0,))
+    client.delete(ME, json={"current_password": PASSWORD}, headers=as_ada)
+    work()
+    assert db.session.scalars(select(Chunk.state).where(Chunk.state == "done")).all() == []
+    assert db.session.scalars(select(Task.deleted_at)).all() != [None]
+    maintenance.purge()
+    assert (number_of(Task), number_of(Chunk)) == (0, 0)
+
+
+def test_deletion_that_meets_another_deletion_goes_on(app, ada, analyze, monkeypatch):
+    """The other one has deleted the same batch, so that this one deletes nothing."""
+    for _ in range(3):
+        analyze("fine")
+    monkeypatch.setattr(history, "BATCH_ROWS", 2)
+    delete_batch, calls = history._delete_batch, []
+
+    def meet(is_chosen):
+        calls.append(is_chosen)
+        return delete_batch(is_chosen) if len(calls) > 1 else 0
+
+    monkeypatch.setattr(history, "_delete_batch", meet)
+    assert history.delete_all(ada.id, float("inf")) == (3, True)
+
+
+def test_export_has_rows_that_were_never_scored(client, ada, as_ada, upload, export, fetch):
+    task = upload("text,shop\nunfinished,north\n", "text/csv", "?keep=columns").json["task_id"]
+    client.post(f"/api/v1/sentiment/tasks/{task}/cancel", headers=as_ada)
+    (row,) = [entry for entry in export() if entry["kind"] == "unscored_row"]
+    assert (row["text"], row["columns"], row["line"]) == ("unfinished", {"shop": "north"}, 2)
+
+
+def test_export_has_ended_sessions_and_former_names(client, ada, as_ada, sign_in, export):
+    client.post("/api/v1/auth/logout", headers=sign_in(ada))
+    client.patch(ME, json={"current_password": PASSWORD, "username": "countess"}, headers=as_ada)
+    found = export()
+    assert {entry["end_reason"] for entry in found if entry["kind"] == "session"} == {None, "logout"}
+    assert [entry["username"] for entry in found if entry["kind"] == "former_username"] == ["ada"]
+
+
+def test_export_goes_on_if_a_task_changes_meanwhile(client, ada, as_ada, upload, work, export, monkeypatch):
+    upload("text\ngood\nbad\n", "text/csv")
+    work()
+    results, calls = service.tasks.results, []
+
+    def change(*arguments, **options):
+        calls.append(arguments)
+        found = results(*arguments, **options)
+
+        def interrupted():
+            yield next(found.rows)
+            raise service.tasks.ResultsChangedError
+
+        return found._replace(rows=interrupted()) if len(calls) == 1 else found
+
+    monkeypatch.setattr(service.tasks, "results", change)
+    assert [entry["text"] for entry in export() if entry["kind"] == "result"] == ["good", "bad"]
 
 
 def test_administrator_erases_an_account(client, ada, as_ada, as_admin):

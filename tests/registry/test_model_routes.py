@@ -38,12 +38,12 @@ def test_unknown_model_is_not_found(client, as_ada, path):
     assert client.get(f"{MODELS}/%00{path}", headers=as_ada).status_code == 404
 
 
-def test_administrator_activates_model(client, as_admin, as_ada, second):
+def test_administrator_activates_model(client, admin, as_admin, as_ada, second):
     answer = client.post(f"{MODELS}/{second}/activate", headers=as_admin)
     assert (answer.status_code, answer.json["state"]) == (200, "active")
     assert client.post(ANALYZE, json={"text": "x"}, headers=as_ada).json["model_version"] == second
     event = client.get(f"{MODELS}/{second}/events", headers=as_admin).json["items"][0]
-    assert (event["action"], event["by"]) == ("activated", "root")
+    assert (event["action"], event["by"]) == ("activated", str(admin.id))
 
 
 def test_user_cannot_activate_model(client, as_ada, second):

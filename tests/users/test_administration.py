@@ -117,6 +117,45 @@ def test_user_sets_a_new_password_with_a_token(client, ada, as_ada, as_admin):
     assert client.post(REGISTER, json={**EVE, "invitation": token}).status_code == 403
 
 
+def reset_token(client, user, headers):
+    return client.post(f"{USERS}/{user.id}/password-reset", json={}, headers=headers).json["token"]
+
+
+def test_administrators_do_not_reset_their_own_password(client, admin, as_admin):
+    """Otherwise a stolen access token would take the account over."""
+    assert client.post(f"{USERS}/{admin.id}/password-reset", json={}, headers=as_admin).status_code == 409
+
+
+@pytest.mark.parametrize("change", ["profile", "another reset", "command"])
+def test_new_password_cancels_password_resets(client, ada, as_ada, as_admin, change):
+    first, second = (reset_token(client, ada, as_admin) for _ in range(2))
+    if change == "profile":
+        body = {"current_password": PASSWORD, "password": "a new passphrase"}
+        assert client.patch(ME, json=body, headers=as_ada).status_code == 200
+    elif change == "command":
+        service.reset_password("ada", "a new passphrase")
+    else:
+        assert client.post(RESET, json={"token": second, "password": "a new passphrase"}).status_code == 204
+    assert client.post(RESET, json={"token": first, "password": "an attacker's one"}).status_code == 403
+    assert client.post(LOGIN, json={"username": "ada", "password": "a new passphrase"}).status_code == 200
+
+
+@pytest.mark.parametrize("end", ["deactivate", "delete"])
+def test_reset_of_an_account_that_ended_is_refused(client, ada, as_admin, monkeypatch, end):
+    token, user_id = reset_token(client, ada, as_admin), ada.id
+
+    def end_account():
+        service.delete(user_id) if end == "delete" else service.administer(user_id, {"is_active": False})
+
+    def check(*_, **__):  # between the two steps of the reset
+        monkeypatch.undo()
+        end_account()
+
+    monkeypatch.setattr(service.passwords, "check", check)
+    for _ in range(2):
+        assert client.post(RESET, json={"token": token, "password": "a new passphrase"}).status_code == 403
+
+
 def test_only_the_hash_of_a_token_is_stored(app):
     made = one_time_tokens.create(one_time_tokens.Purpose.INVITATION, None, service.timedelta(days=1))
     assert made.token.encode() not in made.record.token_hash

@@ -80,7 +80,7 @@ def test_hash_has_the_parameters_of_the_settings(make_app):
         assert passwords.is_outdated(made)
 
 
-@pytest.mark.parametrize("stored", ["", "!", "$argon2id$v=19$m=1", "$2b$12$abcdefghijklmnopqrstuv"])
+@pytest.mark.parametrize("stored", ["", "!", "$2b$12$abcdefghijklmnopqrstuv"])
 def test_hash_that_is_not_valid_matches_no_password(app, stored):
     assert not passwords.verify(stored, "correct horse")
     assert passwords.is_outdated(stored)

