@@ -78,7 +78,7 @@ def test_users_are_listed(flask, ada, admin):
     assert "ada@example.org" in flask("user", "list").output
 
 
-def test_promotion_and_deactivation_can_be_undone(flask, ada):
+def test_promotion_and_deactivation_can_be_undone(flask, ada, admin):
     assert flask("user", "promote", "ada").output == "Promoted ada (ada@example.org).\n"
     assert users.get_by_username("ada").is_superuser
     assert flask("user", "promote", "ada", "--undo").exit_code == 0

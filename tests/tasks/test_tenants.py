@@ -15,13 +15,15 @@ from sentiment_app.infrastructure.database import Base, db
 from sentiment_app.ml.runtime import Assessments
 from sentiment_app.tasks import chunks, progress_stream
 from sentiment_app.tasks.models import STATUSES, Chunk, Task
-from sentiment_app.users import api_keys
+from sentiment_app.users import api_keys, one_time_tokens
 from sentiment_app.users.models import FormerUsername, Session, User
+from sentiment_app.users.one_time_tokens import Purpose
 from sentiment_app.web.operation import operation_of
+from sentiment_app.webhooks import secrets
 from sentiment_app.webhooks.models import Delivery
 
-SHARED = {"model_releases", "model_events"}
-"""Tables whose rows do not belong to users."""
+SHARED = {"model_releases", "model_events", "audit_events"}
+"""Tables whose rows do not belong to users: the audit log belongs to the operator."""
 CHUNK_STATES = ("waiting", "queued", "running", "done")
 ERRORS = ({}, {"0": {"detail": "not a text"}}, {"0": {"detail": "not scored", "retryable": True}})
 PRIVATE = "the text that ada alone may read"
@@ -50,6 +52,8 @@ def create_all_data(client, sign_in, model):
             db.session.execute(insert(Delivery).values(values))
         key = api_keys.create(user, api_keys.Grant("test", ["read"])).record
         db.session.execute(insert(FormerUsername).values(username=f"former-{user.username}", user_id=user.id))
+        one_time_tokens.create(Purpose.PASSWORD_RESET, user.id, timedelta(days=1))
+        secrets.get_or_create(user.id)
         sessions = db.session.scalars(select(Session.id).where(Session.user_id == user.id)).all()
         texts = {"request_id": [scored.json["id"]], "task_id": tasks, "delivery_id": deliveries}
         return {"user_id": [user.id], "key_id": [key.id], "session_id": sessions, **texts}
@@ -101,6 +105,11 @@ BODIES = {
     },
     "POST /api/v1/users/me/api-keys/<uuid:key_id>/rotate": {"json": {"current_password": PASSWORD}},
     "PATCH /api/v1/users/<uuid:user_id>": {"json": {"is_active": False}},
+    "POST /api/v1/users/<uuid:user_id>/password-reset": {"json": {}},
+    "POST /api/v1/users/invitations": {"json": {}},
+    "POST /api/v1/auth/password-reset": {"json": {"token": "guessed", "password": PASSWORD}},
+    "DELETE /api/v1/users/me": {"json": {"current_password": f"not {PASSWORD}"}},
+    "POST /api/v1/sentiment/webhooks/secret/rotate": {"json": {}},
     "POST /api/v1/sentiment/analyze": {"json": {"text": "of another user"}},
     "POST /api/v1/sentiment/analyze/batch": {
         "json": {"texts": ["of another user"]},
