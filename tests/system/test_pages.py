@@ -7,6 +7,7 @@ from harness import PASSWORD
 from playwright.sync_api import expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE_MS = 180_000
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -27,6 +28,9 @@ def page(product):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1200, "height": 1400})
+        # On a busy machine, a page takes longer than Playwright's five seconds.
+        expect.set_options(timeout=PATIENCE_MS)
+        page.set_default_timeout(PATIENCE_MS)
         page.on(
             "request",
             lambda request: request.url.startswith((product.url, "data:", "blob:")) or wrong.append(request.url),
