@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import sys
 from typing import Any
 
@@ -27,6 +28,7 @@ def answer(request: dict[str, Any]) -> Any:
 def main() -> None:
     """Answer until the input ends, as it does when the process of the application ends."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain passwords
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C, the application answers its last requests
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     for line in sys.stdin.buffer:

@@ -59,8 +59,8 @@ class HashingProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            # It gets no settings, because it needs no secret. Its messages could quote passwords. In a session of its
-            # own, it survives Ctrl-C until the application has answered its last request.
+            # It gets no settings, because it needs no secret. Its messages could quote passwords. It stays in the
+            # session of the application: Linux compares priorities only within a session (autogroups, sched(7)).
             self._process = subprocess.Popen(  # noqa: S603  # our own program
                 COMMAND,
                 cwd=ROOT,
@@ -68,7 +68,6 @@ class HashingProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,
             )
             self._stop = weakref.finalize(self, _kill, self._process)
         return self._process

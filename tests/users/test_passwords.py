@@ -97,8 +97,17 @@ def test_process_has_a_low_priority_and_no_secrets(process):
     make_hash(process)
     child = psutil.Process(process.pid)
     assert child.nice() >= hasher.NICENESS
+    assert os.getsid(process.pid) == os.getsid(0)  # in another session, the priority would mean nothing
     assert set(child.environ()) <= {"LC_CTYPE"}  # Python sets it itself
     assert "correct" not in " ".join(child.cmdline())
+
+
+def test_process_survives_ctrl_c(process):
+    made = make_hash(process)
+    before = process.pid
+    os.kill(before, signal.SIGINT)
+    assert process.ask({"password": "correct horse", "hash": made}) is True
+    assert process.pid == before
 
 
 def test_process_is_started_again_after_it_was_killed(process):
