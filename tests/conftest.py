@@ -11,6 +11,7 @@ import flask_migrate
 import pytest
 from harness import PASSWORD
 from servers import Servers
+from sqlalchemy import event
 
 from sentiment_app.app import create_app
 from sentiment_app.config import Settings
@@ -194,3 +195,23 @@ def full():
             yield
 
     return full
+
+
+@pytest.fixture
+def statements(app):
+    """Lists the SQL statements that run in a block."""
+
+    @contextmanager
+    def statements():
+        seen = []
+
+        def listen(_connection, _cursor, statement, *_):
+            seen.append(statement)
+
+        event.listen(db.engine, "before_cursor_execute", listen)
+        try:
+            yield seen
+        finally:
+            event.remove(db.engine, "before_cursor_execute", listen)
+
+    return statements

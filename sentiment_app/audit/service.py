@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 import uuid_utils.compat as uuid
 from sqlalchemy import func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.audit.models import AuditEvent
 from sentiment_app.infrastructure.app_state import settings
@@ -66,14 +67,29 @@ def record(event: Event, account_id: UUID | None = None, detail: str | None = No
         "detail": detail,
     }
     db.session.execute(insert(AuditEvent).values(values))
-    log_only(event, account_id, detail)
-
-
-def log_only(event: Event, account_id: UUID | None = None, detail: str | None = None) -> None:
-    """Write an event only to the log of the process, because anybody could fill the disk with entries."""
-    actor = _actor()
     ids = {name: str(id_) for name, id_ in (("account_id", account_id), ("actor_id", actor.user_id)) if id_}
     log.info(event, **ids, network=actor.network, detail=detail)
+
+
+def record_failed_sign_in(account_id: UUID | None) -> None:
+    """Add an entry about a failed sign-in, in a unit of work of its own. If it cannot be stored, it is only logged.
+
+    An unknown account takes the same work, but its entry is only logged: anybody could fill the disk with such entries.
+    """
+    try:
+        _record_failed_sign_in(account_id)
+    except SQLAlchemyError as error:
+        log.error("audit_entry_lost", entry=Event.SIGN_IN_FAILED, reason=type(error).__name__)  # noqa: TRY400  # a traceback could quote values
+
+
+@unit_of_work
+def _record_failed_sign_in(account_id: UUID | None) -> None:
+    # Known and unknown accounts must take the same time, so neither waits for the disk.
+    db.session.execute(select(func.set_config("synchronous_commit", "off", True)))  # until the commit
+    with db.session.begin_nested() as savepoint:
+        record(Event.SIGN_IN_FAILED, account_id, None if account_id else "unknown account")
+        if account_id is None:
+            savepoint.rollback()
 
 
 @unit_of_work

@@ -25,7 +25,7 @@ class TokenFormSchema(Schema):
     """The form that OAuth 2.0 clients send for a password (RFC 6749, section 4.3.2) or a refresh token (section 6)."""
 
     constraints: ClassVar[dict[str, Any]] = {
-        "oneOf": [{"required": ["username", "password"]}, {"required": ["refresh_token"]}]
+        "anyOf": [{"required": ["username", "password"]}, {"required": ["refresh_token"]}]
     }
 
     grant_type = Text(load_default="password", validate=validate.OneOf(["password", "refresh_token"]))

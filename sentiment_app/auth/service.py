@@ -3,7 +3,6 @@
 import contextlib
 
 from sentiment_app.audit import service as audit
-from sentiment_app.audit.service import Event
 from sentiment_app.errors import UnauthenticatedError, UnavailableError
 from sentiment_app.users import service as users
 from sentiment_app.users import sessions
@@ -26,7 +25,8 @@ def sign_in(username: str, password: str, origin: sessions.Origin) -> Session:
     for _ in range(2):  # a concurrent sign-in may replace the hash although the password stays the same
         user = users.authenticate(username, password)
         if user is None:
-            _record_failure(username)
+            account = users.find(username)
+            audit.record_failed_sign_in(account.id if account else None)
             break
         with contextlib.suppress(sessions.AccountChangedError):
             session = sessions.start(user.id, user.password_hash, origin)
@@ -34,11 +34,3 @@ def sign_in(username: str, password: str, origin: sessions.Origin) -> Session:
                 users.rehash_password(user, password)
             return session
     raise BadCredentialsError
-
-
-def _record_failure(username: str) -> None:
-    account = users.find(username)
-    if account:
-        audit.record_alone(Event.SIGN_IN_FAILED, account.id)
-    else:
-        audit.log_only(Event.SIGN_IN_FAILED, detail="unknown account")

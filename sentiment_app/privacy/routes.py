@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 
 from sentiment_app.files.reader import NDJSON
 from sentiment_app.privacy import schemas, service
-from sentiment_app.tasks.routes import stream_download
+from sentiment_app.tasks.downloads import stream_download
 from sentiment_app.users import service as users
 from sentiment_app.web.guard import caller
 from sentiment_app.web.operation import operation

@@ -1,4 +1,4 @@
-"""The body of an upload: read as a stream, hashed, and cut off after a timeout."""
+"""The body of an upload: read as a stream, hashed, and cut off if it takes too long."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,9 @@ from werkzeug.http import parse_options_header
 from sentiment_app.errors import MalformedError, TimedOutError
 from sentiment_app.files.lines import PIECE_BYTES
 
-PATIENCE_SECONDS, MIN_BYTES_PER_SECOND = 60.0, 4096
+# A sender must have this rate on average, after this process has waited for it for some time.
+MIN_BYTES_PER_SECOND, PATIENCE_SECONDS = 4096, 60.0
+CHECK_SECONDS = 1.0
 MAX_FIELD_BYTES = 10_000
 MAX_PARTS = 20
 
@@ -35,28 +37,19 @@ class HashingStream(io.RawIOBase):
         length: its Content-Length; None if it is not known.
 
     Reading raises MalformedError if the body ends before its Content-Length because the sender closed the connection.
-    Neither gunicorn nor Werkzeug reports that. It raises UploadTooSlowError if this process has waited for the sender
-    for PATIENCE_SECONDS, and received less than MIN_BYTES_PER_SECOND.
+    Neither gunicorn nor Werkzeug reports that.
     """
 
     def __init__(self, stream: IO[bytes], length: int | None) -> None:
         self._stream = stream
         self._remaining = length or 0
-        self._received, self._waited = 0, 0.0
         self._hash = hashlib.sha256()
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        started = time.monotonic()
         piece = self._stream.read(size)
-        self._waited += time.monotonic() - started
-        self._received += len(piece)
-        if self._waited > PATIENCE_SECONDS and self._received < MIN_BYTES_PER_SECOND * self._waited:
-            raise UploadTooSlowError(
-                f"The upload is too slow. It must have at least {MIN_BYTES_PER_SECOND:,} bytes per second on average."
-            )
         self._remaining -= len(piece)
         if not piece and size and self._remaining > 0:
             raise MalformedError("The body is shorter than its Content-Length. Send it again.")
@@ -144,33 +137,68 @@ def _filename(part: MultipartSegment) -> str:
     return parse_options_header(part.header("Content-Disposition"))[1].get("filename", "")
 
 
-@contextlib.contextmanager
-def upload_timeout(seconds: float) -> Iterator[None]:
-    """Stop reading the body of the current request after some seconds.
+class Body(io.RawIOBase):
+    """The body of the current request. It knows how long this process has waited for the sender."""
 
-    Gunicorn's own timeout does not help: a slow sender keeps each read short.
+    def __init__(self) -> None:
+        self._received, self._waited = 0, 0.0
+        self._waiting_since: float | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        self._waiting_since = started = time.monotonic()
+        try:
+            piece = request.stream.read(size)
+        finally:
+            self._waiting_since = None
+            self._waited += time.monotonic() - started
+        self._received += len(piece)
+        return piece
+
+    def is_too_slow(self) -> bool:
+        """Whether the sender is too slow. The time in which this process did something else does not count."""
+        since, waited, received = self._waiting_since, self._waited, self._received
+        if since is not None:
+            waited += time.monotonic() - since
+            received += PIECE_BYTES  # a read ends only when all its bytes have arrived: almost all may be here
+        return waited > PATIENCE_SECONDS and received < MIN_BYTES_PER_SECOND * waited
+
+
+@contextlib.contextmanager
+def watch_sender(seconds: float) -> Iterator[Body]:
+    """The body of the current request. Reading ends after some seconds, or if the sender only occupies a place.
+
+    Gunicorn's own timeout does not help: a slow sender keeps each wait for bytes short.
 
     Raises:
-        UploadTooSlowError: the block failed after the timeout.
+        UploadTooSlowError: the block failed because reading was ended.
     """
-    is_late = threading.Event()
+    body, has_ended, reasons = Body(), threading.Event(), list[str]()
     connection: socket.socket | None = request.environ.get("gunicorn.socket")  # not set by Werkzeug's test client
+    deadline = time.monotonic() + seconds
 
-    def stop_reading() -> None:
-        is_late.set()
-        if connection:
-            with contextlib.suppress(OSError):  # the sender has closed the connection
-                connection.shutdown(socket.SHUT_RD)
+    def watch() -> None:
+        while not has_ended.wait(CHECK_SECONDS):
+            if body.is_too_slow():
+                reasons.append(f"The sender is too slow. The minimum is {MIN_BYTES_PER_SECOND:,} bytes per second.")
+            elif time.monotonic() > deadline:
+                reasons.append(f"The upload did not arrive within {seconds:g} seconds. Split it, and send the parts.")
+            else:
+                continue
+            if connection:
+                with contextlib.suppress(OSError):  # the sender has closed the connection
+                    connection.shutdown(socket.SHUT_RD)
+            return
 
-    timer = threading.Timer(seconds, stop_reading)
-    timer.daemon = True
-    timer.start()
+    thread = threading.Thread(target=watch, name="upload-watch", daemon=True)
+    thread.start()
     try:
-        yield
+        yield body
     except Exception:
-        if is_late.is_set():
-            detail = f"The upload did not arrive within {seconds:g} seconds. Split it, and send the parts."
-            raise UploadTooSlowError(detail) from None
+        if reasons:
+            raise UploadTooSlowError(reasons[0]) from None
         raise
     finally:
-        timer.cancel()
+        has_ended.set()

@@ -1,31 +1,26 @@
 """/sentiment/analyze/batch and /sentiment/tasks: batch scoring."""
 
-import contextlib
-import errno
 import re
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import IO, Any, cast
 from uuid import UUID
 
 import structlog
-from flask import Blueprint, Flask, Response, jsonify, request, stream_with_context, url_for
-from sqlalchemy.exc import SQLAlchemyError
+from flask import Blueprint, Flask, Response, jsonify, request, url_for
 
-from sentiment_app.errors import AppError, UnavailableError
-from sentiment_app.files.errors import FileError
+from sentiment_app.errors import UnavailableError
 from sentiment_app.files.reader import CSV, NDJSON, PARQUET, XLSX
 from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.app_state import SETTINGS, AppKey, settings
 from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
-from sentiment_app.tasks import metrics, progress_stream, quotas, render, schemas, service, submission
+from sentiment_app.tasks import downloads, metrics, progress_stream, quotas, render, schemas, service, submission
 from sentiment_app.tasks.models import UNFINISHED, Task
-from sentiment_app.tasks.request_body import upload_timeout
+from sentiment_app.tasks.request_body import watch_sender
 from sentiment_app.tasks.submission import Submission
 from sentiment_app.tasks.upload import MULTIPART, NDJSON_TYPES, PARQUET_TYPES, Upload, fingerprint, open_upload
-from sentiment_app.web import rate_limits
-from sentiment_app.web.guard import caller
+from sentiment_app.web.guard import caller, holders
 from sentiment_app.web.operation import JSON, operation
 from sentiment_app.web.problems import InvalidFieldsError
 from sentiment_app.web.schemas import paged
@@ -41,13 +36,11 @@ IDEMPOTENCY_KEY = re.compile(r'"?([\x21\x23-\x7e]{1,255})"?')
 PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 SUBMITTED = ("Location", "Retry-After", "Preference-Applied")
 
-# Requests that wait for a task, uploads, and downloads of results. Each occupies a thread for a long time.
+# Requests that wait for a task, and uploads. Each occupies a thread for a long time.
 WAITING = AppKey[ConcurrencyLimit]("waiting")
 UPLOADS = AppKey[ConcurrencyLimit]("uploads")
-DOWNLOADS = AppKey[ConcurrencyLimit]("downloads")
-# Files that another process reads or writes. Each occupies memory: the file that is read, and up to 320 MB.
+# Files that another process reads. Each occupies memory: the file, and up to 320 MB.
 CONVERSIONS = AppKey[ConcurrencyLimit]("conversions")
-PARQUET_DOWNLOADS = AppKey[ConcurrencyLimit]("parquet_downloads")
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/sentiment")
 
@@ -60,26 +53,13 @@ class TooManyUploadsError(UnavailableError):
     detail = "Too many uploads are in progress. Retry in a few seconds."
 
 
-class TooManyDownloadsError(UnavailableError):
-    """Too many downloads are in progress."""
-
-    detail = "Too many downloads are in progress. Retry in a few seconds."
-
-
-class DownloadFailedError(UnavailableError):
-    """The process that writes the file failed."""
-
-    detail = "The results cannot be written in this format at the moment. Retry later, or use CSV or NDJSON."
-
-
 def init_app(app: Flask) -> None:
     """Give the application its limits on requests that occupy a thread for a long time."""
     limit = SETTINGS.get(app).max_held_requests
     WAITING.set(app, ConcurrencyLimit(limit, UnavailableError))
     UPLOADS.set(app, ConcurrencyLimit(limit, TooManyUploadsError))
-    DOWNLOADS.set(app, ConcurrencyLimit(limit, TooManyDownloadsError))
     CONVERSIONS.set(app, ConcurrencyLimit(1, TooManyUploadsError, waiting=limit))
-    PARQUET_DOWNLOADS.set(app, ConcurrencyLimit(2, TooManyDownloadsError))
+    downloads.init_app(app)
     metrics.init_app(app)
 
 
@@ -138,8 +118,8 @@ def submit_file(query: dict[str, Any]) -> Response:
     The file may also be sent as a part of a form (multipart/form-data). The options may then be fields of the form that
     come before the file, and the type of the file follows from its name.
     """
-    with UPLOADS.get().acquire(*_holders()), upload_timeout(settings().upload_seconds):
-        upload = open_upload(schemas.UploadQuerySchema(), query)
+    with UPLOADS.get().acquire(*holders()), watch_sender(settings().upload_seconds) as body:
+        upload = open_upload(schemas.UploadQuerySchema(), query, body)
         to_submit = _submission(upload.options.pop("model"), upload.options.pop("webhook_url"))
         task = _receive(to_submit, upload)
     return _submitted(task)  # outside the limit on uploads, because it may wait for the task
@@ -168,8 +148,8 @@ def preview(query: dict[str, Any]) -> dict[str, Any]:
     Nothing is stored. Send the whole file, or its beginning if it is not compressed, with the same options as for
     a task.
     """
-    with UPLOADS.get().acquire(*_holders()), upload_timeout(settings().upload_seconds):
-        upload = open_upload(schemas.FileQuerySchema(), query)
+    with UPLOADS.get().acquire(*holders()), watch_sender(settings().upload_seconds) as body:
+        upload = open_upload(schemas.FileQuerySchema(), query, body)
         return submission.preview_file(cast(IO[bytes], upload.stream), upload.format(), CONVERSIONS.get().acquire)
 
 
@@ -238,15 +218,15 @@ def results(task_id: UUID, query: dict[str, Any]) -> Response:
     status, _, rows, included = opened
     media_type = request.accept_mimetypes.best_match([JSON, *NDJSON_TYPES, CSV, XLSX, *PARQUET_TYPES]) or JSON
     if media_type in NDJSON_TYPES:
-        return stream_download(render.ndjson(rows, included), media_type)
+        return downloads.stream_download(render.ndjson(rows, included), media_type)
     if media_type == CSV:
         raw = query["formulas"] == "raw"
-        return stream_download(render.csv_table(rows, included, with_header=after < 0, raw=raw), media_type)
+        return downloads.stream_download(render.csv_table(rows, included, with_header=after < 0, raw=raw), media_type)
     if media_type == XLSX:
-        return stream_download(render.workbook(rows, included), media_type, f"results-{task_id}.xlsx")
+        return downloads.stream_download(render.workbook(rows, included), media_type, f"results-{task_id}.xlsx")
     if media_type in PARQUET_TYPES:
-        return stream_download(
-            render.parquet(rows, included), media_type, f"results-{task_id}.parquet", PARQUET_DOWNLOADS.get()
+        return downloads.stream_download(
+            render.parquet(rows, included), media_type, f"results-{task_id}.parquet", downloads.PARQUET_DOWNLOADS.get()
         )
     items = [render.as_object(result, included) for result in islice(rows, limit)]
     has_more = len(items) == limit or status in UNFINISHED
@@ -266,9 +246,9 @@ def follow(task_id: UUID) -> Response:
     task = service.get(user_id, task_id)
     if task.status not in UNFINISHED and seen == progress_stream.last_id(task, service.describe(task)):
         return Response(status=204)
-    may_wait = WAITING.get().try_admit(*_holders())
+    may_wait = WAITING.get().try_admit(*holders())
     events = progress_stream.stream(user_id, task_id, seen, may_wait, schemas.TaskSchema().dump)
-    response = _stream(events, "text/event-stream")
+    response = downloads.stream(events, "text/event-stream")
     response.headers["X-Accel-Buffering"] = "no"
     return response
 
@@ -285,11 +265,6 @@ def deliveries(task_id: UUID) -> dict[str, Any]:
 def redeliver(task_id: UUID, delivery_id: UUID) -> Delivery:
     """Send a delivery again."""
     return outbox.redeliver(service.get(caller().user_id, task_id).id, delivery_id)
-
-
-def _holders() -> tuple[UUID, str]:
-    """Who holds a place under the limits: the user and the network."""
-    return caller().user_id, rate_limits.network()
 
 
 def _submission(model: str | None, webhook_url: str | None) -> Submission:
@@ -317,7 +292,7 @@ def _submitted(task: Task) -> Response:
     headers = {"Location": _location(task.id)}
     seconds = _preferred_wait()
     if seconds is not None:
-        with WAITING.get().try_admit(*_holders()) as may_wait:
+        with WAITING.get().try_admit(*holders()) as may_wait:
             if may_wait:
                 task = service.wait(caller().user_id, task.id, seconds)
                 headers["Preference-Applied"] = f"wait={seconds}"
@@ -350,41 +325,3 @@ def _with_results(task: Task) -> dict[str, Any]:
 
 def _location(task_id: UUID) -> str:
     return url_for("tasks.show", task_id=task_id)
-
-
-def stream_download(
-    pieces: Iterator[str] | Iterator[bytes], media_type: str, filename: str | None = None, *limits: ConcurrencyLimit
-) -> Response:
-    """Stream results, within the limit on downloads and further limits."""
-    place = contextlib.ExitStack()
-    with contextlib.ExitStack() as on_failure:
-        on_failure.callback(place.close)
-        for limit in (DOWNLOADS.get(), *limits):
-            place.enter_context(limit.acquire(*_holders()))
-        try:
-            first = next(pieces, b"")  # an error before the first piece is answered with a problem
-        except (FileError, OSError) as error:
-            raise DownloadFailedError from error
-        on_failure.pop_all()
-    response = _stream(chain([first], pieces), media_type)
-    response.call_on_close(place.close)
-    if filename:
-        response.headers.set("Content-Disposition", "attachment", filename=filename)
-    return response
-
-
-def _stream(pieces: Iterator[Any], media_type: str) -> Response:
-    return Response(stream_with_context(_reset_on_error(pieces)), mimetype=media_type)
-
-
-def _reset_on_error(pieces: Iterator[Any]) -> Iterator[Any]:
-    """The pieces. An error resets the connection, so that clients notice that the response is not complete.
-
-    It is too late for a problem document. Gunicorn handles a reset connection without a traceback in the log, which
-    could quote a row.
-    """
-    try:
-        yield from pieces
-    except (AppError, FileError, SQLAlchemyError) as error:
-        log.warning("stream_reset", reason=type(error).__name__)
-        raise ConnectionResetError(errno.ECONNRESET, "the response cannot be completed") from None

@@ -189,13 +189,14 @@ def results(
     after: int = -1,
     *,
     partial: bool = False,
+    with_gaps: bool = False,
     include: Collection[Literal["text", "columns"]] = (),
 ) -> Results:
     """The results of a task, beginning after an index. One statement decides which chunks they come from.
 
     With `partial`, the task need not be completed. While it is unfinished, the results end before the first chunk that
     is not done, so that a caller who continues after the last index misses no row. Chunks of a failed or cancelled task
-    that are not done are left out.
+    that are not done are left out, and `with_gaps` leaves them out of an unfinished task, too.
 
     The iterator raises ResultsChangedError if a chunk was reopened by a retry, or deleted, since the results were
     opened: what was read before is not complete.
@@ -214,8 +215,11 @@ def results(
         task = get(user_id, task_id)
         done = progress(task)
         raise TaskNotCompletedError(task.status, done.completed + done.failed, task.total)
+    ends_at_gap = status in UNFINISHED and not with_gaps
     included = Included("text" in include, _kept_columns(user_id, task_id) if "columns" in include else None)
-    return Results(status, outline[0].finished_at, _results(status, outline, after, included), included)
+    return Results(
+        status, outline[0].finished_at, _results(outline, after, included, ends_at_gap=ends_at_gap), included
+    )
 
 
 def _kept_columns(user_id: UUID | None, task_id: UUID) -> list[Column]:
@@ -225,12 +229,12 @@ def _kept_columns(user_id: UUID | None, task_id: UUID) -> list[Column]:
     return [Column(**column) for column in format_["kept_columns"]]
 
 
-def _results(status: str, outline: Sequence[Any], after: int, included: Included) -> Iterator[Result]:
+def _results(outline: Sequence[Any], after: int, included: Included, *, ends_at_gap: bool) -> Iterator[Result]:
     for chunk in outline:
         if chunk.state == "done":
             rows = _read(chunk.id, chunk.first, chunk.size, chunk.token, included)
             yield from (result for result in rows if result.row_index > after)
-        elif status in UNFINISHED:
+        elif ends_at_gap:
             return
 
 
@@ -346,9 +350,8 @@ def delete(user_id: UUID | None, task_id: UUID) -> None:
 def mark_all_deleted(user_id: UUID) -> None:
     """Make all tasks of a user invisible at once. Workers stop scoring them, and their webhooks are not sent."""
     marked = update(Task).where(Task.user_id == user_id, Task.deleted_at.is_(None))
-    marked = marked.values(deleted_at=func.now(), idempotency_key=None).returning(Task.id)
-    for task_id in db.session.scalars(marked, execution_options=UNSYNCHRONIZED).all():
-        outbox.withdraw(task_id)
+    db.session.execute(marked.values(deleted_at=func.now(), idempotency_key=None), execution_options=UNSYNCHRONIZED)
+    outbox.withdraw(select(Task.id).where(Task.user_id == user_id))
 
 
 def erase_all(user_id: UUID, deadline: float) -> bool:
@@ -361,7 +364,7 @@ def erase_all(user_id: UUID, deadline: float) -> bool:
 def _mark_deleted(task_id: UUID) -> None:
     deleted = update(Task).where(Task.id == task_id)
     db.session.execute(deleted.values(deleted_at=func.now(), idempotency_key=None))
-    outbox.withdraw(task_id)
+    outbox.withdraw(select(Task.id).where(Task.id == task_id))
 
 
 def retry(user_id: UUID | None, task_id: UUID) -> Task:

@@ -9,7 +9,7 @@ from werkzeug.http import parse_options_header
 
 from sentiment_app.files.reader import CSV, JSON, NDJSON, PARQUET, XLSX, Format, recognize
 from sentiment_app.infrastructure.app_state import settings
-from sentiment_app.tasks.request_body import FormFile, HashingStream
+from sentiment_app.tasks.request_body import Body, FormFile, HashingStream
 from sentiment_app.web.problems import UnsupportedMediaTypeError
 from sentiment_app.web.schemas import Schema, load
 
@@ -57,8 +57,8 @@ def fingerprint(content: bytes, content_type: str | None = None) -> str:
     return hashlib.sha256("\n".join(parts).encode(errors="replace") + b"\n" + content).hexdigest()
 
 
-def open_upload(schema: Schema, query: dict[str, Any]) -> Upload:
-    """The file in the body of the current request, with its options from the URL and from the fields of a form.
+def open_upload(schema: Schema, query: dict[str, Any], content: Body) -> Upload:
+    """The file in `content`, the body of the request, with its options from the URL and from the fields of a form.
 
     Raises:
         UnsupportedMediaTypeError: the type of the file or its compression is not supported.
@@ -66,7 +66,7 @@ def open_upload(schema: Schema, query: dict[str, Any]) -> Upload:
     """
     compression = _compression()
     request.max_content_length = settings().max_upload_bytes
-    body = HashingStream(request.stream, request.content_length)
+    body = HashingStream(cast(IO[bytes], content), request.content_length)
     if request.mimetype != MULTIPART:
         media_type = _media_type(request.mimetype)
         return Upload(body, media_type, compression, query, request.mimetype_params, request.content_type or "")

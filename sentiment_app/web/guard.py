@@ -75,7 +75,7 @@ class Guard:
         app.before_request(self._check)
 
     def _check(self) -> None:
-        g.pop("principal", None)  # tests send several requests in one application context
+        g.pop("principal", None)  # of an earlier request: tests send several in one application context
         if request.endpoint is None:  # a 404 or 405 reveals no more than /openapi.json
             return
         operation = operation_of(current_app.view_functions[request.endpoint])
@@ -114,6 +114,11 @@ class Guard:
 def caller() -> Principal:
     """The principal of the current request."""
     return cast(Principal, g.principal)
+
+
+def holders() -> tuple[UUID, str]:
+    """Who holds the place of the current request under a ConcurrencyLimit: the user and the network."""
+    return caller().user_id, rate_limits.network()
 
 
 def _is_in(network: IPv4Network | IPv6Network) -> bool:

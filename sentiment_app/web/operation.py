@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from flask import Response, jsonify, request
+from werkzeug.datastructures import MultiDict
 from werkzeug.routing import BaseConverter
 
 from sentiment_app.errors import InvalidError, MalformedError, UnavailableError
@@ -112,7 +113,7 @@ def operation(**fields: Any) -> Callable[[Callable[..., Any]], View]:
         @functools.wraps(view)
         def enforced(**arguments: Any) -> Response:
             if declared.query:
-                arguments["query"] = load(declared.query, _query(), "query")
+                arguments["query"] = load(declared.query, _single_values(request.args, "query"), "query")
             if declared.before:
                 declared.before()
             if declared.body:
@@ -132,12 +133,12 @@ def operation_of(view: Any) -> Operation:
     return getattr(view, "operation", Operation())
 
 
-def _query() -> dict[str, str]:
-    repeated = [name for name, values in request.args.lists() if len(values) > 1]
+def _single_values(given: MultiDict[str, str], location: str) -> dict[str, str]:
+    repeated = [name for name, values in given.lists() if len(values) > 1]
     if repeated:
         detail = "The parameter is given more than once."
-        raise InvalidFieldsError([{"in": "query", "pointer": f"/{name}", "detail": detail} for name in repeated])
-    return request.args.to_dict()
+        raise InvalidFieldsError([{"in": location, "pointer": f"/{name}", "detail": detail} for name in repeated])
+    return given.to_dict()
 
 
 def _load_body(declared: Operation) -> dict[str, Any]:
@@ -157,9 +158,8 @@ def _load_body(declared: Operation) -> dict[str, Any]:
             raise MalformedError("The body is not valid JSON.") from None
         return load(body, parsed, "body")
     if form and request.mimetype == FORM:
-        fields = request.form.to_dict()
         _refuse_truncated_body()
-        return load(form, fields, "body")
+        return load(form, _single_values(request.form, "body"), "body")
     accepted = f"{JSON} or {FORM}" if form else JSON
     raise UnsupportedMediaTypeError(
         f"This route does not read {request.mimetype or 'a body without a type'!r}. "

@@ -1,5 +1,6 @@
 """Error responses: this module turns every error into application/problem+json (RFC 9457)."""
 
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -49,8 +50,10 @@ STATUSES = {
 OAUTH_ERRORS = {
     errors.MalformedError: "invalid_request",
     errors.InvalidError: "invalid_request",
+    errors.TooLargeError: "invalid_request",
     errors.UnauthenticatedError: "invalid_grant",
 }
+NOT_IN_DESCRIPTION = re.compile(r"[^ !#-\[\]-~]+")
 
 DATABASE_UNAVAILABLE = "The database did not answer in time. Retry later. The request may have been carried out."
 
@@ -107,12 +110,12 @@ def document(status: int, detail: str, kind: str | None, members: dict[str, Any]
 def to_response(error: AppError) -> Response:
     """The response to an error that a service raised."""
     status, oauth = status_of(type(error)), _oauth_members(error)
-    if "error" in oauth:
+    if "error" in oauth and status in (401, 422):
         status = 400  # as RFC 6749 says
     answer = problem(status, error.detail, error.kind, errors=_fields(error), **oauth)
     if error.retry_after_seconds is not None:
         answer.headers["Retry-After"] = str(error.retry_after_seconds)
-    if error.challenge is not None:
+    if error.challenge is not None and "error" not in oauth:
         answer.headers["WWW-Authenticate"] = 'Bearer realm="sentiment"' + error.challenge
     return answer
 
@@ -126,9 +129,9 @@ def _oauth_members(error: AppError) -> dict[str, str]:
     if code is None:
         return {}
     fields = error.fields if isinstance(error, InvalidFieldsError) else []
-    if any(field["pointer"] == "/grant_type" for field in fields):
+    if any(field["pointer"] == "/grant_type" and field["detail"].startswith("Must be one of") for field in fields):
         code = "unsupported_grant_type"
-    return {"error": code, "error_description": str(error).replace("\n", " ").replace('"', "'")}
+    return {"error": code, "error_description": NOT_IN_DESCRIPTION.sub(" ", str(error))}
 
 
 def _fields(error: AppError) -> list[dict[str, str]] | None:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 import uuid_utils.compat as uuid
-from sqlalchemy import Integer, case, cast, func, select, update
+from sqlalchemy import Integer, Select, case, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from sentiment_app import __version__
@@ -49,9 +49,9 @@ def add(delivery_id: UUID, task_id: UUID, user_id: UUID, url: str, event: str, d
     db.session.execute(insert(Delivery).values(values).on_conflict_do_nothing(index_elements=[Delivery.id]))
 
 
-def withdraw(task_id: UUID) -> None:
-    """Delete the deliveries of a task, within the caller's unit of work."""
-    db.session.execute(sa.delete(Delivery).where(Delivery.task_id == task_id), execution_options=UNSYNCHRONIZED)
+def withdraw(task_ids: Select[UUID]) -> None:
+    """Delete the deliveries of the tasks that a query finds, within the caller's unit of work."""
+    db.session.execute(sa.delete(Delivery).where(Delivery.task_id.in_(task_ids)), execution_options=UNSYNCHRONIZED)
 
 
 def send(delivery_id: UUID) -> None:

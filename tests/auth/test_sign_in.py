@@ -1,6 +1,7 @@
 import base64
 import hmac
 import json
+import re
 from datetime import timedelta
 from uuid import uuid4
 
@@ -9,7 +10,9 @@ import pytest
 from argon2 import extract_parameters
 from flask_jwt_extended import create_access_token
 from harness import PASSWORD
+from sqlalchemy.exc import OperationalError
 
+from sentiment_app.audit import service as audit
 from sentiment_app.infrastructure.database import db
 from sentiment_app.users import passwords, sessions
 from sentiment_app.users import service as users
@@ -76,6 +79,48 @@ def test_oauth_client_gets_the_errors_of_oauth(client, ada, form, error):
     assert (answer.status_code, answer.json["status"], answer.json["error"]) == (400, 400, error)
     assert set(answer.json["error_description"]).isdisjoint('"\\')
     assert answer.json["type"].startswith("urn:sentiment-app:problem:")
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "error"),
+    [
+        ("grant_type=password&grant_type=refresh_token&username=ada&password=x", 400, "invalid_request"),
+        ("username=ada&username=bob&password=x", 400, "invalid_request"),
+        ("grant_type=client_credentials%00", 400, "invalid_request"),
+        ("%C3%A9%5C%22=1&username=ada&password=x", 400, "invalid_request"),
+        ("username=" + "a" * 9000, 413, "invalid_request"),
+    ],
+)
+def test_hostile_oauth_form_is_refused(client, ada, form, status, error):
+    answer = client.post(LOGIN, data=form, content_type="application/x-www-form-urlencoded")
+    assert (answer.status_code, answer.json["error"]) == (status, error)
+    assert re.fullmatch(r"[ !#-\[\]-~]+", answer.json["error_description"])
+
+
+def test_refused_grant_asks_for_no_bearer_token(client, ada):
+    for form in ({"refresh_token": "rubbish", "grant_type": "refresh_token"}, {"username": "ada", "password": "wrong"}):
+        assert "WWW-Authenticate" not in client.post(LOGIN, data=form).headers
+
+
+def test_failed_sign_in_takes_the_same_statements_for_an_unknown_account(client, ada, statements):
+    found = {}
+    for name in ("ada", "nobody"):
+        with statements() as seen:
+            client.post(LOGIN, json={"username": name, "password": "wrong password"})
+        found[name] = [re.sub(r"^(RELEASE|ROLLBACK TO)|_\d+$", "", statement) for statement in seen]
+    assert found["ada"] == found["nobody"]
+    assert any("INSERT INTO audit_events" in statement for statement in found["ada"])
+
+
+@pytest.mark.parametrize("name", ["ada", "nobody"])
+def test_failed_sign_in_is_refused_and_counted_if_it_cannot_be_recorded(make_app, ada, monkeypatch, name):
+    def fail(_):
+        raise OperationalError("INSERT", {}, Exception("no space left"))
+
+    monkeypatch.setattr(audit, "_record_failed_sign_in", fail)
+    strict = make_app(login_rate_limit="2 per minute").test_client()
+    body = {"username": name, "password": "wrong password"}
+    assert [strict.post(LOGIN, json=body).status_code for _ in range(3)] == [401, 401, 429]
 
 
 def test_client_that_sends_json_gets_only_a_problem(client, ada):

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from harness import PASSWORD
@@ -12,6 +13,7 @@ from sentiment_app.infrastructure.database import db
 from sentiment_app.privacy import service
 from sentiment_app.sentiment import history
 from sentiment_app.sentiment.models import SentimentRequest
+from sentiment_app.tasks import executor
 from sentiment_app.tasks.models import Chunk, Task
 from sentiment_app.users import service as users
 from sentiment_app.users.models import User
@@ -190,6 +192,52 @@ def test_export_has_rows_that_were_never_scored(client, ada, as_ada, upload, exp
     client.post(f"/api/v1/sentiment/tasks/{task}/cancel", headers=as_ada)
     (row,) = [entry for entry in export() if entry["kind"] == "unscored_row"]
     assert (row["text"], row["columns"], row["line"]) == ("unfinished", {"shop": "north"}, 2)
+
+
+def test_export_has_rows_after_a_gap_of_a_running_task(client, upload, chunk_jobs, small_chunks, export):
+    upload("text\n" + "".join(f"row {number}\n" for number in range(9)), "text/csv")
+    for job in chunk_jobs()[1:]:  # another worker still scores the first chunk
+        executor.score_chunk(UUID(job))
+    found = export()
+    assert [entry["index"] for entry in found if entry["kind"] == "unscored_row"] == [0, 1, 2]
+    assert [entry["index"] for entry in found if entry["kind"] == "result"] == [3, 4, 5, 6, 7, 8]
+
+
+def test_export_of_a_task_that_never_stops_changing_fails(client, ada, as_ada, upload, work, monkeypatch):
+    upload("text\ngood\n", "text/csv")
+    work()
+
+    def change(*_, **__):
+        raise service.tasks.ResultsChangedError
+
+    monkeypatch.setattr(service.tasks, "results", change)
+    with pytest.raises(service.tasks.ResultsChangedError):
+        list(service.export(ada.id))
+
+
+def test_export_does_not_say_who_else_acted(client, ada, as_ada, admin, as_admin, export):
+    other = {"environ_base": {"REMOTE_ADDR": "10.99.1.2"}}
+    client.post(f"/api/v1/users/{ada.id}/password-reset", json={}, headers=as_admin, **other)
+    client.application.test_cli_runner().invoke(args=["user", "promote", "ada"])
+    events = [entry for entry in export() if entry["kind"] == "audit_event"]
+    shown = {entry["event"]: entry for entry in events}
+    assert "10.99.1.2" not in json.dumps(events)
+    assert str(admin.id) not in json.dumps(events)
+    assert "operator" not in shown["privilege_permissions_changed"]
+    assert shown["authn_login_success"]["network"] == "127.0.0.1"
+    assert shown["sensitive_read"]["actor_id"] == str(ada.id)
+
+
+def test_tasks_are_marked_with_a_fixed_number_of_statements(app, ada, upload, fetch, statements):
+    counts = []
+    for number in (1, 6):
+        for _ in range(number):
+            upload("text\ngood\n", "text/csv")
+        with statements() as seen:
+            service.tasks.mark_all_deleted(ada.id)
+        counts.append(len(seen))
+    assert counts[0] == counts[1] > 0
+    assert fetch().json["items"] == []
 
 
 def test_export_has_ended_sessions_and_former_names(client, ada, as_ada, sign_in, export):

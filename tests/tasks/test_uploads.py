@@ -1,9 +1,12 @@
 """Uploads as people send them: forms, previews, and the format that a task reports."""
 
+import contextlib
 import errno
 import gzip
 import io
 import json
+import socket
+import threading
 import uuid
 from urllib.parse import quote
 
@@ -222,9 +225,71 @@ def test_full_temporary_folder_is_unavailable(upload, monkeypatch, number):
     assert "send CSV or NDJSON" in answer.json["detail"]
 
 
-def test_sender_that_only_occupies_a_place_is_cut_off(upload, lines, fetch, monkeypatch):
-    monkeypatch.setattr(request_body, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(request_body, "MIN_BYTES_PER_SECOND", 10**15)
-    answer = upload(lines("a", "b"))
-    assert (answer.status_code, answer.json["type"].rpartition(":")[2]) == (408, "upload-too-slow")
-    assert fetch().json["items"] == []
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(request_body.time, "monotonic", lambda: self.now)
+
+
+def test_only_waiting_for_the_sender_counts(app, monkeypatch):
+    clock, body = Clock(monkeypatch), request_body.Body()
+    with app.test_request_context(data=b"x" * 100_000):
+        body.read(100)
+        clock.now += 3600  # this process is busy, for example because PostgreSQL is slow
+        assert not body.is_too_slow()
+        body._waiting_since = clock.now  # the next read has begun
+        clock.now += request_body.PATIENCE_SECONDS - 1
+        assert not body.is_too_slow()
+        clock.now += 2
+        assert body.is_too_slow()
+
+
+def test_sender_with_the_minimum_rate_is_not_too_slow(app, monkeypatch):
+    clock, body = Clock(monkeypatch), request_body.Body()
+    piece = request_body.PIECE_BYTES
+    for _ in range(100):
+        body._waiting_since = clock.now
+        clock.now += piece / request_body.MIN_BYTES_PER_SECOND
+        assert not body.is_too_slow()  # just before the read ends
+        body._waited += piece / request_body.MIN_BYTES_PER_SECOND
+        body._received, body._waiting_since = body._received + piece, None
+
+
+@pytest.mark.parametrize("cause", ["trickle", "silence", "timeout"])
+def test_connection_of_a_slow_sender_is_cut_off(app, monkeypatch, cause):
+    """The read is blocked, as gunicorn's is until all its bytes have arrived."""
+    monkeypatch.setattr(request_body, "CHECK_SECONDS", 0.01)
+    if cause != "timeout":
+        monkeypatch.setattr(request_body, "PATIENCE_SECONDS", 0.1)
+        monkeypatch.setattr(request_body, "MIN_BYTES_PER_SECOND", 10**9)
+    ours, theirs = socket.socketpair()
+    has_ended = threading.Event()
+
+    def send():
+        while cause == "trickle" and not has_ended.wait(0.005):
+            with contextlib.suppress(OSError):
+                theirs.send(b"x")
+
+    sender = threading.Thread(target=send)
+    environ = {"wsgi.input": ours.makefile("rb"), "gunicorn.socket": ours, "CONTENT_LENGTH": "100000"}
+    with theirs, ours, environ["wsgi.input"], app.test_request_context(method="POST", environ_overrides=environ):
+        sender.start()
+        with (
+            pytest.raises(request_body.UploadTooSlowError) as raised,
+            request_body.watch_sender(0.1 if cause == "timeout" else 3600) as body,
+        ):
+            request_body.HashingStream(body, 100_000).drain()
+        has_ended.set()
+        sender.join()
+    assert ("within" in raised.value.detail) == (cause == "timeout")
+
+
+def test_other_errors_of_an_upload_are_not_taken_for_slowness(app):
+    with (
+        app.test_request_context(data=b"x"),
+        pytest.raises(ZeroDivisionError),
+        request_body.watch_sender(3600),
+    ):
+        raise ZeroDivisionError

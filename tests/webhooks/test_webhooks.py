@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, update
+from harness import PASSWORD
+from sqlalchemy import delete, func, update
 
 from sentiment_app.infrastructure import logs
 from sentiment_app.infrastructure.database import db
@@ -19,7 +20,8 @@ from sentiment_app.infrastructure.queue import WEBHOOKS_QUEUE, queue
 from sentiment_app.registry import serving as serving_module
 from sentiment_app.tasks import reconciler, submission
 from sentiment_app.tasks.models import Task
-from sentiment_app.webhooks import egress, outbox
+from sentiment_app.users import service as users
+from sentiment_app.webhooks import egress, outbox, secrets
 from sentiment_app.webhooks.models import Delivery, WebhookSecret
 
 SECRET = "/api/v1/sentiment/webhooks/secret"
@@ -147,6 +149,47 @@ def test_secret_that_was_replaced_ends(client, as_ada, finished, deliver, receiv
     deliver()
     ((headers, body),) = receiver.received
     assert headers["webhook-signature"] == signature(key, headers, body)
+
+
+def test_replaced_secrets_do_not_pile_up(client, ada, as_ada, finished, deliver, receiver):
+    keys = [secrets.rotate(ada.id, timedelta(days=30)) for _ in range(5)]
+    deliver()
+    ((headers, body),) = receiver.received
+    assert headers["webhook-signature"].split() == [signature(key, headers, body) for key in (keys[4], keys[3])]
+
+
+@pytest.mark.parametrize("other", ["get_or_create", "rotate"])
+def test_first_secret_is_made_once(base_app, monkeypatch, other):
+    """Two requests at once, with transactions of their own."""
+    with base_app.app_context():
+        user_id = users.register("racer", "racer@example.org", PASSWORD).id
+    outcomes, barrier = [], threading.Barrier(2)
+
+    def act(name):
+        with base_app.app_context():
+            barrier.wait()
+            arguments = (user_id,) if name == "get_or_create" else (user_id, timedelta(hours=1))
+            outcomes.append(getattr(secrets, name)(*arguments))
+
+    try:
+        for _ in range(10):
+            with base_app.app_context():
+                db.session.execute(delete(WebhookSecret).where(WebhookSecret.user_id == user_id))
+                db.session.commit()
+            outcomes.clear()
+            threads = [threading.Thread(target=act, args=(name,)) for name in ("rotate", other)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            with base_app.app_context():
+                valid = secrets.find_valid(user_id)
+            assert len(outcomes) == 2
+            assert set(outcomes) <= set(valid)
+    finally:
+        with base_app.app_context():
+            db.session.execute(delete(users.User).where(users.User.id == user_id))
+            db.session.commit()
 
 
 def test_redelivery_has_a_rate_of_its_own(make_app, client, as_ada, finished, deliver, deliveries):
