@@ -6,8 +6,8 @@ from uuid import UUID
 from flask import Blueprint, request
 
 from sentiment_app.auth import schemas, service, throttle, tokens
+from sentiment_app.users import administration, sessions
 from sentiment_app.users import service as users
-from sentiment_app.users import sessions
 from sentiment_app.users.models import User
 from sentiment_app.users.schemas import SessionListSchema, SignUpSchema, UserSchema
 from sentiment_app.web import rate_limits
@@ -35,7 +35,7 @@ def register(body: dict[str, Any]) -> User:
 @operation(access="public", rates=("auth",), body=schemas.PasswordResetSchema(), status=204, errors=(403,))
 def reset_password(body: dict[str, Any]) -> None:
     """Set a new password with a token of an administrator. All sessions of the account end."""
-    users.finish_password_reset(body["token"], body["password"])
+    administration.finish_password_reset(body["token"], body["password"])
 
 
 @blueprint.post("/auth/login")

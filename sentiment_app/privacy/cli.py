@@ -5,6 +5,7 @@ from flask.cli import with_appcontext
 
 from sentiment_app.cli import Command
 from sentiment_app.privacy import service
+from sentiment_app.users import administration
 from sentiment_app.users import service as users
 
 
@@ -20,6 +21,6 @@ def delete(username: str, yes: bool) -> None:
     account = users.get_by_username(username)
     if not yes:
         click.confirm(f"Erase everything that belongs to {account.username} ({account.email})?", abort=True)
-    users.delete(account.id)
+    administration.delete(account.id)
     service.erase(account.id, float("inf"))
     click.echo(f"Deleted {username}.")

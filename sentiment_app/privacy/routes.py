@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from sentiment_app.files.reader import NDJSON
 from sentiment_app.privacy import schemas, service
 from sentiment_app.tasks.downloads import stream_download
-from sentiment_app.users import service as users
+from sentiment_app.users import administration
 from sentiment_app.web.guard import caller
 from sentiment_app.web.operation import operation
 
@@ -35,7 +35,7 @@ def erase_own(body: dict[str, Any]) -> None:
 
     Your sessions and API keys end at once. Large amounts of data are erased within a day.
     """
-    users.delete_own(caller().user_id, **body)
+    administration.delete_own(caller().user_id, **body)
     service.erase(caller().user_id)
 
 
@@ -43,5 +43,5 @@ def erase_own(body: dict[str, Any]) -> None:
 @operation(scopes=("admin",), access="administrator", status=204, errors=(409,))
 def erase(user_id: UUID) -> None:
     """Delete an account, and erase everything that belongs to it, within a day."""
-    users.delete(user_id, by=caller().user_id)
+    administration.delete(user_id, by=caller().user_id)
     service.erase(user_id)

@@ -16,7 +16,7 @@ from sentiment_app.tasks import render
 from sentiment_app.tasks import service as tasks
 from sentiment_app.tasks.models import Task
 from sentiment_app.tasks.schemas import TaskSchema
-from sentiment_app.users import api_keys, sessions
+from sentiment_app.users import administration, api_keys, sessions
 from sentiment_app.users import service as users
 from sentiment_app.users.schemas import ApiKeySchema, SessionSchema, UserSchema
 from sentiment_app.webhooks import outbox
@@ -34,13 +34,13 @@ def erase(user_id: UUID, seconds: float = ERASE_SECONDS) -> bool:
     tasks.mark_all_deleted(user_id)
     is_complete = history.delete_all(user_id, deadline).is_complete and tasks.erase_all(user_id, deadline)
     if is_complete:
-        users.erase(user_id)
+        administration.erase(user_id)
     return is_complete
 
 
 def erase_deleted_accounts() -> int:
     """Erase the data of all deleted accounts; returns their number."""
-    found = users.find_deleted()
+    found = administration.find_deleted()
     for user_id in found:
         erase(user_id, float("inf"))
     return len(found)

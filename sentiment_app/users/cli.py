@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sentiment_app.cli import Group, as_json, print_json
-from sentiment_app.users import api_keys, one_time_tokens, service
+from sentiment_app.users import administration, api_keys, one_time_tokens, service
 from sentiment_app.users.models import User
 from sentiment_app.users.one_time_tokens import Purpose
 from sentiment_app.users.schemas import (
@@ -78,7 +78,7 @@ def promote(username: str, undo: bool, as_json: bool) -> None:
 
     Example: flask user promote ada
     """
-    changed = service.administer(service.get_by_username(username).id, {"is_superuser": not undo})
+    changed = administration.administer(service.get_by_username(username).id, {"is_superuser": not undo})
     _print(changed, "Demoted" if undo else "Promoted", as_json)
 
 
@@ -91,7 +91,7 @@ def deactivate(username: str, undo: bool, as_json: bool) -> None:
 
     Example: flask user deactivate ada
     """
-    changed = service.administer(service.get_by_username(username).id, {"is_active": undo})
+    changed = administration.administer(service.get_by_username(username).id, {"is_active": undo})
     _print(changed, "Activated" if undo else "Deactivated", as_json)
 
 
@@ -107,9 +107,8 @@ def reset_password(username: str, password_stdin: bool, revoke_keys: bool, as_js
     """
     service.get_by_username(username)  # before the command asks for a password
     given = load(PasswordSchema(), {"password": _password(password_stdin)}, "body")
-    _print(
-        service.reset_password(username, given["password"], revoke_keys=revoke_keys), "Reset the password of", as_json
-    )
+    changed = administration.reset_password(username, given["password"], revoke_keys=revoke_keys)
+    _print(changed, "Reset the password of", as_json)
 
 
 @user.command("invite")

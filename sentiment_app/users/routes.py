@@ -6,7 +6,7 @@ from uuid import UUID
 
 from flask import Blueprint
 
-from sentiment_app.users import api_keys, one_time_tokens, schemas, service, sessions
+from sentiment_app.users import administration, api_keys, one_time_tokens, schemas, service, sessions
 from sentiment_app.users.models import User
 from sentiment_app.users.one_time_tokens import Purpose
 from sentiment_app.web.guard import caller
@@ -111,7 +111,7 @@ def change(user_id: UUID, body: dict[str, Any]) -> User:
 
     Deactivation ends its sessions at once: its tokens are refused from the next request on.
     """
-    return service.administer(user_id, body, by=caller().user_id)
+    return administration.administer(user_id, body, by=caller().user_id)
 
 
 @blueprint.post("/<uuid:user_id>/password-reset")
@@ -125,7 +125,7 @@ def change(user_id: UUID, body: dict[str, Any]) -> User:
 def reset_password(user_id: UUID, body: dict[str, Any]) -> dict[str, Any]:
     """Make a token with which a user sets a new password once, at `/auth/password-reset`."""
     life = timedelta(hours=body["expires_in_hours"])
-    return _show_token(service.start_password_reset(user_id, life, by=caller().user_id))
+    return _show_token(administration.start_password_reset(user_id, life, by=caller().user_id))
 
 
 @blueprint.get("/<uuid:user_id>/sessions")

@@ -1,11 +1,10 @@
-"""Accounts: register, look up, change, deactivate and delete them."""
+"""Accounts: register, look up and change them. Administrators do more in `administration`."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
 import uuid_utils.compat as uuid
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -15,10 +14,10 @@ from sentiment_app.audit import service as audit
 from sentiment_app.audit.service import Event
 from sentiment_app.errors import ConflictError, ForbiddenError, NotFoundError
 from sentiment_app.infrastructure.app_state import settings
-from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
+from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.users import api_keys, one_time_tokens, passwords, sessions
 from sentiment_app.users.models import FormerUsername, User
-from sentiment_app.users.one_time_tokens import InvalidOneTimeTokenError, Purpose
+from sentiment_app.users.one_time_tokens import Purpose
 from sentiment_app.web.admission import admission
 
 # An advisory lock of PostgreSQL.
@@ -39,13 +38,6 @@ class WrongPasswordError(ForbiddenError):
 
     def __init__(self) -> None:
         super().__init__("This is not your current password.", field="current_password")
-
-
-class OwnAccountError(ConflictError):
-    """Administrators cannot deactivate, demote or delete themselves in this way."""
-
-    kind = "own-account"
-    detail = "You cannot do this to your own account. Ask another administrator."
 
 
 class LastAdministratorError(ConflictError):
@@ -157,7 +149,7 @@ def get(user_id: UUID) -> User:
     Raises:
         NotFoundError
     """
-    user = _get(user_id)
+    user = load(user_id)
     if user.deleted_at:
         raise NotFoundError
     return user
@@ -194,12 +186,12 @@ def change_profile(user_id: UUID, session_id: UUID, changes: dict[str, Any]) -> 
     """
     changes = dict(changes)
     new = changes.pop("password", None)
-    user = _verify(user_id, changes.pop("current_password"))
+    user = verify_password(user_id, changes.pop("current_password"))
     verified = user.password_hash
     if new is None:
-        return _change(user_id, changes, verified=verified)
-    changes["password_hash"] = _hash_if_acceptable(new, user, changes)
-    return _change(user_id, changes, verified=verified, ends=sessions.Reason.PASSWORD, keep=session_id)
+        return change(user_id, changes, verified=verified)
+    changes["password_hash"] = hash_if_acceptable(new, user, changes)
+    return change(user_id, changes, verified=verified, ends=sessions.Reason.PASSWORD, keep=session_id)
 
 
 def create_api_key(user_id: UUID, current_password: str, grant: api_keys.Grant) -> api_keys.NewKey:
@@ -208,7 +200,7 @@ def create_api_key(user_id: UUID, current_password: str, grant: api_keys.Grant) 
     Raises:
         WrongPasswordError, TooManyKeysError, InvalidError
     """
-    return api_keys.create(_verify(user_id, current_password), grant)
+    return api_keys.create(verify_password(user_id, current_password), grant)
 
 
 def rotate_api_key(user_id: UUID, key_id: UUID, current_password: str, overlap_seconds: int) -> api_keys.NewKey:
@@ -217,10 +209,15 @@ def rotate_api_key(user_id: UUID, key_id: UUID, current_password: str, overlap_s
     Raises:
         WrongPasswordError, TooManyKeysError, NotFoundError
     """
-    return api_keys.rotate(_verify(user_id, current_password), key_id, timedelta(seconds=overlap_seconds))
+    return api_keys.rotate(verify_password(user_id, current_password), key_id, timedelta(seconds=overlap_seconds))
 
 
-def _verify(user_id: UUID, password: str) -> User:
+def verify_password(user_id: UUID, password: str) -> User:
+    """The user with this current password.
+
+    Raises:
+        WrongPasswordError
+    """
     user = get(user_id)
     if not passwords.verify(user.password_hash, password):
         audit.record_alone(Event.SIGN_IN_FAILED, user_id, "wrong current password")
@@ -228,146 +225,18 @@ def _verify(user_id: UUID, password: str) -> User:
     return user
 
 
-def reset_password(username: str, new: str, *, revoke_keys: bool = False) -> User:
-    """Set a new password, and end all sessions of the account. With `revoke_keys`, also revoke its API keys.
+def hash_if_acceptable(new: str, user: User, changes: dict[str, Any] | None = None) -> str:
+    """The hash of a new password, which must differ from the names of the user, as they are after the changes.
 
     Raises:
-        NotFoundError, WeakPasswordError
+        WeakPasswordError
     """
-    user = get_by_username(username)
-    changes = {"password_hash": _hash_if_acceptable(new, user)}
-    changed = _change(user.id, changes, ends=sessions.Reason.PASSWORD)
-    if revoke_keys:
-        api_keys.revoke_all(user.id)
-    return changed
-
-
-def start_password_reset(user_id: UUID, life: timedelta, *, by: UUID | None = None) -> one_time_tokens.NewToken:
-    """Make a token with which a user sets a new password.
-
-    Raises:
-        NotFoundError
-        OwnAccountError: `by` is the account itself. It changes its password with the current password.
-    """
-    if user_id == by:
-        raise OwnAccountError
-    get(user_id)
-    return one_time_tokens.create(Purpose.PASSWORD_RESET, user_id, life)
-
-
-def finish_password_reset(token: str, new: str) -> None:
-    """Set a new password with a token, which is used up, and end all sessions of the account.
-
-    Raises:
-        InvalidOneTimeTokenError, WeakPasswordError
-    """
-    use_id, user = uuid.uuid4(), _find_reset(token)
-    admission().end(_use_reset(user.id, token, use_id, _hash_if_acceptable(new, user)))
-
-
-@unit_of_work
-def _find_reset(token: str) -> User:
-    user = _get(one_time_tokens.find_user(Purpose.PASSWORD_RESET, token))
-    if not user.is_active:
-        raise InvalidOneTimeTokenError
-    return user
-
-
-@unit_of_work
-def _use_reset(user_id: UUID, token: str, use_id: UUID, password_hash: str) -> list[UUID]:
-    user = _get(user_id, with_for_update=True)
-    if not user.is_active:
-        raise InvalidOneTimeTokenError
-    token_id = one_time_tokens.use(Purpose.PASSWORD_RESET, token, use_id)
-    user.password_hash = password_hash
-    one_time_tokens.cancel(user_id)
-    audit.record(Event.PASSWORD_CHANGED, user.id, f"reset with {token_id}")
-    return sessions.mark_all_ended(user.id, sessions.Reason.PASSWORD)
-
-
-def administer(user_id: UUID, changes: dict[str, Any], *, by: UUID | None = None) -> User:
-    """Change whether an account is active (`is_active`) and an administrator (`is_superuser`).
-
-    Deactivation ends its sessions, and refuses its API keys, at once. After an account is activated again, it can take
-    `ended_session_life` until its API keys work again.
-
-    Raises:
-        NotFoundError
-        OwnAccountError: `by` is the account itself, and would lose a right.
-        LastAdministratorError
-    """
-    if user_id == by and not all(changes.values()):
-        raise OwnAccountError
-    is_deactivated = changes.get("is_active") is False
-    user = _change(user_id, changes, ends=sessions.Reason.DEACTIVATED if is_deactivated else None)
-    if is_deactivated:
-        admission().end(key.id for key in api_keys.list_keys(user_id))
-    return user
-
-
-def delete(user_id: UUID, *, by: UUID | None = None) -> None:
-    """Delete an account: its names and password are erased, and its sessions and API keys end, at once.
-
-    Its name and its email address can be used for a new account. Its other data is erased by the caller.
-
-    Raises:
-        NotFoundError
-        OwnAccountError: `by` is the account itself.
-        LastAdministratorError
-    """
-    if user_id == by:
-        raise OwnAccountError
-    admission().end(_delete(user_id))
-
-
-def delete_own(user_id: UUID, current_password: str) -> None:
-    """Delete the account of a user who sends the current password. As `delete`.
-
-    Raises:
-        WrongPasswordError, LastAdministratorError
-    """
-    verified = get(user_id).password_hash
-    _verify(user_id, current_password)
-    admission().end(_delete(user_id, verified))
-
-
-@unit_of_work
-def _delete(user_id: UUID, verified: str | None = None) -> list[UUID]:
-    user = _get(user_id, with_for_update=True)
-    if user.deleted_at is None:
-        if verified not in (None, user.password_hash):
-            raise WrongPasswordError  # another request changed it first
-        _keep_an_administrator(user)
-        user.username = user.email = f"deleted-{user_id}"  # nobody can register these names
-        user.password_hash, user.is_active, user.is_superuser = "", False, False
-        user.deleted_at = datetime.now(UTC)
-        db.session.execute(sa.delete(FormerUsername).where(FormerUsername.user_id == user_id))
-        one_time_tokens.cancel(user_id)
-        audit.record(Event.USER_DELETED, user_id)
-    return [*sessions.mark_all_ended(user_id, sessions.Reason.DELETED), *api_keys.mark_all_revoked(user_id)]
-
-
-@unit_of_work
-def find_deleted() -> Sequence[UUID]:
-    """Deleted accounts whose data is not erased yet."""
-    return db.session.scalars(select(User.id).where(User.deleted_at.is_not(None)).order_by(User.deleted_at)).all()
-
-
-@unit_of_work
-def erase(user_id: UUID) -> None:
-    """Erase the last row of a deleted account, with all rows of the database that belong to it."""
-    erased = sa.delete(User).where(User.id == user_id, User.deleted_at.is_not(None))
-    if db.session.execute(erased.returning(User.id), execution_options=UNSYNCHRONIZED).first():
-        audit.record(Event.DATA_ERASED, user_id)
-
-
-def _hash_if_acceptable(new: str, user: User, changes: dict[str, Any] | None = None) -> str:
     names = {"username": user.username, "email": user.email, **(changes or {})}
     passwords.check(new, username=names["username"], email=names["email"])
     return passwords.hash_password(new)
 
 
-def _change(
+def change(
     user_id: UUID,
     changes: dict[str, Any],
     *,
@@ -375,6 +244,13 @@ def _change(
     ends: sessions.Reason | None = None,
     keep: UUID | None = None,
 ) -> User:
+    """Change an account: all of `changes`, or nothing. `ends` ends its sessions, except `keep`.
+
+    With `verified`, the hash of the password that the user has sent, nothing changes if another request was faster.
+
+    Raises:
+        NotFoundError, TakenError, WrongPasswordError, LastAdministratorError
+    """
     user, ended = _store(user_id, changes, verified, ends, keep)
     admission().end(ended)
     return user
@@ -385,7 +261,7 @@ def _store(
     user_id: UUID, changes: dict[str, Any], verified: str | None, ends: sessions.Reason | None, keep: UUID | None
 ) -> tuple[User, list[UUID]]:
     # With this lock, a concurrent sign-in either sees the change, or has committed before. Then its session ends below.
-    user = _get(user_id, with_for_update=True)
+    user = load(user_id, with_for_update=True)
     if verified and user.password_hash not in (verified, changes.get("password_hash")):
         raise WrongPasswordError  # another request changed it first. A repeated run finds the new hash
     if user.deleted_at:
@@ -393,7 +269,7 @@ def _store(
     former = user.username
     changed = {name: value for name, value in changes.items() if getattr(user, name) != value}
     if False in (changed.get("is_active"), changed.get("is_superuser")):
-        _keep_an_administrator(user)
+        keep_an_administrator(user)
     for name, value in changed.items():
         setattr(user, name, value)
     try:
@@ -421,7 +297,7 @@ def _record(user_id: UUID, changed: dict[str, Any]) -> None:
         audit.record(Event.USER_UPDATED, user_id, ", ".join(names))
 
 
-def _keep_an_administrator(user: User) -> None:
+def keep_an_administrator(user: User) -> None:
     """Refuse to take the rights of the last administrator. Two such changes at the same time wait for each other."""
     if not (user.is_superuser and user.is_active):
         return
@@ -440,7 +316,12 @@ def _check_not_reserved(username: str, user_id: UUID) -> None:
         raise TakenError("username")
 
 
-def _get(user_id: UUID, *, with_for_update: bool = False) -> User:
+def load(user_id: UUID, *, with_for_update: bool = False) -> User:
+    """A user, also a deleted one, within the caller's unit of work.
+
+    Raises:
+        NotFoundError
+    """
     # Inserts of this user's rows lock the user with KEY SHARE. They must not wait, as other users share their commit.
     lock = {"key_share": True} if with_for_update else None
     user = db.session.get(User, user_id, populate_existing=True, with_for_update=lock)

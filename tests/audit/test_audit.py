@@ -15,6 +15,7 @@ from sentiment_app.audit.models import AuditEvent
 from sentiment_app.infrastructure import logs
 from sentiment_app.infrastructure.database import db
 from sentiment_app.registry import releases
+from sentiment_app.users import administration
 from sentiment_app.users import service as users
 
 AUDIT = "/api/v1/audit"
@@ -117,7 +118,7 @@ def test_end_of_many_sessions_is_one_entry(app, ada, sign_in, recorded):
     for _ in range(12):
         sign_in(ada)
     recorded()
-    users.reset_password("ada", "another passphrase")
+    administration.reset_password("ada", "another passphrase")
     ended = [entry for entry in recorded() if entry.event == "session_ended"]
     assert len(ended) == 1
     assert ended[0].detail.endswith(" and 2 more")

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from sentiment_app.audit import service as audit
 from sentiment_app.infrastructure.database import db
-from sentiment_app.users import passwords, sessions
+from sentiment_app.users import administration, passwords, sessions
 from sentiment_app.users import service as users
 from sentiment_app.users.hashing import HashingProcess
 from sentiment_app.users.models import Session
@@ -147,7 +147,7 @@ def test_unknown_user_and_wrong_password_get_the_same_answer(client, ada, name, 
 
 def test_unknown_user_and_wrong_password_take_the_same_work(client, ada, make_user, monkeypatch):
     """Compares the hashes and their parameters. Measured times would depend on the load of the machine."""
-    users.administer(make_user("closed").id, {"is_active": False})
+    administration.administer(make_user("closed").id, {"is_active": False})
     ask, hashes = HashingProcess.ask, []
 
     def counted(self, request):
@@ -165,7 +165,7 @@ def test_unknown_user_and_wrong_password_take_the_same_work(client, ada, make_us
 
 
 def test_deactivated_user_cannot_sign_in(client, ada):
-    users.administer(ada.id, {"is_active": False})
+    administration.administer(ada.id, {"is_active": False})
     assert client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 401
 
 
@@ -270,7 +270,7 @@ def test_password_matches_in_any_unicode_form(client):
 
 def test_password_reset_wins_over_concurrent_sign_in(app, ada):
     verified = users.authenticate("ada", PASSWORD).password_hash
-    users.reset_password("ada", "another long passphrase")
+    administration.reset_password("ada", "another long passphrase")
     with pytest.raises(sessions.AccountChangedError):
         sessions.start(ada.id, verified, sessions.Origin("192.0.2.1", "test"))
     users._replace_hash(ada.id, verified, "the old password, hashed anew")
@@ -280,7 +280,7 @@ def test_password_reset_wins_over_concurrent_sign_in(app, ada):
 def test_first_of_two_password_changes_wins(app, ada, monkeypatch):
     def meanwhile(*_, **__):
         monkeypatch.undo()
-        users.reset_password("ada", "first come")
+        administration.reset_password("ada", "first come")
 
     monkeypatch.setattr(passwords, "check", meanwhile)
     changes = {"password": "second come, too late", "current_password": PASSWORD}

@@ -15,6 +15,7 @@ from sentiment_app.sentiment import history
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.tasks import executor
 from sentiment_app.tasks.models import Chunk, Task
+from sentiment_app.users import administration
 from sentiment_app.users import service as users
 from sentiment_app.users.models import User
 
@@ -136,7 +137,7 @@ def test_nobody_can_take_the_names_of_a_deleted_account(client, ada, as_admin):
     path = f"/api/v1/users/{ada.id}"
     account = {"username": "mallory", "email": f"{ada.id}@deleted.invalid", "password": PASSWORD}
     client.post("/api/v1/auth/register", json=account)
-    users.delete(ada.id)
+    administration.delete(ada.id)
     left = db.session.get(User, ada.id, populate_existing=True)
     assert "@" not in left.email
     taken = [{**account, "username": left.username}, {**account, "username": "eve", "email": left.email}]
@@ -150,12 +151,12 @@ def test_password_that_changes_meanwhile_deletes_nothing(app, ada, monkeypatch):
     def verify_slowly(*arguments):
         found = verify(*arguments)
         monkeypatch.undo()
-        users.reset_password("ada", "another passphrase")
+        administration.reset_password("ada", "another passphrase")
         return found
 
     monkeypatch.setattr(users.passwords, "verify", verify_slowly)
     with pytest.raises(users.WrongPasswordError):
-        users.delete_own(ada.id, PASSWORD)
+        administration.delete_own(ada.id, PASSWORD)
     assert users.find("ada").is_active
 
 
@@ -286,10 +287,10 @@ def test_command_erases_an_account(app, ada):
 
 
 def test_deleted_account_cannot_be_changed(app, ada, monkeypatch):
-    users.delete(ada.id)
+    administration.delete(ada.id)
     for change in (
-        lambda: users.administer(ada.id, {"is_active": True}),
-        lambda: users.start_password_reset(ada.id, timedelta(days=1)),
+        lambda: administration.administer(ada.id, {"is_active": True}),
+        lambda: administration.start_password_reset(ada.id, timedelta(days=1)),
         lambda: users.get(ada.id),
     ):
         with pytest.raises(users.NotFoundError):

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 from harness import PASSWORD
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from sentiment_app.infrastructure.database import db
-from sentiment_app.users import one_time_tokens, service
-from sentiment_app.users.models import OneTimeToken
+from sentiment_app.users import administration, one_time_tokens, service
+from sentiment_app.users.models import OneTimeToken, User
 
 USERS = "/api/v1/users"
 ME = f"{USERS}/me"
@@ -36,21 +36,21 @@ def test_administrators_do_not_take_their_own_rights(client, admin, as_admin, bo
 @pytest.mark.parametrize("changes", [{"is_active": False}, {"is_superuser": False}])
 def test_last_administrator_keeps_the_rights(app, admin, make_user, changes):
     with pytest.raises(service.LastAdministratorError):
-        service.administer(admin.id, changes)
+        administration.administer(admin.id, changes)
     with pytest.raises(service.LastAdministratorError):
-        service.delete(admin.id)
+        administration.delete(admin.id)
     other = make_user("other")
-    service.administer(other.id, {"is_superuser": True, "is_active": False})
+    administration.administer(other.id, {"is_superuser": True, "is_active": False})
     with pytest.raises(service.LastAdministratorError):  # an inactive administrator does not help
-        service.administer(admin.id, changes)
-    service.administer(other.id, {"is_active": True})
-    service.administer(admin.id, changes)
+        administration.administer(admin.id, changes)
+    administration.administer(other.id, {"is_active": True})
+    administration.administer(admin.id, changes)
 
 
 def test_last_administrator_can_be_changed_otherwise(client, admin, as_admin):
     body = {"current_password": PASSWORD, "email": "other@example.org"}
     assert client.patch(ME, json=body, headers=as_admin).status_code == 200
-    assert service.administer(admin.id, {"is_active": True}).is_superuser
+    assert administration.administer(admin.id, {"is_active": True}).is_superuser
 
 
 def test_administrator_ends_the_sessions_of_an_account(client, ada, as_ada, as_admin):
@@ -133,7 +133,7 @@ def test_new_password_cancels_password_resets(client, ada, as_ada, as_admin, cha
         body = {"current_password": PASSWORD, "password": "a new passphrase"}
         assert client.patch(ME, json=body, headers=as_ada).status_code == 200
     elif change == "command":
-        service.reset_password("ada", "a new passphrase")
+        administration.reset_password("ada", "a new passphrase")
     else:
         assert client.post(RESET, json={"token": second, "password": "a new passphrase"}).status_code == 204
     assert client.post(RESET, json={"token": first, "password": "an attacker's one"}).status_code == 403
@@ -145,7 +145,7 @@ def test_reset_of_an_account_that_ended_is_refused(client, ada, as_admin, monkey
     token, user_id = reset_token(client, ada, as_admin), ada.id
 
     def end_account():
-        service.delete(user_id) if end == "delete" else service.administer(user_id, {"is_active": False})
+        administration.delete(user_id) if end == "delete" else administration.administer(user_id, {"is_active": False})
 
     def check(*_, **__):  # between the two steps of the reset
         monkeypatch.undo()
@@ -180,7 +180,7 @@ def test_two_administrators_cannot_demote_each_other(base_app):
         with base_app.app_context():
             barrier.wait()
             try:
-                service.administer(user_id, {"is_superuser": False})
+                administration.administer(user_id, {"is_superuser": False})
                 outcomes.append("demoted")
             except service.LastAdministratorError:
                 outcomes.append("refused")
@@ -194,5 +194,5 @@ def test_two_administrators_cannot_demote_each_other(base_app):
         assert sorted(outcomes) == ["demoted", "refused"]
     finally:
         with base_app.app_context():
-            db.session.execute(service.sa.delete(service.User).where(service.User.id.in_(ids)))
+            db.session.execute(delete(User).where(User.id.in_(ids)))
             db.session.commit()

@@ -15,7 +15,7 @@ from sentiment_app.auth.tokens import VERIFIED
 from sentiment_app.config import KEY_CACHE_LIFE
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import REDIS
-from sentiment_app.users import api_keys, service
+from sentiment_app.users import administration, api_keys
 from sentiment_app.users.models import ApiKey
 
 KEYS = "/api/v1/users/me/api-keys"
@@ -154,7 +154,7 @@ def test_process_remembers_a_key_until_it_expires_and_at_most_a_minute(client, c
 def test_key_of_inactive_account_is_refused_at_once(client, create, ada, admin, forget):
     key = create().json["key"]
     assert client.get(ME, headers=bearer(key)).status_code == 200
-    service.administer(ada.id, {"is_active": False}, by=admin.id)
+    administration.administer(ada.id, {"is_active": False}, by=admin.id)
     assert client.get(ME, headers=bearer(key)).status_code == 401
     forget()
     assert client.get(ME, headers=bearer(key)).status_code == 401
@@ -208,10 +208,10 @@ def test_invalid_grants_are_refused(create, fields, pointer):
 def test_administrators_scopes_need_an_administrator_at_each_request(
     client, create, as_admin, admin, make_user, forget
 ):
-    service.administer(make_user("other").id, {"is_superuser": True})
+    administration.administer(make_user("other").id, {"is_superuser": True})
     key = create("admin", headers=as_admin).json["key"]
     assert client.get("/api/v1/users", headers=bearer(key)).status_code == 200
-    service.administer(admin.id, {"is_superuser": False})
+    administration.administer(admin.id, {"is_superuser": False})
     assert client.get("/api/v1/users", headers=bearer(key)).status_code == 403
 
 
@@ -331,9 +331,9 @@ def test_password_reset_can_revoke_keys(client, create, ada):
     kept, other = create().json["key"], create().json["key"]
     for key in (kept, other):
         assert client.get(ME, headers=bearer(key)).status_code == 200
-    service.reset_password("ada", "another good one")
+    administration.reset_password("ada", "another good one")
     assert client.get(ME, headers=bearer(kept)).status_code == 200
-    service.reset_password("ada", "yet another good one", revoke_keys=True)
+    administration.reset_password("ada", "yet another good one", revoke_keys=True)
     assert [client.get(ME, headers=bearer(key)).status_code for key in (kept, other)] == [401, 401]
 
 

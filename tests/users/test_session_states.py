@@ -9,6 +9,7 @@ from stateful import PARTS, run_machine
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import REDIS
+from sentiment_app.users import administration
 from sentiment_app.users import service as users
 from sentiment_app.users.models import Session, User
 
@@ -98,13 +99,13 @@ class Sessions(RuleBasedStateMachine):
     @rule(username=USERS)
     def reset_the_password(self, username):
         new = next(password for password in PASSWORDS if password != self.passwords[username])
-        users.reset_password(username, new)
+        administration.reset_password(username, new)
         self.passwords[username] = new
         self.end(username)
 
     @rule(username=USERS, active=st.booleans())
     def set_account_active(self, username, active):
-        users.administer(self.ids[username], {"is_active": active})
+        administration.administer(self.ids[username], {"is_active": active})
         self.active[username] = active
         if not active:
             self.end(username)

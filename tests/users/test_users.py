@@ -1,6 +1,7 @@
 import pytest
 from harness import PASSWORD
 
+from sentiment_app.users import administration
 from sentiment_app.users import service as users
 
 ME, USERS = "/api/v1/users/me", "/api/v1/users"
@@ -79,9 +80,9 @@ def test_only_administrators_see_other_users(client, ada, as_ada, method, path):
 
 
 def test_demotion_takes_effect_at_once(client, admin, as_admin, make_user):
-    users.administer(make_user("other").id, {"is_superuser": True})
+    administration.administer(make_user("other").id, {"is_superuser": True})
     assert client.get(USERS, headers=as_admin).status_code == 200
-    users.administer(admin.id, {"is_superuser": False})
+    administration.administer(admin.id, {"is_superuser": False})
     assert client.get(USERS, headers=as_admin).status_code == 403
 
 
