@@ -98,7 +98,10 @@ def test_hostile_oauth_form_is_refused(client, ada, form, status, error):
 
 
 def test_refused_grant_asks_for_no_bearer_token(client, ada):
-    for form in ({"refresh_token": "rubbish", "grant_type": "refresh_token"}, {"username": "ada", "password": "wrong"}):
+    for form in (
+        {"refresh_token": "rubbish", "grant_type": "refresh_token"},
+        {"username": "ada", "password": "wrong password"},
+    ):
         assert "WWW-Authenticate" not in client.post(LOGIN, data=form).headers
 
 
