@@ -111,7 +111,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 
 def _init_guard(app: Flask, settings: Settings) -> None:
-    tokens.init_app(app)
+    tokens.init_app(app, settings)
     limits = RATE_LIMITS.get(app)
     admission = Admission(
         queue.REDIS.get(app),

@@ -18,6 +18,7 @@ from sentiment_app.ml.runtime import ModelError
 # The location of each command: "module:attribute".
 COMMANDS = {
     "audit": "sentiment_app.audit.cli:audit",
+    "auth": "sentiment_app.auth.cli:auth",
     "config": "sentiment_app.cli:config",
     "model": "sentiment_app.registry.cli:model",
     "purge": "sentiment_app.maintenance:purge_command",

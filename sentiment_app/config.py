@@ -145,7 +145,10 @@ class Settings:
     )
 
     jwt_secret_key: str = _setting(
-        "Signs access and refresh tokens. At least 32 random characters.", check=_is_strong, secret=True
+        "The keys that sign access and refresh tokens are derived from it. At least 32 random characters. "
+        "A change ends all sessions; to rotate the keys, run: flask auth rotate-key.",
+        check=_is_strong,
+        secret=True,
     )
     api_key_hash_key: str = _setting(
         "API keys are stored as hashes under this key. At least 32 random characters. "

@@ -35,6 +35,7 @@ class Event(enum.StrEnum):
     DATA_EXPORTED = "sensitive_read"
     DATA_ERASED = "sensitive_delete"
     MODEL_CHANGED = "model_changed"
+    SIGNING_KEY_ROTATED = "signing_key_rotated"
 
 
 class Actor(NamedTuple):

@@ -7,11 +7,12 @@ from uuid import UUID
 
 import cachetools
 import jwt
-from flask import Flask
+from flask import Flask, g
 from flask_jwt_extended import JWTManager, create_access_token, create_refresh_token, decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt.exceptions import PyJWTError
 
+from sentiment_app.auth.token_keys import TOKEN_KEYS, SigningKey, TokenKeys
 from sentiment_app.config import CLOCK_LEEWAY, Settings
 from sentiment_app.errors import InvalidTokenError
 from sentiment_app.infrastructure.app_state import AppKey, settings
@@ -61,6 +62,11 @@ class VerifiedTokens:
         with self._lock:
             self._tokens[token] = principal, expires_at
 
+    def clear(self) -> None:
+        """Forget all tokens, so that each is verified again."""
+        with self._lock:
+            self._tokens.clear()
+
 
 VERIFIED = AppKey[VerifiedTokens]("verified_tokens")
 
@@ -70,7 +76,6 @@ def flask_config(settings: Settings) -> dict[str, Any]:
     return {
         "JWT_TOKEN_LOCATION": ["headers"],
         "JWT_COOKIE_CSRF_PROTECT": False,
-        "JWT_SECRET_KEY": settings.jwt_secret_key,
         "JWT_ACCESS_TOKEN_EXPIRES": settings.access_token_life,
         "JWT_REFRESH_TOKEN_EXPIRES": settings.refresh_token_life,
         "JWT_DECODE_LEEWAY": CLOCK_LEEWAY,
@@ -82,18 +87,24 @@ def flask_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def init_app(app: Flask) -> None:
+def init_app(app: Flask, settings: Settings) -> None:
     """Prepare the application for tokens."""
-    JWTManager(app)
-    VERIFIED.set(app, VerifiedTokens())
+    manager = JWTManager(app)
+    manager.encode_key_loader(lambda _identity: _signing_key().key)
+    manager.decode_key_loader(lambda header, _claims: _find_key(header))
+    verified = VERIFIED.set(app, VerifiedTokens())
+    TOKEN_KEYS.set(app, TokenKeys(settings.jwt_secret_key, on_change=verified.clear))
 
 
 def issue(session: Session) -> TokenPair:
     """An access token for a session, and the refresh token that renews it."""
     subject, claims = str(session.user_id), {"sid": str(session.id)}
+    g.signing_key = TOKEN_KEYS.get().signing_key()
+    headers = {"kid": g.signing_key.id}
+    refresh_claims = {**claims, "jti": str(session.refresh_jti)}
     return TokenPair(
-        access_token=create_access_token(subject, additional_claims=claims),
-        refresh_token=create_refresh_token(subject, additional_claims={**claims, "jti": str(session.refresh_jti)}),
+        access_token=create_access_token(subject, additional_claims=claims, additional_headers=headers),
+        refresh_token=create_refresh_token(subject, additional_claims=refresh_claims, additional_headers=headers),
         token_type="bearer",  # noqa: S106  # the scheme's name (RFC 6750), not a secret
         expires_in=settings().access_token_seconds,
     )
@@ -105,12 +116,14 @@ def identify(token: str) -> Principal:
     Raises:
         InvalidTokenError: it is expired, forged, or not an access token.
     """
+    TOKEN_KEYS.get().refresh()
     verified = VERIFIED.get()
     principal = verified.find(token)
     if principal is None:
         claims = _claims(token, "access")
         principal = Principal(_uuid(claims, "sub"), _uuid(claims, "sid"))
         verified.add(token, principal, claims["exp"])
+        _check_key_exists(token)
     return principal
 
 
@@ -134,6 +147,27 @@ def _claims(token: str, token_type: str) -> dict[str, Any]:
     if stated_type != token_type or not isinstance(claims.get("exp"), int):
         raise InvalidTokenError
     return claims
+
+
+def _check_key_exists(token: str) -> None:
+    """Refuse a token whose key was deleted meanwhile. It was perhaps remembered after the cache had been cleared."""
+    try:
+        _find_key(jwt.get_unverified_header(token))
+    except InvalidTokenError:
+        VERIFIED.get().clear()
+        raise
+
+
+def _signing_key() -> SigningKey:
+    key: SigningKey = g.signing_key
+    return key
+
+
+def _find_key(header: dict[str, Any]) -> bytes:
+    key = TOKEN_KEYS.get().find(str(header.get("kid")))
+    if key is None:
+        raise InvalidTokenError
+    return key
 
 
 def _uuid(claims: dict[str, Any], name: str) -> UUID:

@@ -1,14 +1,9 @@
-import base64
-import hmac
 import json
 import re
-from datetime import timedelta
 from uuid import uuid4
 
-import jwt
 import pytest
 from argon2 import extract_parameters
-from flask_jwt_extended import create_access_token
 from harness import PASSWORD
 from sqlalchemy.exc import OperationalError
 
@@ -132,14 +127,6 @@ def test_client_that_sends_json_gets_only_a_problem(client, ada):
     assert "error" not in answer.json
 
 
-@pytest.mark.parametrize("change", [{"iss": "urn:other"}, {"aud": "urn:other"}, {"iss": None}, {"aud": None}])
-def test_token_of_another_service_with_the_same_key_is_refused(client, app, tokens, change):
-    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False}) | change
-    claims = {name: value for name, value in claims.items() if value is not None}
-    forged = jwt.encode(claims, app.config["JWT_SECRET_KEY"], "HS256")
-    assert client.get(PROTECTED, headers=bearer(forged)).status_code == 401
-
-
 @pytest.mark.parametrize(("name", "password"), [("ada", "wrong password"), ("nobody", PASSWORD)])
 def test_unknown_user_and_wrong_password_get_the_same_answer(client, ada, name, password):
     answer = client.post(LOGIN, json={"username": name, "password": password})
@@ -170,33 +157,6 @@ def test_unknown_user_and_wrong_password_take_the_same_work(client, ada, make_us
 def test_deactivated_user_cannot_sign_in(client, ada):
     administration.administer(ada.id, {"is_active": False})
     assert client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 401
-
-
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Token x"])
-def test_missing_token_is_answered_with_challenge(client, header):
-    answer = client.get(PROTECTED, headers={"Authorization": header} if header is not None else {})
-    assert (answer.status_code, answer.mimetype) == (401, "application/problem+json")
-    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="sentiment"'
-
-
-def forgeries(app, user, tokens):
-    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
-    yield "rubbish"
-    yield tokens["refresh_token"]
-    yield tokens["access_token"][:-3] + "abc"
-    yield jwt.encode(claims, "some other key that is long enough to use", algorithm="HS256")
-    yield jwt.encode(claims, None, algorithm="none")
-    yield create_access_token(
-        str(user.id), expires_delta=timedelta(seconds=-60), additional_claims={"sid": claims["sid"]}
-    )
-    yield create_access_token(str(user.id))
-
-
-def test_invalid_token_is_refused(app, client, ada, tokens):
-    for token in forgeries(app, ada, tokens):
-        answer = client.get(PROTECTED, headers=bearer(token))
-        assert answer.status_code == 401, token
-        assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
 
 
 def test_refresh_token_can_be_used_once(client, tokens):
@@ -299,81 +259,9 @@ def test_flood_of_sign_ins_is_refused_with_503(client, ada, full):
     assert client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 200
 
 
-@pytest.mark.parametrize(("seconds", "status"), [(20, 200), (-20, 200), (60, 401), (-60, 401)])
-def test_clocks_of_hosts_may_differ_by_thirty_seconds(client, app, ada, tokens, seconds, status):
-    """The token was signed by a host whose clock is ahead, or expired for a host whose clock is behind."""
-    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
-    shifted = {**claims, "iat": claims["iat"] + seconds, "nbf": claims["nbf"] + seconds}
-    if seconds < 0:
-        shifted["exp"] = claims["iat"] + seconds
-    token = jwt.encode(shifted, app.config["JWT_SECRET_KEY"])
-    assert client.get(PROTECTED, headers=bearer(token)).status_code == status
-
-
 @pytest.mark.parametrize("large", [8 * 1024 + 1, 200_000])
 def test_large_bodies_of_sign_in_are_refused_before_they_are_parsed(client, large, monkeypatch):
     monkeypatch.setattr("sentiment_app.web.operation.json", None)
     body = json.dumps({"username": "ada", "password": "x" * large})
     answer = client.post(LOGIN, data=body, content_type="application/json")
     assert (answer.status_code, answer.json["type"]) == (413, "urn:sentiment-app:problem:too-large")
-
-
-FORGED = {
-    "no type": {"type": None},
-    "unknown type": {"type": "id"},
-    "type of a refresh token": {"type": "refresh"},
-    "type is a number": {"type": 7},
-    "no user": {"sub": None},
-    "user is empty": {"sub": ""},
-    "user is not an id": {"sub": "ada"},
-    "user is a number": {"sub": 7},
-    "user is a list": {"sub": ["ada"]},
-    "no session": {"sid": None},
-    "session is empty": {"sid": ""},
-    "session is not an id": {"sid": "1"},
-    "session is a number": {"sid": 1},
-    "session is a list": {"sid": [1]},
-    "session is an object": {"sid": {}},
-    "session does not exist but is almost an id": {"sid": "01a20810-6c0c-7378-b5fe-cfc50592fba"},
-    "no expiry": {"exp": None},
-    "expired": {"exp": 1},
-    "expiry is text": {"exp": "later"},
-    "expiry is a list": {"exp": [1]},
-    "not valid before tomorrow": {"nbf": 4_102_444_800},
-    "valid from is text": {"nbf": "now"},
-    "issued in the future": {"iat": 4_102_444_800},
-    "issued is text": {"iat": "now"},
-    "id is a list": {"jti": [1]},
-}
-
-
-def sign(app, claims):
-    """A token with these claims, except claims that are None. PyJWT refuses to encode some of them."""
-
-    def encode(content):
-        return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
-
-    header, _, _ = jwt.encode({}, "x" * 32).split(".")
-    given = {name: value for name, value in claims.items() if value is not None}
-    signed = f"{header}.{encode(json.dumps(given).encode())}"
-    return f"{signed}.{encode(hmac.digest(app.config['JWT_SECRET_KEY'].encode(), signed.encode(), 'sha256'))}"
-
-
-def test_token_signed_by_hand_is_accepted(client, app, tokens):
-    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
-    assert client.get(PROTECTED, headers=bearer(sign(app, claims))).status_code == 200
-
-
-@pytest.mark.parametrize("changes", FORGED.values(), ids=FORGED)
-def test_signed_tokens_with_wrong_claims_are_refused(client, app, tokens, changes):
-    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
-    answer = client.get(PROTECTED, headers=bearer(sign(app, claims | changes)))
-    assert (answer.status_code, answer.json["type"]) == (401, "urn:sentiment-app:problem:invalid-token")
-
-
-@pytest.mark.parametrize("name", ["sid", "jti"])
-@pytest.mark.parametrize("value", [None, "", "x", 7, ["x"], {}])
-def test_signed_refresh_tokens_with_wrong_claims_are_refused(client, app, tokens, name, value):
-    claims = jwt.decode(tokens["refresh_token"], options={"verify_signature": False})
-    answer = client.post("/api/v1/auth/refresh", json={"refresh_token": sign(app, claims | {name: value})})
-    assert (answer.status_code, answer.json["type"]) == (401, "urn:sentiment-app:problem:invalid-token")

@@ -22,7 +22,7 @@ from sentiment_app.web.operation import operation_of
 from sentiment_app.webhooks import secrets
 from sentiment_app.webhooks.models import Delivery
 
-SHARED = {"model_releases", "model_events", "audit_events"}
+SHARED = {"model_releases", "model_events", "audit_events", "token_keys"}
 """Tables whose rows do not belong to users: the audit log belongs to the operator."""
 CHUNK_STATES = ("waiting", "queued", "running", "done")
 ERRORS = ({}, {"0": {"detail": "not a text"}}, {"0": {"detail": "not scored", "retryable": True}})
