@@ -10,6 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,19 @@ class Product:
         while call(url + "/readyz", timeout=2)[0] != 200:
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             time.sleep(0.1)
+
+    @contextmanager
+    def another_web(self, **settings: str) -> Iterator[str]:
+        """Start another web server with other settings, and return its URL."""
+        url = f"http://127.0.0.1:{(port := free_port())}"
+        binds = {"WEB_BIND": f"127.0.0.1:{port}", "METRICS_BIND": f"127.0.0.1:{free_port()}"}
+        web = self.process("gunicorn", "-c", "deploy/gunicorn.conf.py", **binds, **settings)
+        try:
+            self.wait_for(url)
+            yield url
+        finally:
+            web.terminate()
+            web.wait(30)
 
     def stop(self) -> None:
         """Stop gunicorn gracefully, then the servers."""

@@ -24,6 +24,9 @@ from sentiment_app.registry.serving import SERVING, Serving
 from sentiment_app.sentiment import routes as sentiment
 from sentiment_app.tasks import metrics as task_metrics
 from sentiment_app.tasks import routes as tasks
+from sentiment_app.tasks.quotas import count_pending
+from sentiment_app.usage import routes as usage
+from sentiment_app.usage.quotas import QUOTAS, Quotas
 from sentiment_app.users import api_keys, passwords, sessions
 from sentiment_app.users import routes as users
 from sentiment_app.users import service as accounts
@@ -104,7 +107,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     BODY_LIMIT.set(app, make_body_limit())
     passwords.HASHING_LIMIT.set(app, passwords.make_hashing_limit())
     HASHING.set(app, HashingProcess())
-    for feature in (auth, users, audit, sentiment, registry, tasks, webhooks, privacy):
+    QUOTAS.set(app, Quotas(count_pending))
+    for feature in (auth, users, audit, sentiment, registry, tasks, webhooks, privacy, usage):
         prefix = API + (feature.blueprint.url_prefix or "")
         app.register_blueprint(feature.blueprint, url_prefix=prefix)
     return app

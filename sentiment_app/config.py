@@ -98,6 +98,7 @@ def _are_networks(names: list[str]) -> None:
 
 
 _at_least_one = validate.Range(min=1, max=2**31 - 1)
+_rows = validate.Range(min=0, max=10**12)
 _days = validate.Range(min=1, max=36_500)
 _seconds = validate.Range(min=1, max=86_400 * 365)
 _above_zero = validate.Range(min=0.001, max=86_400)  # PostgreSQL treats a timeout below a millisecond as no limit
@@ -215,6 +216,13 @@ class Settings:
     )
     data_dir: Path = _setting("Folder of downloaded training data.", Path("data"))
 
+    rows_per_day: int = _setting(
+        "How many rows an account may score in a day (UTC), singly and in tasks. 0 sets no limit. Administrators can "
+        "set another limit for an account.",
+        0,
+        check=_rows,
+    )
+    rows_per_month: int = _setting("The same limit for a calendar month (UTC).", 0, check=_rows)
     max_tasks: int = _setting("Limit on the unfinished tasks of a user.", 10, check=_at_least_one)
     max_queued_rows: int = _setting("Limit on the rows in a user's unfinished tasks.", 3_000_000, check=_at_least_one)
     max_upload_rows: int = _setting("Limit on the rows of an upload.", 1_000_000, check=_at_least_one)

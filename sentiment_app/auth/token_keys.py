@@ -10,18 +10,14 @@ longer than MIN_REFRESH_SECONDS: by then, a process that does not know the key m
 
 import hmac
 import secrets
-import threading
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-import structlog
 import uuid_utils.compat as uuid
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.audit import service as audit
 from sentiment_app.audit.service import Event
@@ -29,6 +25,7 @@ from sentiment_app.auth.models import TokenKey
 from sentiment_app.errors import ConflictError, UnavailableError
 from sentiment_app.infrastructure.app_state import AppKey, settings
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
+from sentiment_app.infrastructure.refreshed import Refreshed
 
 SALT_BYTES = 32
 REFRESH_SECONDS, MIN_REFRESH_SECONDS = 10.0, 1.0
@@ -37,8 +34,6 @@ TAKES_OVER_SECONDS = SETTLE_SECONDS + REFRESH_SECONDS
 # An advisory lock of PostgreSQL.
 ROTATION_LOCK = 7_305_214_662
 NEWEST_FIRST = TokenKey.created_at.desc(), TokenKey.id.desc()
-
-log = structlog.get_logger()
 
 
 class RecentRotationError(ConflictError):
@@ -83,24 +78,11 @@ class TokenKeys:
 
     def __init__(self, secret: str, on_change: Callable[[], None]) -> None:
         self._secret = secret.encode()
-        self._on_change = on_change
-        self._lock = threading.Lock()
-        self._ring = KeyRing({}, None)
-        self._read_at = -float("inf")
+        self._ring = Refreshed("token_keys", self._read, seconds=REFRESH_SECONDS, on_change=on_change)
 
     def refresh(self) -> None:
         """Read the keys again if REFRESH_SECONDS have passed. If the database does not answer, the keys stay."""
-        if time.monotonic() - self._read_at < REFRESH_SECONDS:
-            return
-        if not self._ring.keys:
-            self._read()
-        elif self._lock.acquire(blocking=False):  # one thread is enough, and the others need not wait
-            try:
-                self._read_locked()
-            except SQLAlchemyError as error:
-                log.warning("token_keys_not_read", reason=type(error).__name__)
-            finally:
-                self._lock.release()
+        self._ring.get()
 
     def signing_key(self) -> SigningKey:
         """The key that signs new tokens.
@@ -108,34 +90,21 @@ class TokenKeys:
         Raises:
             NoSigningKeyError
         """
-        self.refresh()
-        if self._ring.signing is None:
+        signing = self._ring.get().signing
+        if signing is None:
             raise NoSigningKeyError
-        return self._ring.signing
+        return signing
 
     def find(self, id_: str) -> bytes | None:
         """The key with this id, or None if it does not exist."""
-        self.refresh()
-        if id_ not in self._ring.keys:
-            self._read()
-        return self._ring.keys.get(id_)
+        return self._ring.get().keys.get(id_) or self._ring.read_again(MIN_REFRESH_SECONDS).keys.get(id_)
 
-    def _read(self) -> None:
-        with self._lock:
-            if time.monotonic() - self._read_at >= MIN_REFRESH_SECONDS:
-                self._read_locked()
-
-    def _read_locked(self) -> None:
-        began_at = time.monotonic()
+    def _read(self) -> KeyRing:
         found = _find_all()
         # HKDF-Extract (RFC 5869, section 2.2).
         keys = {str(row.id): hmac.digest(row.salt, self._secret, "sha256") for row in found}
         settled = [row for row in found if row.age >= SETTLE_SECONDS] or found[-1:]
-        signing = SigningKey(str(settled[0].id), keys[str(settled[0].id)]) if settled else None
-        former, self._ring = self._ring, KeyRing(keys, signing)
-        self._read_at = began_at
-        if former.keys.keys() != keys.keys():
-            self._on_change()
+        return KeyRing(keys, SigningKey(str(settled[0].id), keys[str(settled[0].id)]) if settled else None)
 
 
 class StoredKey(NamedTuple):

@@ -1,5 +1,6 @@
 """Export and erase what belongs to an account, in all features."""
 
+import datetime as dt
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from sentiment_app.tasks import render
 from sentiment_app.tasks import service as tasks
 from sentiment_app.tasks.models import Task
 from sentiment_app.tasks.schemas import TaskSchema
+from sentiment_app.usage import service as usage
+from sentiment_app.usage.schemas import DailyUsageSchema
 from sentiment_app.users import administration, api_keys, sessions
 from sentiment_app.users import service as users
 from sentiment_app.users.schemas import ApiKeySchema, SessionSchema, UserSchema
@@ -60,6 +63,8 @@ def export(user_id: UUID) -> Iterator[dict[str, Any]]:
         yield {"kind": "session", **SessionSchema(exclude=["is_current"]).dump(session), **ended}
     for key in _pages(lambda after: api_keys.page(user_id, PAGE_ROWS, after)):
         yield {"kind": "api_key", **ApiKeySchema().dump(key)}
+    for item in usage.list_daily(user_id, dt.date.min, dt.date.max):
+        yield {"kind": "usage", **DailyUsageSchema().dump(item)}
     for entry in _pages(lambda after: audit.page(PAGE_ROWS, after, account_id=user_id)):
         yield {"kind": "audit_event", **_export_audit_event(entry)}
     for row in _pages(lambda after: history.page(user_id, PAGE_ROWS, after)):

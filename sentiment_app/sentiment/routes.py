@@ -13,6 +13,7 @@ from sentiment_app.infrastructure.database import autocommit
 from sentiment_app.sentiment import history, schemas, service
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.sentiment.writer import WRITER, GroupWriter, writer
+from sentiment_app.usage import quota_headers, quotas
 from sentiment_app.web.guard import caller
 from sentiment_app.web.operation import operation
 from sentiment_app.web.schemas import paged
@@ -46,7 +47,10 @@ def analyze(body: dict[str, Any]) -> Response:
     The result is stored in your history before you receive it, unless `store` is false. Texts of more than 20,000
     characters are refused, not truncated.
     """
-    analysis = service.analyze(caller().user_id, _row_id(), **body)
+    principal = caller()
+    with quotas.reserved(principal.user_id, principal.key_id, 1) as used:
+        quota_headers.add(used)
+        analysis = service.analyze(principal.user_id, _row_id(), key_id=principal.key_id, **body)
     # This replaces `AnalysisSchema().dump`, which takes longer than scoring.
     answer = {name: analysis[name] for name in ANSWER_FIELDS if name in analysis}
     if "explanation" in analysis:

@@ -36,6 +36,7 @@ def analyze(
     row_id: UUID | None,
     text: str,
     *,
+    key_id: UUID | None = None,
     explain: bool = False,
     store: bool = True,
     model: str | None = None,
@@ -46,6 +47,7 @@ def analyze(
         user_id: whose text it is.
         row_id: the id of the stored row. Requests with the same id are stored once; without an id, each is stored.
         text: in Unicode normalisation form C.
+        key_id: the API key that the request was sent with.
         explain: whether the answer has the contribution of each term.
         store: whether the text and its scores are stored.
         model: a released version; by default the active model.
@@ -74,6 +76,8 @@ def analyze(
         **scores._asdict(),
         "model_version": served.version,
         "processing_time": time.perf_counter() - started,
+        "key_id": str(key_id) if key_id else None,
+        "is_stored": store,
     }
     analysis = {**row, "confidence": max(scores), "scores": scores._asdict()}
     if coverage is not None:
@@ -82,17 +86,15 @@ def analyze(
             analysis["warnings"] = [LOW_COVERAGE]
     if explain and (explanation := served.scorer.explain(text)):
         analysis["explanation"] = explanation
-    if store:
-        _store(row)
-    else:
-        writer().withdraw()  # the rows of other requests need not wait for this request
+    _write(row)
+    if not store:
         analysis["id"] = None
     metrics.scoring_duration.observe(row["processing_time"])
     metrics.scored_rows.labels(scores.label, served.version).inc()
     return analysis
 
 
-def _store(row: dict[str, Any]) -> None:
+def _write(row: dict[str, Any]) -> None:
     try:
         writer().write(row)
     except IntegrityError:  # the foreign key: the account was deleted while its token is still valid

@@ -19,6 +19,7 @@ from sentiment_app.infrastructure.app_state import AppKey
 from sentiment_app.infrastructure.coalescing import Coalescer
 from sentiment_app.infrastructure.database import retry_on_disconnect
 from sentiment_app.sentiment.models import SentimentRequest
+from sentiment_app.usage.models import UsageRecord
 
 # How much longer a request waits for its group than the group is retried.
 GRACE_SECONDS = 5.0
@@ -28,22 +29,40 @@ MAX_DELAY_SECONDS = 0.008
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types here
 # A column with a default in the database needs no value.
 COLUMNS = tuple(column.name for column in SentimentRequest.__table__.columns if column.server_default is None)
-VALUES = itemgetter(*COLUMNS)
+VALUES = itemgetter(*COLUMNS, "key_id", "is_stored")
 
 
 def _insert_statement() -> str:
+    """Insert the rows that are stored, and count all rows for usage, unless they were counted before.
+
+    A row that is not stored has a usage record of its own, whose id tells whether it was counted.
+    """
     columns = SentimentRequest.__table__.columns
-    arrays = (f"%s::{columns[name].type.compile(DIALECT)}[]" for name in COLUMNS)
+    names = ", ".join(COLUMNS)
+    arrays = ", ".join(f"%s::{columns[name].type.compile(DIALECT)}[]" for name in COLUMNS)
     return f"""
-        INSERT INTO {SentimentRequest.__tablename__} ({", ".join(COLUMNS)})
-        SELECT * FROM unnest({", ".join(arrays)}) ON CONFLICT (id) DO NOTHING
+        WITH given AS (
+            SELECT * FROM unnest({arrays}, %s::uuid[], %s::boolean[]) AS given({names}, key_id, is_stored)
+        ), stored AS (
+            INSERT INTO {SentimentRequest.__tablename__} ({names}) SELECT {names} FROM given WHERE is_stored
+            ON CONFLICT (id) DO NOTHING RETURNING id
+        ), scored AS (
+            SELECT DISTINCT ON (id) given.*, CASE WHEN NOT is_stored THEN id END AS own
+            FROM given LEFT JOIN stored USING (id) WHERE stored.id IS NOT NULL OR NOT is_stored
+        )
+        INSERT INTO {UsageRecord.__tablename__} (id, user_id, key_id, model_version, day, rows)
+        SELECT (array_agg(id))[1], user_id, key_id, model_version, (now() AT TIME ZONE 'UTC')::date, count(*)
+        FROM scored GROUP BY user_id, key_id, model_version, own ON CONFLICT (id) DO NOTHING
     """  # noqa: S608  # it contains only names of our own columns
 
 
 INSERT = _insert_statement()
 
 Row = Mapping[str, Any]
-"""The columns of sentiment_requests. The id makes the insert idempotent: it may run again after a lost answer."""
+"""The columns of sentiment_requests, the API key (`key_id`), and whether the row `is_stored` or only counts for usage.
+
+The id makes the insert idempotent: it may run again after a lost answer.
+"""
 
 
 class GroupWriter:

@@ -23,6 +23,8 @@ from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_wo
 from sentiment_app.ml.runtime import LABELS, Assessments
 from sentiment_app.tasks import totals
 from sentiment_app.tasks.models import OPEN, Chunk, Task
+from sentiment_app.usage import quotas
+from sentiment_app.usage import service as usage
 
 LEASE_SECONDS = 8.0
 # How many workers may crash while they score a chunk before the chunk is bisected.
@@ -44,6 +46,10 @@ class Claim(NamedTuple):
     found: Assessments
     """The assessments of the texts that were scored before. NaN for the other texts."""
     errors: dict[str, Any]
+    scored_before: int
+    """How many texts were scored before."""
+    user_id: UUID
+    key_id: UUID | None
 
 
 @unit_of_work
@@ -58,7 +64,7 @@ def claim(chunk_id: UUID, token: UUID) -> Claim | None:
     db.session.execute(first.values(values), execution_options=UNSYNCHRONIZED)
     # The shared lock makes a concurrent cancel wait for this claim, and then it sees the running chunk.
     task = (
-        select(Task.id, Task.model_version, Task.started_at)
+        select(Task.id, Task.model_version, Task.started_at, Task.user_id, Task.key_id)
         .where(Task.id == task_id, is_open, Task.deleted_at.is_(None))
         .with_for_update(read=True)
         .cte("task")
@@ -76,13 +82,14 @@ def claim(chunk_id: UUID, token: UUID) -> Claim | None:
         )
         .returning(
             *(Chunk.task_id, Chunk.size, Chunk.attempts, Chunk.texts, Chunk.results, Chunk.coverage, Chunk.errors),
-            task.c.model_version,
+            *(task.c.model_version, task.c.user_id, task.c.key_id),
             (func.now() - func.coalesce(task.c.started_at, func.now())).label("task_age"),
         )
     )
     row = db.session.execute(claimed, execution_options=UNSYNCHRONIZED).one_or_none()
     if row is None:
         return None
+    found = read(row.results, row.coverage, row.size)
     return Claim(
         chunk_id,
         row.task_id,
@@ -91,8 +98,11 @@ def claim(chunk_id: UUID, token: UUID) -> Claim | None:
         row.model_version,
         row.task_age,
         unpack(row.texts),
-        read(row.results, row.coverage, row.size),
+        found,
         row.errors,
+        _count_scored(found),
+        row.user_id,
+        row.key_id,
     )
 
 
@@ -106,7 +116,7 @@ def renew_lease(chunk_id: UUID, token: UUID) -> bool:
 
 @unit_of_work
 def store(claim: Claim, found: Assessments, errors: dict[str, Any]) -> bool:
-    """Write results and state in one statement. Returns False if the lease was lost."""
+    """Write results and state in one statement, and count the rows for usage. Returns False if the lease was lost."""
     values = {
         "state": "done",
         **write(found),
@@ -117,8 +127,17 @@ def store(claim: Claim, found: Assessments, errors: dict[str, Any]) -> bool:
     }
     # The token stays: if this runs again after a lost answer, it finds that it has stored the results.
     held = update(Chunk).where(Chunk.id == claim.id, Chunk.token == claim.token)
-    stored = db.session.execute(held.values(values).returning(Chunk.id)).scalar_one_or_none()
-    return stored is not None
+    if db.session.execute(held.values(values).returning(Chunk.id)).scalar_one_or_none() is None:
+        return False
+    # The token belongs to this lease only, so it also identifies the usage record.
+    scored = _count_scored(found) - claim.scored_before
+    if scored and usage.record(claim.token, claim.user_id, claim.key_id, claim.model_version, scored):
+        quotas.record_scored(claim.user_id, claim.key_id, scored)
+    return True
+
+
+def _count_scored(found: Assessments) -> int:
+    return int(np.count_nonzero(~np.isnan(found.scores[:, 0])))
 
 
 @unit_of_work

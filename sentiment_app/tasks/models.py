@@ -53,6 +53,8 @@ class Task(Base):
     """The totals of these six columns over all chunks, when the task has ended."""
     rows_before_run: Mapped[int] = mapped_column(server_default="0")
     """Rows that were done when the task was last retried. `rows_per_second` counts only rows that were done since."""
+    key_id: Mapped[UUID | None]
+    """The API key with which the task was sent."""
     error: Mapped[str | None]
     format: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     """How the file was read: see FormatSchema. None if the texts were sent as JSON."""

@@ -1,4 +1,4 @@
-"""Quotas: the limits on a user's unfinished tasks, and on the rows in them."""
+"""Quotas: the limits on a user's unfinished tasks, and on the rows in them. For rows in a day or month, see usage."""
 
 from uuid import UUID
 
@@ -8,7 +8,8 @@ from sentiment_app.errors import RateLimitedError, TooLargeError
 from sentiment_app.infrastructure import queue
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import db, unit_of_work
-from sentiment_app.tasks.models import UNFINISHED, Task
+from sentiment_app.tasks.models import UNFINISHED, Chunk, Task
+from sentiment_app.usage import quotas as row_quotas
 
 # While Redis does not answer, the limit on a user's unfinished tasks is multiplied by this. The quota of rows stays.
 WAITING_FACTOR = 10
@@ -22,15 +23,16 @@ class TooManyTasksError(RateLimitedError):
 
 
 @unit_of_work
-def check(user_id: UUID) -> None:
-    """Check the quotas before an upload is read.
+def check(user_id: UUID, key_id: UUID | None) -> None:
+    """Check all quotas before an upload is read.
 
     Raises:
-        TooManyTasksError
+        TooManyTasksError, QuotaExceededError
     """
     tasks, rows = _unfinished(user_id)
     _refuse_task(tasks + 1)
     _refuse_rows(rows + 1)
+    row_quotas.check(user_id, key_id, 1)
 
 
 def reserve_task(user_id: UUID, task_id: UUID, rows: int) -> None:
@@ -59,6 +61,19 @@ def reserve_rows(user_id: UUID, task_id: UUID, rows: int) -> None:
     _lock(user_id)
     _, other_rows = _unfinished(user_id, except_task=task_id)
     _refuse_rows(other_rows + rows)
+
+
+def count_pending(user_id: UUID, key_id: UUID | None) -> int:
+    """The rows of a user's unfinished tasks that wait to be scored, within the caller's unit of work.
+
+    With a key, only rows of the tasks that were sent with it.
+    """
+    waiting = (
+        select(func.coalesce(func.sum(Chunk.size - Chunk.completed), 0))
+        .join(Task, Task.id == Chunk.task_id)
+        .where(Task.user_id == user_id, Task.status.in_(UNFINISHED), Task.deleted_at.is_(None), Chunk.state != "done")
+    )
+    return int(db.session.scalars(waiting.where(Task.key_id == key_id) if key_id else waiting).one())
 
 
 def _unfinished(user_id: UUID, except_task: UUID | None = None) -> tuple[int, int]:

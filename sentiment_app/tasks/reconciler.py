@@ -1,4 +1,4 @@
-"""The reconciler repairs tasks and webhooks after a worker, Redis or a web process failed.
+"""The reconciler repairs tasks and webhooks after a worker, Redis or a web process failed. It also adds up usage.
 
 PostgreSQL knows all work. The reconciler compares it with the leases and with the jobs in Redis. Two reconcilers at the
 same time do no harm: each step is safe to repeat.
@@ -17,6 +17,7 @@ from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_wo
 from sentiment_app.infrastructure.queue import TASKS_QUEUE, WEBHOOKS_QUEUE, queue
 from sentiment_app.tasks import lifecycle, retention
 from sentiment_app.tasks.models import OPEN, Chunk, Task
+from sentiment_app.usage import service as usage
 from sentiment_app.webhooks import outbox
 from sentiment_app.webhooks.models import Delivery
 
@@ -37,6 +38,7 @@ def reconcile() -> dict[str, int]:
         "uploads": give_up_uploads(UPLOAD_LIFE),
         "deliveries": _send_due_deliveries(),
     }
+    usage.add_up()
     if any(done.values()):
         log.info("reconciled", **done)
     return done

@@ -66,7 +66,7 @@ def init_app(app: Flask) -> None:
 def _check_quota() -> None:
     """Refuse an upload before its body is read if the caller's quota is used up. Replays are not refused."""
     if submission.find_by_idempotency_key(_submission(None, None)) is None:
-        quotas.check(caller().user_id)
+        quotas.check(caller().user_id, caller().key_id)
 
 
 @blueprint.post("/analyze/batch")
@@ -268,7 +268,7 @@ def redeliver(task_id: UUID, delivery_id: UUID) -> Delivery:
 
 
 def _submission(model: str | None, webhook_url: str | None) -> Submission:
-    return Submission(caller().user_id, model, webhook_url, _idempotency_key())
+    return Submission(caller().user_id, model, webhook_url, _idempotency_key(), caller().key_id)
 
 
 def _idempotency_key() -> str | None:

@@ -18,6 +18,7 @@ from sentiment_app.tasks import chunks, lifecycle, quotas, retention, totals
 from sentiment_app.tasks.kept_columns import Column
 from sentiment_app.tasks.models import OPEN, SETTLED, UNFINISHED, Chunk, Task
 from sentiment_app.tasks.totals import Totals
+from sentiment_app.usage import quotas as row_quotas
 from sentiment_app.webhooks import outbox
 
 # A completed task of at most this many rows is returned with its results.
@@ -373,7 +374,7 @@ def retry(user_id: UUID | None, task_id: UUID) -> Task:
     Raises:
         NotFoundError: it does not exist, or belongs to another user.
         TaskStateError: it has not ended, or it has no row that a retry could score.
-        TooManyTasksError: the owner's quota is used up.
+        TooManyTasksError, QuotaExceededError: a quota of the owner is used up.
     """
     task = get(user_id, task_id)
     if task.status not in ("completed", "failed", "cancelled"):
@@ -405,6 +406,7 @@ def _reopen(task: Task) -> bool:
     kept = func.sum(Chunk.completed) + func.sum(Chunk.failed).filter(Chunk.state == "done")
     before = select(func.coalesce(kept, func.sum(Chunk.completed), 0)).where(Chunk.task_id == task.id)
     db.session.execute(update(Task).where(Task.id == task.id).values(rows_before_run=before.scalar_subquery()))
+    row_quotas.check(task.user_id, task.key_id, 0)
     return True
 
 

@@ -32,6 +32,7 @@ from sentiment_app.registry.serving import serving
 from sentiment_app.tasks import chunks, lifecycle, quotas, reconciler, retention, service
 from sentiment_app.tasks.kept_columns import KeptColumns
 from sentiment_app.tasks.models import Chunk, Task
+from sentiment_app.usage import quotas as row_quotas
 from sentiment_app.webhooks import egress
 
 # Rows of a chunk: enough that a worker spends its time on scoring, few enough that tasks take turns every second.
@@ -80,6 +81,8 @@ class Submission(NamedTuple):
     model: str | None = None
     webhook_url: str | None = None
     idempotency_key: str | None = None
+    key_id: UUID | None = None
+    """The API key that the request was sent with."""
 
 
 def find_replay(submission: Submission, fingerprint: str) -> Task | None:
@@ -223,7 +226,7 @@ def submit(
 
     Raises:
         UnknownModelError, NoModelError: there is no such model.
-        TooManyTasksError: the caller's quota is used up.
+        TooManyTasksError, QuotaExceededError: a quota of the caller is used up.
         InvalidError: there are no rows, or the webhook URL is not acceptable.
     """
     version = _find_model(submission.model)
@@ -275,6 +278,7 @@ def _open(task_id: UUID, submission: Submission, version: str) -> None:
         "model_version": version,
         "webhook_url": submission.webhook_url,
         "idempotency_key": submission.idempotency_key,
+        "key_id": submission.key_id,
     }
     db.session.execute(insert(Task).values(values).on_conflict_do_nothing(index_elements=[Task.id]))
 
@@ -329,9 +333,11 @@ def _add_chunk(chunk_id: UUID, user_id: UUID, task_id: UUID, first: int, rows: S
     # A task that cannot be scored, because its model is missing, accepts no more rows.
     is_open = Task.status == "uploading", Task.error.is_(None), Task.deleted_at.is_(None)
     grown = update(Task).where(Task.id == task_id, *is_open).values(touched_at=func.now(), total=total)
-    if db.session.execute(grown.returning(Task.id)).first() is None:
+    task = db.session.execute(grown.returning(Task.key_id)).first()
+    if task is None:
         raise UploadLostError
     db.session.execute(insert(Chunk).values(values).on_conflict_do_nothing(index_elements=[Chunk.id]))
+    row_quotas.check(user_id, task.key_id, 0)
 
 
 @unit_of_work

@@ -84,7 +84,7 @@ def _use_reset(user_id: UUID, token: str, use_id: UUID, password_hash: str) -> l
 
 
 def administer(user_id: UUID, changes: dict[str, Any], *, by: UUID | None = None) -> User:
-    """Change whether an account is active (`is_active`) and an administrator (`is_superuser`).
+    """Change whether an account is active (`is_active`) and an administrator (`is_superuser`), and its quotas.
 
     Deactivation ends its sessions, and refuses its API keys, at once. After an account is activated again, it can take
     `ended_session_life` until its API keys work again.
@@ -94,7 +94,7 @@ def administer(user_id: UUID, changes: dict[str, Any], *, by: UUID | None = None
         OwnAccountError: `by` is the account itself, and would lose a right.
         LastAdministratorError
     """
-    if user_id == by and not all(changes.values()):
+    if user_id == by and False in (changes.get("is_active"), changes.get("is_superuser")):
         raise OwnAccountError
     is_deactivated = changes.get("is_active") is False
     user = service.change(user_id, changes, ends=sessions.Reason.DEACTIVATED if is_deactivated else None)

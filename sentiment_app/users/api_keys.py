@@ -58,6 +58,7 @@ class Grant(NamedTuple):
         networks: the networks that may use it, in CIDR notation. Empty if all may.
         rate: its own rate limit, such as "100 per minute".
         life: how long it is valid; None if it does not expire.
+        rows_per_day, rows_per_month: how many rows may be scored with it; None if only its user is limited.
     """
 
     name: str
@@ -65,6 +66,8 @@ class Grant(NamedTuple):
     networks: Sequence[str] = ()
     rate: str | None = None
     life: timedelta | None = None
+    rows_per_day: int | None = None
+    rows_per_month: int | None = None
 
 
 def create(user: User, grant: Grant) -> NewKey:
@@ -206,7 +209,8 @@ def _replace(new_id: UUID, key: str, user: User, key_id: UUID, overlap: timedelt
         else:
             old.revoked_at = now
             audit.record(Event.KEY_REVOKED, user.id, str(key_id))
-    return _add(new_id, key, user.id, Grant(old.name, old.scopes, old.networks, old.rate, life))
+    grant = Grant(old.name, old.scopes, old.networks, old.rate, life, old.rows_per_day, old.rows_per_month)
+    return _add(new_id, key, user.id, grant)
 
 
 def _has_not_ended(key: ApiKey, now: datetime) -> bool:
@@ -223,6 +227,8 @@ def _add(key_id: UUID, key: str, user_id: UUID, grant: Grant) -> ApiKey:
         "scopes": sorted(set(grant.scopes)),
         "networks": list(grant.networks),
         "rate": grant.rate,
+        "rows_per_day": grant.rows_per_day,
+        "rows_per_month": grant.rows_per_month,
         "expires_at": datetime.now(UTC) + grant.life if grant.life else None,
     }
     db.session.execute(insert(ApiKey).values(values).on_conflict_do_nothing(index_elements=[ApiKey.id]))

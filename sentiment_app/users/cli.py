@@ -26,7 +26,13 @@ from sentiment_app.web.schemas import load
 
 PAGE_ROWS = 500
 
-user = Group("user", help="Manage accounts.", lazy={"delete": "sentiment_app.privacy.cli:delete"})
+LAZY = {
+    "delete": "sentiment_app.privacy.cli:delete",
+    "set-quota": "sentiment_app.usage.cli:set_quota",
+    "usage": "sentiment_app.usage.cli:usage",
+}
+
+user = Group("user", help="Manage accounts.", lazy=LAZY)
 
 password_stdin = click.option(
     "--password-stdin", is_flag=True, help="Read the password from the first line of standard input."
@@ -128,6 +134,8 @@ def invite(expires_in_days: int) -> None:
 @click.option("--scope", "scopes", multiple=True, required=True, type=click.Choice(list(SCOPES)), help="Repeatable.")
 @click.option("--network", "networks", multiple=True, help="A network that may use the key. Repeatable. Default: all.")
 @click.option("--rate", help="A rate limit of the key, such as '100 per minute'.")
+@click.option("--rows-per-day", type=int, help="How many rows may be scored with the key in a day (UTC).")
+@click.option("--rows-per-month", type=int, help="How many rows may be scored with the key in a month (UTC).")
 @click.option("--expires-in-days", type=int, default=365, show_default=True, help="0 makes a key that does not expire.")
 @as_json
 def create_key(username: str, as_json: bool, **options: Any) -> None:

@@ -3,11 +3,13 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, column, func
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, column, func
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sentiment_app.infrastructure.database import UTC, Base
+
+HAS_QUOTA = "rows_per_day IS NOT NULL OR rows_per_month IS NOT NULL"
 
 
 class User(Base):
@@ -18,6 +20,7 @@ class User(Base):
         Index("uq_users_username", func.lower(column("username")), unique=True),
         Index("uq_users_email", func.lower(column("email")), unique=True),
         Index("ix_users_deleted_at", "deleted_at", postgresql_where="deleted_at IS NOT NULL"),
+        Index("ix_users_quota", "id", postgresql_where=HAS_QUOTA),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -28,6 +31,9 @@ class User(Base):
     is_superuser: Mapped[bool] = mapped_column(server_default="false")
     history_days: Mapped[int | None]
     """How long the user's history is kept. None stands for HISTORY_DAYS, which is also the maximum."""
+    rows_per_day: Mapped[int | None] = mapped_column(BigInteger)
+    rows_per_month: Mapped[int | None] = mapped_column(BigInteger)
+    """How many rows the account may score. None stands for the setting, and 0 for no limit."""
     deleted_at: Mapped[datetime | None] = mapped_column(UTC)
     """When the account was deleted. It has no name any more, and its data is being erased."""
     created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
@@ -92,7 +98,10 @@ class ApiKey(Base):
     """A key that programs of a user send instead of an access token. Only its hash is stored."""
 
     __tablename__ = "api_keys"
-    __table_args__ = (Index("uq_api_keys_key_hash", "key_hash", unique=True),)
+    __table_args__ = (
+        Index("uq_api_keys_key_hash", "key_hash", unique=True),
+        Index("ix_api_keys_quota", "id", postgresql_where=HAS_QUOTA),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
@@ -105,6 +114,9 @@ class ApiKey(Base):
     """The networks that may use the key, in CIDR notation. Empty if all networks may."""
     rate: Mapped[str | None]
     """The key's own rate limit, in addition to the rate limits of its user."""
+    rows_per_day: Mapped[int | None] = mapped_column(BigInteger)
+    rows_per_month: Mapped[int | None] = mapped_column(BigInteger)
+    """How many rows may be scored with the key, in addition to the limits of its user. None stands for no limit."""
     created_at: Mapped[datetime] = mapped_column(UTC, server_default=func.now())
     expires_at: Mapped[datetime | None] = mapped_column(UTC)
     last_used_at: Mapped[datetime | None] = mapped_column(UTC)

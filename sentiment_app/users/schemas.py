@@ -53,6 +53,24 @@ def password(**options: Any) -> Text:
     )
 
 
+MAX_ROWS = 10**12
+
+
+def rows(description: str, **options: Any) -> fields.Integer:
+    """A limit on the rows of a day or a month."""
+    return fields.Integer(
+        strict=True,
+        allow_none=True,
+        validate=validate.Range(0, MAX_ROWS),
+        metadata={"description": description, "format": "int64"},
+        **options,
+    )
+
+
+OF_ACCOUNT = "rows the account may score. `null` stands for the setting of the service, and 0 for no limit."
+OF_KEY = "rows may be scored with the key. `null` stands for no limit. Your own quotas also apply."
+
+
 def current_password(description: str, **options: Any) -> Text:
     """The password of the account."""
     return Text(
@@ -119,6 +137,8 @@ class UserSchema(Schema):
         allow_none=True,
         metadata={"description": "How long the history is kept. `null` stands for the setting of the service."},
     )
+    rows_per_day = rows(f"How many {OF_ACCOUNT}", required=True)
+    rows_per_month = rows(f"How many {OF_ACCOUNT}", required=True)
     created_at = fields.AwareDateTime(required=True, format="iso")
     updated_at = fields.AwareDateTime(required=True, format="iso")
 
@@ -155,11 +175,13 @@ class UserChangeSchema(Schema):
 
     is_active = Flag()
     is_superuser = Flag(metadata={"description": "Whether the account is an administrator"})
+    rows_per_day = rows(f"How many {OF_ACCOUNT}")
+    rows_per_month = rows(f"How many {OF_ACCOUNT}")
 
     @validates_schema
     def _check_not_empty(self, data: dict[str, Any], **_: Any) -> None:
         if not data:
-            raise ValidationError("Send is_active, is_superuser or both.")
+            raise ValidationError(f"Send at least one of: {', '.join(self.fields)}.")
 
 
 MAX_NETWORKS, MAX_KEY_DAYS = 20, 3650
@@ -216,14 +238,16 @@ class ApiKeyGrantSchema(Schema):
         validate=validate.Range(1, MAX_KEY_DAYS),
         metadata={"description": "`null` makes a key that does not expire."},
     )
+    rows_per_day = rows(f"How many {OF_KEY}", load_default=None)
+    rows_per_month = rows(f"How many {OF_KEY}", load_default=None)
 
 
 def to_grant(body: dict[str, Any]) -> Grant:
     """What a new key may be used for."""
     days = body["expires_in_days"]
-    return Grant(
-        body["name"], body["scopes"], body["networks"], body["rate"], None if days is None else timedelta(days=days)
-    )
+    life = None if days is None else timedelta(days=days)
+    quotas = {period: body[period] or None for period in ("rows_per_day", "rows_per_month")}
+    return Grant(body["name"], body["scopes"], body["networks"], body["rate"], life, **quotas)
 
 
 class RotationSchema(Schema):
@@ -247,6 +271,8 @@ class ApiKeySchema(Schema):
     scopes = fields.List(fields.String(), required=True)
     networks = fields.List(fields.String(), required=True)
     rate = fields.String(required=True, allow_none=True)
+    rows_per_day = rows(f"How many {OF_KEY}", required=True)
+    rows_per_month = rows(f"How many {OF_KEY}", required=True)
     created_at = fields.AwareDateTime(required=True, format="iso")
     expires_at = fields.AwareDateTime(required=True, format="iso", allow_none=True)
     last_used_at = fields.AwareDateTime(

@@ -293,7 +293,7 @@ def _record(user_id: UUID, changed: dict[str, Any]) -> None:
         audit.record(Event.RIGHTS_CHANGED, user_id, "administrator" if changed["is_superuser"] else "no administrator")
     if "is_active" in changed:
         audit.record(Event.USER_UPDATED, user_id, "activated" if changed["is_active"] else "deactivated")
-    if names := sorted({"username", "email", "history_days"} & changed.keys()):
+    if names := sorted({"username", "email", "history_days", "rows_per_day", "rows_per_month"} & changed.keys()):
         audit.record(Event.USER_UPDATED, user_id, ", ".join(names))
 
 

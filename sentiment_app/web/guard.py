@@ -53,6 +53,11 @@ class Principal(NamedTuple):
     credential_id: UUID
     key: ApiKeyGrant | None = None
 
+    @property
+    def key_id(self) -> UUID | None:
+        """The API key, if the request has one."""
+        return self.credential_id if self.key else None
+
 
 @dataclass(frozen=True)
 class Guard:

@@ -246,7 +246,7 @@ def age(seconds):
 
 def let_refresh(app):
     """Let a process read the keys again, as after some seconds."""
-    TOKEN_KEYS.get(app)._read_at = -float("inf")
+    TOKEN_KEYS.get(app)._ring._read_at = -float("inf")
 
 
 def test_token_names_its_key_and_does_not_contain_it(tokens, key, settings):
@@ -283,7 +283,7 @@ def test_process_that_does_not_know_a_key_reads_the_keys_at_once(own, ada):
         age(token_keys.SETTLE_SECONDS)
         after = sign_in(here)
     with there.app_context():
-        TOKEN_KEYS.get()._read_at -= token_keys.MIN_REFRESH_SECONDS
+        TOKEN_KEYS.get()._ring._read_at -= token_keys.MIN_REFRESH_SECONDS
         assert status(there, after) == 200
 
 
@@ -341,7 +341,7 @@ def test_sign_in_without_any_key_is_answered_with_503(own, ada):
         answer = app.test_client().post(LOGIN, json={"username": "ada", "password": PASSWORD})
         assert (answer.status_code, "flask auth rotate-key" in answer.json["detail"]) == (503, True)
         token_keys.rotate()
-        TOKEN_KEYS.get()._read_at = -float("inf")
+        TOKEN_KEYS.get()._ring._read_at = -float("inf")
         assert status(app, sign_in(app)) == 200
 
 

@@ -6,7 +6,7 @@ Once, the fragment text("a OR b") after an AND let a retry reopen the tasks of a
 import ast
 from pathlib import Path
 
-STATEMENTS = ("SELECT ", "LOCK TABLE ")
+STATEMENTS = ("SELECT ", "WITH ", "LOCK TABLE ")
 
 
 def calls_of_text(path):

@@ -64,6 +64,7 @@ def test_export_has_everything(client, ada, as_ada, analyze, upload, work, expor
     assert by_kind["session"][0]["agent"].startswith("Werkzeug")
     assert len(by_kind["task"]) == 1
     assert "authn_login_success" in {entry["event"] for entry in by_kind["audit_event"]}
+    assert sum(entry["rows"] for entry in by_kind["usage"]) == 2  # a text, and a row of the task
     assert "password" not in json.dumps(by_kind["account"])
 
 

@@ -16,7 +16,7 @@ from sentiment_app.sentiment.writer import COLUMNS, GroupWriter
 
 def row(text="x"):
     values = str(uuid4()), str(uuid4()), datetime.now(UTC), text, "positive", 0.1, 0.2, 0.7, "v", 0.1
-    return dict(zip(COLUMNS, values, strict=True))
+    return {**dict(zip(COLUMNS, values, strict=True)), "key_id": None, "is_stored": True}
 
 
 class Database:

@@ -17,7 +17,7 @@ import psutil
 import psycopg2
 import pytest
 import redis
-from harness import PASSWORD, call, free_port
+from harness import PASSWORD, call
 
 THREADS = 8
 # The pause between two requests of a thread. Runs with CHAOS_SECONDS have the machine for themselves, and send more.
@@ -155,20 +155,6 @@ def test_missing_postgresql_answers_503_with_retry_after(product):
     assert call(product.url + "/api/v1/sentiment/analyze", {"text": "x"}, token)[0] == 200
 
 
-@contextmanager
-def another_web(product, **settings):
-    """Start another web server with other settings, and return its port."""
-    port = free_port()
-    binds = {"WEB_BIND": f"127.0.0.1:{port}", "METRICS_BIND": f"127.0.0.1:{free_port()}"}
-    web = product.process("gunicorn", "-c", "deploy/gunicorn.conf.py", **binds, **settings)
-    try:
-        product.wait_for(f"http://127.0.0.1:{port}")
-        yield port
-    finally:
-        web.terminate()
-        web.wait(30)
-
-
 @pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="a quarter of a minute; CHAOS_SECONDS=60 runs it")
 def test_hanging_postgresql_answers_503(product):
     token = product.token()
@@ -176,8 +162,7 @@ def test_hanging_postgresql_answers_503(product):
         cursor.execute("SELECT pg_backend_pid()")
         postmaster = psutil.Process(cursor.fetchone()[0]).parent()
     single = {"WEB_CONCURRENCY": "1"}  # a second process might start while PostgreSQL hangs, and have no model
-    with another_web(product, DATABASE_STATEMENT_SECONDS="1", DATABASE_RETRY_SECONDS="1", **single) as port:
-        url = f"http://127.0.0.1:{port}"
+    with product.another_web(DATABASE_STATEMENT_SECONDS="1", DATABASE_RETRY_SECONDS="1", **single) as url:
         family = [postmaster, *postmaster.children(recursive=True)]
         for process in family:
             process.suspend()
@@ -241,8 +226,8 @@ def test_interrupted_upload_creates_no_task(product):
 def test_slow_upload_is_answered_with_408(product):
     head = f"POST /api/v1/sentiment/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {product.token()}\r\n"
     with (
-        another_web(product, UPLOAD_SECONDS="1") as port,
-        socket.create_connection(("127.0.0.1", port), timeout=60) as client,
+        product.another_web(UPLOAD_SECONDS="1") as url,
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=60) as client,
     ):
         client.sendall(f"{head}Content-Type: text/csv\r\nContent-Length: 1000\r\n\r\n".encode())
         client.sendall(b"text\n")

@@ -15,7 +15,8 @@ from sentiment_app.infrastructure.database import Base, db
 from sentiment_app.ml.runtime import Assessments
 from sentiment_app.tasks import chunks, progress_stream
 from sentiment_app.tasks.models import STATUSES, Chunk, Task
-from sentiment_app.users import api_keys, one_time_tokens
+from sentiment_app.usage import quotas
+from sentiment_app.users import administration, api_keys, one_time_tokens
 from sentiment_app.users.models import FormerUsername, Session, User
 from sentiment_app.users.one_time_tokens import Purpose
 from sentiment_app.web.operation import operation_of
@@ -54,6 +55,8 @@ def create_all_data(client, sign_in, model):
         db.session.execute(insert(FormerUsername).values(username=f"former-{user.username}", user_id=user.id))
         one_time_tokens.create(Purpose.PASSWORD_RESET, user.id, timedelta(days=1))
         secrets.get_or_create(user.id)
+        administration.administer(user.id, {"rows_per_day": 1_000_000})
+        quotas.list_used(user.id)
         sessions = db.session.scalars(select(Session.id).where(Session.user_id == user.id)).all()
         texts = {"request_id": [scored.json["id"]], "task_id": tasks, "delivery_id": deliveries}
         return {"user_id": [user.id], "key_id": [key.id], "session_id": sessions, **texts}

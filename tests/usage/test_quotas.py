@@ -1,0 +1,227 @@
+"""Quotas: limits on the rows of a day or a month, by account and by API key."""
+
+import datetime as dt
+import json
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import delete, func, select, update
+
+from sentiment_app.infrastructure.database import db
+from sentiment_app.ml.runtime import Scorer
+from sentiment_app.tasks.models import Task
+from sentiment_app.usage import quotas
+from sentiment_app.usage.models import QuotaCounter
+from sentiment_app.users import administration, api_keys
+
+ANALYZE, USAGE, ME = "/api/v1/sentiment/analyze", "/api/v1/users/me/usage", "/api/v1/users/me"
+BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
+
+
+@pytest.fixture
+def limited(make_app):
+    """A client of an application of its own, with quotas."""
+
+    def limited(**settings):
+        return make_app(release=str(uuid4()), **settings).test_client()
+
+    return limited
+
+
+def score(client, headers, count=1):
+    return [client.post(ANALYZE, json={"text": "good"}, headers=headers).status_code for _ in range(count)]
+
+
+def submit(client, headers, count):
+    return client.post(BATCH, json={"texts": ["good"] * count}, headers=headers)
+
+
+def used(client, headers):
+    return {entry["period"]: entry["used"] for entry in client.get(USAGE, headers=headers).json["quotas"]}
+
+
+@pytest.mark.parametrize("period", ["day", "month"])
+def test_quota_of_the_service_limits_single_texts(limited, as_ada, period):
+    client = limited(**{f"rows_per_{period}": 2})
+    assert score(client, as_ada, 4) == [200, 200, 429, 429]
+    answer = client.post(ANALYZE, json={"text": "good"}, headers=as_ada)
+    assert answer.json["type"] == "urn:sentiment-app:problem:quota-exceeded"
+    assert f"2 rows in a {period}" in answer.json["detail"]
+    resets_at = dt.datetime.fromisoformat(client.get(USAGE, headers=as_ada).json["quotas"][0]["resets_at"])
+    left = (resets_at - dt.datetime.now(dt.UTC)).total_seconds()
+    assert abs(int(answer.headers["Retry-After"]) - left) < 60
+    assert used(client, as_ada) == {period: 2}
+
+
+def test_headers_report_the_quota(limited, as_ada):
+    client = limited(rows_per_day=3)
+    answer = client.post(ANALYZE, json={"text": "good"}, headers=as_ada)
+    assert answer.headers["RateLimit-Policy"] == '"rows-per-day";q=3;w=86400'
+    assert answer.headers["RateLimit"].startswith('"rows-per-day";r=2;t=')
+
+
+def test_own_limit_of_an_account_replaces_the_limit_of_the_service(limited, ada, as_ada):
+    administration.administer(ada.id, {"rows_per_day": 3})
+    assert score(limited(rows_per_day=1), as_ada, 4) == [200, 200, 200, 429]
+    administration.administer(ada.id, {"rows_per_day": 0})
+    assert score(limited(rows_per_day=1), as_ada, 2) == [200, 200]
+    administration.administer(ada.id, {"rows_per_day": None})
+    assert score(limited(rows_per_day=1), as_ada) == [429]
+
+
+def test_account_may_have_a_quota_although_the_service_has_none(limited, ada, as_ada, make_user, sign_in):
+    administration.administer(ada.id, {"rows_per_month": 1})
+    client = limited()
+    assert score(client, as_ada, 2) == [200, 429]
+    assert score(client, sign_in(make_user("bob")), 2) == [200, 200]
+
+
+def test_quota_of_a_key_does_not_limit_its_user(limited, ada, as_ada):
+    made = api_keys.create(ada, api_keys.Grant("test", ["score", "read"], rows_per_day=1))
+    client, with_key = limited(), {"Authorization": f"Bearer {made.key}"}
+    assert score(client, with_key, 2) == [200, 429]
+    assert "This API key may score 1 rows" in client.post(ANALYZE, json={"text": "x"}, headers=with_key).json["detail"]
+    assert score(client, as_ada) == [200]
+    (quota,) = client.get(USAGE, headers=with_key).json["quotas"]
+    assert (quota["api_key_id"], quota["used"]) == (str(made.record.id), 1)
+
+
+def test_rotated_key_keeps_its_limit(app, ada):
+    made = api_keys.create(ada, api_keys.Grant("test", ["score"], rows_per_day=7, rows_per_month=8))
+    rotated = api_keys.rotate(ada, made.record.id, dt.timedelta(0))
+    assert (rotated.record.rows_per_day, rotated.record.rows_per_month) == (7, 8)
+
+
+def test_rows_that_fail_do_not_use_up_the_quota(limited, as_ada, monkeypatch):
+    client = limited(rows_per_day=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "assess_many", lambda *_: 1 / 0)
+        patch.setattr(Scorer, "assess", lambda *_: 1 / 0, raising=False)
+        assert score(client, as_ada) == [422]
+    assert used(client, as_ada) == {"day": 0}
+    assert score(client, as_ada, 2) == [200, 429]
+
+
+def test_tasks_share_the_quota_with_single_texts(limited, ada, as_ada, work):
+    administration.administer(ada.id, {"rows_per_day": 5})
+    client = limited()
+    assert score(client, as_ada) == [200]
+    assert submit(client, as_ada, 5).status_code == 429
+    assert submit(client, as_ada, 3).status_code == 202
+    # The rows of the task wait, and have their place.
+    assert score(client, as_ada, 2) == [200, 429]
+    assert submit(client, as_ada, 1).status_code == 429
+    assert used(client, as_ada) == {"day": 2}
+    work()
+    assert used(client, as_ada) == {"day": 5}
+    assert score(client, as_ada) == [429]
+
+
+def test_refused_task_leaves_nothing(limited, as_ada, small_chunks):
+    client = limited(rows_per_day=5)
+    assert submit(client, as_ada, 9).status_code == 429  # the third chunk does not fit
+    assert db.session.scalar(select(func.count()).select_from(Task).where(Task.deleted_at.is_(None))) == 0
+    assert submit(client, as_ada, 5).status_code == 202
+
+
+def test_cancelled_rows_are_free_again(limited, as_ada):
+    client = limited(rows_per_day=5)
+    task = submit(client, as_ada, 5).json["task_id"]
+    assert client.post(f"{TASKS}/{task}/cancel", headers=as_ada).status_code == 200
+    assert submit(client, as_ada, 5).status_code == 202
+
+
+def test_retry_needs_room(limited, as_ada, work, monkeypatch):
+    client = limited(rows_per_day=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "assess_many", lambda *_: 1 / 0)
+        task = submit(client, as_ada, 2).json["task_id"]
+        work()
+    assert score(client, as_ada) == [200]
+    assert client.post(f"{TASKS}/{task}/retry", headers=as_ada).status_code == 429
+    assert client.get(f"{TASKS}/{task}", headers=as_ada).json["status"] == "completed"
+
+
+def test_new_quota_begins_with_the_rows_of_the_period(limited, ada, as_ada):
+    client = limited()
+    assert score(client, as_ada, 2) == [200, 200]
+    administration.administer(ada.id, {"rows_per_day": 3})
+    assert score(limited(), as_ada, 2) == [200, 429]
+
+
+def test_next_period_begins_at_zero(limited, as_ada):
+    client = limited(rows_per_day=1)
+    assert score(client, as_ada, 2) == [200, 429]
+    db.session.execute(update(QuotaCounter).values(starts_on=QuotaCounter.starts_on - 1))
+    db.session.execute(delete(quotas.UsageRecord))
+    db.session.commit()
+    assert score(client, as_ada, 2) == [200, 429]
+
+
+def test_counters_of_past_periods_are_deleted(limited, as_ada):
+    client = limited(rows_per_day=5, rows_per_month=5)
+    score(client, as_ada)
+    db.session.execute(
+        update(QuotaCounter).where(QuotaCounter.period == "day").values(starts_on=QuotaCounter.starts_on - 90)
+    )
+    db.session.commit()
+    assert quotas.delete_expired() == 1
+    assert db.session.scalars(select(QuotaCounter.period)).all() == ["month"]
+
+
+def test_users_do_not_set_their_own_quota(client, as_ada):
+    answer = client.patch(ME, json={"rows_per_day": 0, "current_password": "x"}, headers=as_ada)
+    assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/rows_per_day")
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "3", True, 10**13, float("inf")])
+def test_wrong_quotas_are_refused(client, ada, as_admin, value):
+    body = json.dumps({"rows_per_day": value})
+    answer = client.patch(f"/api/v1/users/{ada.id}", data=body, content_type="application/json", headers=as_admin)
+    assert answer.status_code in (400, 422)
+
+
+def test_administrator_sets_a_quota(client, ada, as_admin):
+    answer = client.patch(f"/api/v1/users/{ada.id}", json={"rows_per_day": 7}, headers=as_admin)
+    assert (answer.json["rows_per_day"], answer.json["rows_per_month"]) == (7, None)
+    assert client.patch(f"/api/v1/users/{ada.id}", json={}, headers=as_admin).status_code == 422
+
+
+def test_administrator_may_limit_the_own_account(client, admin, as_admin):
+    answer = client.patch(f"/api/v1/users/{admin.id}", json={"rows_per_day": 0}, headers=as_admin)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--rows-per-day", "100000"], 0, "ada: rows per day: 100,000"),
+        (["--rows-per-month", "0"], 0, "ada: rows per month: no limit"),
+        (["--rows-per-day", "default"], 0, "ada: rows per day: the setting"),
+        (["--rows-per-day", "-1"], 2, "neither a number"),
+        (["--rows-per-day", "\u0663"], 2, "neither a number"),
+        ([], 2, "Give --rows-per-day"),
+    ],
+)
+def test_command_sets_a_quota(app, ada, arguments, status, said):
+    done = app.test_cli_runner().invoke(args=["user", "set-quota", "ada", *arguments])
+    assert (done.exit_code, said in done.output) == (status, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("now", "period", "expected"),
+    [
+        ("2026-12-31T23:59:59", "day", "2027-01-01"),
+        ("2026-12-31T23:59:59", "month", "2027-01-01"),
+        ("2028-02-01T00:00:00", "month", "2028-03-01"),
+        ("2028-01-31T12:00:00", "month", "2028-02-01"),
+    ],
+)
+def test_periods_end_at_midnight_in_utc(monkeypatch, now, period, expected):
+    class Clock(dt.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return dt.datetime.fromisoformat(now).replace(tzinfo=tz)
+
+    monkeypatch.setattr(quotas.dt, "datetime", Clock)
+    assert quotas.next_start(period).date().isoformat() == expected
