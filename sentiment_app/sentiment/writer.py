@@ -32,17 +32,19 @@ COLUMNS = tuple(column.name for column in SentimentRequest.__table__.columns if 
 VALUES = itemgetter(*COLUMNS, "key_id", "is_stored")
 
 
-def _insert_statement() -> str:
-    """Insert the rows that are stored, and count all rows for usage, unless they were counted before.
+def _prepare_statement() -> str:
+    """Prepare the statement that stores and counts rows: planning it takes longer than running it.
 
-    A row that is not stored has a usage record of its own, whose id tells whether it was counted.
+    It inserts the rows that are stored, and counts all rows for usage, unless they were counted before. A row that is
+    not stored has a usage record of its own, whose id tells whether it was counted.
     """
-    columns = SentimentRequest.__table__.columns
+    types = _types()
     names = ", ".join(COLUMNS)
-    arrays = ", ".join(f"%s::{columns[name].type.compile(DIALECT)}[]" for name in COLUMNS)
+    arrays = ", ".join(f"${number}" for number, _ in enumerate(types, 1))
     return f"""
+        PREPARE store_rows ({", ".join(types)}) AS
         WITH given AS (
-            SELECT * FROM unnest({arrays}, %s::uuid[], %s::boolean[]) AS given({names}, key_id, is_stored)
+            SELECT * FROM unnest({arrays}) AS given({names}, key_id, is_stored)
         ), stored AS (
             INSERT INTO {SentimentRequest.__tablename__} ({names}) SELECT {names} FROM given WHERE is_stored
             ON CONFLICT (id) DO NOTHING RETURNING id
@@ -56,7 +58,14 @@ def _insert_statement() -> str:
     """  # noqa: S608  # it contains only names of our own columns
 
 
-INSERT = _insert_statement()
+def _types() -> list[str]:
+    columns = SentimentRequest.__table__.columns
+    return [*(f"{columns[name].type.compile(DIALECT)}[]" for name in COLUMNS), "uuid[]", "boolean[]"]
+
+
+PREPARE = _prepare_statement()
+EXECUTE = f"EXECUTE store_rows ({', '.join(f'%s::{type_}' for type_ in _types())})"
+IS_PREPARED = "store_rows_is_prepared"
 
 Row = Mapping[str, Any]
 """The columns of sentiment_requests, the API key (`key_id`), and whether the row `is_stored` or only counts for usage.
@@ -114,7 +123,10 @@ class GroupWriter:
     def _insert(self, rows: list[Row]) -> None:
         columns = tuple(map(list, zip(*map(VALUES, rows), strict=True)))
         with self._connect() as connection:
-            connection.exec_driver_sql(INSERT, columns)
+            if IS_PREPARED not in connection.info:  # it lasts as long as the connection
+                connection.exec_driver_sql(PREPARE)
+                connection.info[IS_PREPARED] = True
+            connection.exec_driver_sql(EXECUTE, columns)
 
 
 WRITER = AppKey[GroupWriter]("writer")

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from sentiment_app.errors import UnavailableError
 from sentiment_app.sentiment import writer as writer_module
-from sentiment_app.sentiment.writer import COLUMNS, GroupWriter
+from sentiment_app.sentiment.writer import COLUMNS, IS_PREPARED, GroupWriter
 
 
 def row(text="x"):
@@ -24,6 +24,7 @@ class Database:
 
     def __init__(self, fault=None):
         self.groups, self.fault, self.gate = [], fault, threading.Event()
+        self.info = {IS_PREPARED: True}
         self.gate.set()
 
     @contextmanager
