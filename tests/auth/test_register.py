@@ -18,6 +18,8 @@ def test_register_returns_account_without_password(client):
         "is_active",
         "is_superuser",
         "history_days",
+        "rows_per_day",
+        "rows_per_month",
         "created_at",
         "updated_at",
     }
