@@ -118,7 +118,7 @@ def make_app(base_app, settings):
         app = create_app(replace(settings, **changes)) if changes else base_app
         with app.app_context():
             db.engines[None] = connection
-        WRITER.set(app, GroupWriter(savepoint, retry_seconds=0.1))
+        WRITER.set(app, GroupWriter(savepoint, savepoint, retry_seconds=0.1))
         return app
 
     yield make

@@ -43,6 +43,7 @@ def upgrade() -> None:
         sa.Column("starts_on", sa.Date, nullable=False),
         sa.Column("user_id", sa.Uuid, nullable=False),
         sa.Column("rows", sa.BigInteger, nullable=False),
+        sa.Column("corrected_at", TIMESTAMP(timezone=True), server_default=sa.func.now(), nullable=False),
         sa.PrimaryKeyConstraint("subject_id", "period", "starts_on", name="pk_quota_counters"),
         sa.CheckConstraint("period IN ('day', 'month')", name="ck_quota_counters_period"),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_quota_counters_user_id_users", ondelete="CASCADE"),

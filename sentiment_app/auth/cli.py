@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sentiment_app.auth import token_keys
-from sentiment_app.auth.token_keys import REFRESH_SECONDS, RecentRotationError
+from sentiment_app.auth.token_keys import REFRESH_SECONDS
 from sentiment_app.cli import Group, as_json, print_json
 
 auth = Group("auth", help="Manage the keys that sign tokens.")
@@ -23,10 +23,7 @@ def rotate_key(revoke_old: bool, force: bool, as_json: bool) -> None:
 
     Example: flask auth rotate-key
     """
-    try:
-        id_ = token_keys.rotate(revoke_old=revoke_old, force=force)
-    except RecentRotationError as error:
-        raise click.ClickException(f"{error} Repeat the command with --force to rotate now.") from None
+    id_ = token_keys.rotate(revoke_old=revoke_old, force=force)
     if as_json:
         print_json({"id": str(id_), "revoked_old": revoke_old})
     elif revoke_old:
@@ -48,5 +45,6 @@ def list_keys(as_json: bool) -> None:
         return
     table = Table("id", "created", "use", box=None)
     for index, key in enumerate(found):
-        table.add_row(str(key.id), f"{key.created_at:%Y-%m-%d %H:%M}", "verifies" if index else "signs")
+        use = "verifies" if index else "signs" if key.age > token_keys.TAKES_OVER_SECONDS else "will sign"
+        table.add_row(str(key.id), f"{key.created_at:%Y-%m-%d %H:%M}", use)
     Console().print(table)

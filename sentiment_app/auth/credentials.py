@@ -38,4 +38,5 @@ def identify(credential: str) -> Principal:
 
 def _grant(key: ApiKey) -> ApiKeyGrant:
     rate = limits.parse(key.rate) if key.rate else None
-    return ApiKeyGrant(frozenset(key.scopes), tuple(map(ip_network, key.networks)), rate)
+    rows = key.rows_per_day, key.rows_per_month
+    return ApiKeyGrant(frozenset(key.scopes), tuple(map(ip_network, key.networks)), rate, rows)

@@ -41,12 +41,6 @@ class RecentRotationError(ConflictError):
 
     kind = "recent-rotation"
 
-    def __init__(self, possible_at: datetime) -> None:
-        super().__init__(
-            "The previous key still verifies tokens. A rotation now would delete it, and end the sessions that use it. "
-            f"Wait until {possible_at:%Y-%m-%d %H:%M} UTC."
-        )
-
 
 class NoSigningKeyError(UnavailableError):
     """The table of keys is empty."""
@@ -85,12 +79,12 @@ class TokenKeys:
         self._ring.get()
 
     def signing_key(self) -> SigningKey:
-        """The key that signs new tokens.
+        """The key that signs new tokens. It is not older than MIN_REFRESH_SECONDS, so that a revoked key signs nothing.
 
         Raises:
             NoSigningKeyError
         """
-        signing = self._ring.get().signing
+        signing = self._ring.read_again(MIN_REFRESH_SECONDS).signing
         if signing is None:
             raise NoSigningKeyError
         return signing
@@ -121,6 +115,10 @@ TOKEN_KEYS = AppKey[TokenKeys]("token_keys")
 
 @unit_of_work
 def _find_all() -> Sequence[StoredKey]:
+    return _find()
+
+
+def _find() -> Sequence[StoredKey]:
     """All keys, the newest first."""
     age = func.extract("epoch", func.clock_timestamp() - TokenKey.created_at)
     found = select(TokenKey.id, TokenKey.salt, TokenKey.created_at, age).order_by(*NEWEST_FIRST)
@@ -144,14 +142,11 @@ def rotate(*, revoke_old: bool = False, force: bool = False) -> UUID:
 @unit_of_work
 def _rotate(id_: UUID, salt: bytes, revoke_old: bool, force: bool) -> None:
     db.session.execute(select(func.pg_advisory_xact_lock(ROTATION_LOCK)))
-    found = _newest_first()
+    found = _find()
     if any(key.id == id_ for key in found):
         return  # this runs again after a lost answer
-    if len(found) > 1 and not (revoke_old or force):
-        # The newest key replaced the older keys, so their last tokens were signed soon after its creation.
-        possible_at = found[0].created_at + settings().refresh_token_life + timedelta(seconds=REFRESH_SECONDS)
-        if datetime.now(UTC) < possible_at:
-            raise RecentRotationError(possible_at.astimezone(UTC))
+    if not revoke_old:
+        _check_age(found, force)
     kept = [] if revoke_old else [key.id for key in found[:1]]
     db.session.execute(delete(TokenKey).where(TokenKey.id.not_in(kept)), execution_options=UNSYNCHRONIZED)
     # The time of this statement, because another rotation may have held the lock since this transaction began.
@@ -159,11 +154,22 @@ def _rotate(id_: UUID, salt: bytes, revoke_old: bool, force: bool) -> None:
     audit.record(Event.SIGNING_KEY_ROTATED, None, f"{id_}{', old keys revoked' if revoke_old else ''}")
 
 
+def _check_age(found: Sequence[StoredKey], force: bool) -> None:
+    """Refuse a rotation that would delete a key whose tokens are in use, by the clock of the database."""
+    if len(found) < 2:
+        return
+    if found[0].age < TAKES_OVER_SECONDS:
+        raise RecentRotationError("The newest key does not sign in all processes yet. Rotate again in 15 seconds.")
+    # The newest key replaced the older keys, so their last tokens were signed soon after its creation.
+    in_use = settings().refresh_token_life + timedelta(seconds=TAKES_OVER_SECONDS)
+    if found[0].age < in_use.total_seconds() and not force:
+        raise RecentRotationError(
+            "The previous key still verifies tokens. A rotation now would delete it, and end the sessions that use it. "
+            f"Wait until {found[0].created_at.astimezone(UTC) + in_use:%Y-%m-%d %H:%M} UTC, or use --force."
+        )
+
+
 @unit_of_work
-def list_keys() -> Sequence[TokenKey]:
+def list_keys() -> Sequence[StoredKey]:
     """All keys, the newest first."""
-    return _newest_first()
-
-
-def _newest_first() -> Sequence[TokenKey]:
-    return db.session.scalars(select(TokenKey).order_by(*NEWEST_FIRST)).all()
+    return _find()

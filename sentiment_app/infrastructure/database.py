@@ -100,6 +100,11 @@ def autocommit() -> AbstractContextManager[Connection]:
     return db.engines[AUTOCOMMIT].connect()
 
 
+def transaction() -> AbstractContextManager[Connection]:
+    """A connection, separate from the session, in a transaction that is committed at the end."""
+    return db.engine.begin()
+
+
 def install_wait_timeout(settings: Settings) -> None:
     """Limit how long this process waits for an answer.
 

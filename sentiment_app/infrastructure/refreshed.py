@@ -10,6 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 T = TypeVar("T")
 
+# After a failed attempt, the next thread that only wants a fresh value tries again after this time.
+RETRY_SECONDS = 5.0
+
 log = structlog.get_logger()
 
 
@@ -29,7 +32,8 @@ class Refreshed(Generic[T]):
         self._name, self._read, self._seconds, self._on_change = name, read, seconds, on_change
         self._lock = threading.Lock()
         self._values: list[T] = []  # the value, or nothing before it was read
-        self._read_at = -float("inf")
+        self._read_at = self._failed_at = -float("inf")
+        self._failure: SQLAlchemyError | None = None
 
     def get(self) -> T:
         """The value. Must not be called within a unit of work."""
@@ -38,8 +42,14 @@ class Refreshed(Generic[T]):
         return self._values[0]
 
     def read_again(self, min_age: float) -> T:
-        """The value, read again if it is at least `min_age` seconds old. Raises the errors of the database."""
+        """The value, read again if it is at least `min_age` seconds old. Raises the errors of the database.
+
+        Threads that wait for the attempt of another thread share its outcome.
+        """
+        began_at = time.monotonic()
         with self._lock:
+            if self._failure and self._failed_at >= began_at:
+                raise self._failure
             if self._age() >= min_age or not self._values:
                 self._store()
         return self._values[0]
@@ -54,14 +64,18 @@ class Refreshed(Generic[T]):
             try:
                 self._store()
             except SQLAlchemyError as error:
-                self._read_at = time.monotonic()  # the next attempt has its turn, too
                 log.warning("not_refreshed", value=self._name, reason=type(error).__name__)
             finally:
                 self._lock.release()
 
     def _store(self) -> None:
         began_at = time.monotonic()
-        former, self._values = self._values, [self._read()]
-        self._read_at = began_at
+        try:
+            former, self._values = self._values, [self._read()]
+        except SQLAlchemyError as error:
+            self._failure, self._failed_at = error, time.monotonic()
+            self._read_at = max(self._read_at, self._failed_at - self._seconds + RETRY_SECONDS)
+            raise
+        self._failure, self._read_at = None, began_at
         if former != self._values:
             self._on_change()

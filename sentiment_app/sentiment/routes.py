@@ -9,7 +9,7 @@ from uuid import UUID
 from flask import Blueprint, Flask, Response, jsonify, request
 
 from sentiment_app.infrastructure.app_state import SETTINGS, settings
-from sentiment_app.infrastructure.database import autocommit
+from sentiment_app.infrastructure.database import autocommit, transaction
 from sentiment_app.sentiment import history, schemas, service
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.sentiment.writer import WRITER, GroupWriter, writer
@@ -47,10 +47,9 @@ def analyze(body: dict[str, Any]) -> Response:
     The result is stored in your history before you receive it, unless `store` is false. Texts of more than 20,000
     characters are refused, not truncated.
     """
-    principal = caller()
-    with quotas.reserved(principal.user_id, principal.key_id, 1) as used:
-        quota_headers.add(used)
-        analysis = service.analyze(principal.user_id, _row_id(), key_id=principal.key_id, **body)
+    user_id, key_id = caller().user_id, caller().key_id
+    analysis = service.analyze(user_id, _row_id(), key_id=key_id, quotas=quotas.of_request(caller()), **body)
+    quota_headers.add(analysis["quotas"])
     # This replaces `AnalysisSchema().dump`, which takes longer than scoring.
     answer = {name: analysis[name] for name in ANSWER_FIELDS if name in analysis}
     if "explanation" in analysis:
@@ -100,7 +99,7 @@ def init_app(app: Flask) -> None:
 
     This must run before the guard, so that rows of other requests can gather while the guard checks this request.
     """
-    WRITER.set(app, GroupWriter(autocommit, retry_seconds=SETTINGS.get(app).database_retry_seconds))
+    WRITER.set(app, GroupWriter(autocommit, transaction, retry_seconds=SETTINGS.get(app).database_retry_seconds))
     app.before_request(_announce_row)
     app.teardown_request(_withdraw_row)
 

@@ -1,6 +1,7 @@
 """Score a text and store the result."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from sentiment_app.ml.runtime import ScoringError, find_assessment
 from sentiment_app.registry.serving import serving
 from sentiment_app.sentiment.history import time_of_id
 from sentiment_app.sentiment.writer import writer
+from sentiment_app.usage.quotas import Quota, QuotaUse
 
 # Texts in other languages, random letters and bare numbers have a lower coverage. See the model card.
 MIN_COVERAGE = 0.5
@@ -37,6 +39,7 @@ def analyze(
     text: str,
     *,
     key_id: UUID | None = None,
+    quotas: Sequence[Quota] = (),
     explain: bool = False,
     store: bool = True,
     model: str | None = None,
@@ -48,16 +51,18 @@ def analyze(
         row_id: the id of the stored row. Requests with the same id are stored once; without an id, each is stored.
         text: in Unicode normalisation form C.
         key_id: the API key that the request was sent with.
+        quotas: the quotas of the request.
         explain: whether the answer has the contribution of each term.
         store: whether the text and its scores are stored.
         model: a released version; by default the active model.
 
-    Returns the fields of AnalysisSchema, and the other columns of the stored row.
+    Returns the fields of AnalysisSchema, the other columns of the stored row, and what is used of the `quotas`.
 
     Raises:
         NoModelError: no model is active.
         UnknownModelError: the named version is not released, or is retired.
         UnscorableTextError: the model raised an error, or returned no probabilities. Nothing is stored.
+        QuotaExceededError: a quota is used up. Nothing is stored.
         InvalidTokenError: the user was deleted.
     """
     served = serving().pinned(model) if model else serving().current()
@@ -78,6 +83,7 @@ def analyze(
         "processing_time": time.perf_counter() - started,
         "key_id": str(key_id) if key_id else None,
         "is_stored": store,
+        "quotas": quotas,
     }
     analysis = {**row, "confidence": max(scores), "scores": scores._asdict()}
     if coverage is not None:
@@ -86,7 +92,7 @@ def analyze(
             analysis["warnings"] = [LOW_COVERAGE]
     if explain and (explanation := served.scorer.explain(text)):
         analysis["explanation"] = explanation
-    _write(row)
+    analysis["quotas"] = _write(row)
     if not store:
         analysis["id"] = None
     metrics.scoring_duration.observe(row["processing_time"])
@@ -94,8 +100,8 @@ def analyze(
     return analysis
 
 
-def _write(row: dict[str, Any]) -> None:
+def _write(row: dict[str, Any]) -> Sequence[QuotaUse]:
     try:
-        writer().write(row)
+        return writer().write(row)
     except IntegrityError:  # the foreign key: the account was deleted while its token is still valid
         raise InvalidTokenError from None

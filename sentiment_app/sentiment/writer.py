@@ -4,12 +4,12 @@ Under load, a commit for each row costs more than everything else in a request. 
 requests that have begun, which doubles its size. A request that arrives alone does not wait.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select, union
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, IntegrityError
 
@@ -19,7 +19,8 @@ from sentiment_app.infrastructure.app_state import AppKey
 from sentiment_app.infrastructure.coalescing import Coalescer
 from sentiment_app.infrastructure.database import retry_on_disconnect
 from sentiment_app.sentiment.models import SentimentRequest
-from sentiment_app.usage.models import UsageRecord
+from sentiment_app.usage.models import QuotaCounter, UsageRecord
+from sentiment_app.usage.quotas import QuotaUse, refuse_excess
 
 # How much longer a request waits for its group than the group is retried.
 GRACE_SECONDS = 5.0
@@ -36,7 +37,8 @@ def _prepare_statement() -> str:
     """Prepare the statement that stores and counts rows: planning it takes longer than running it.
 
     It inserts the rows that are stored, and counts all rows for usage, unless they were counted before. A row that is
-    not stored has a usage record of its own, whose id tells whether it was counted.
+    not stored has a usage record of its own, whose id tells whether it was counted. At last it raises the counters of
+    quotas, if there are any, in the order in which all transactions lock them.
     """
     types = _types()
     names = ", ".join(COLUMNS)
@@ -51,10 +53,22 @@ def _prepare_statement() -> str:
         ), scored AS (
             SELECT DISTINCT ON (id) given.*, CASE WHEN NOT is_stored THEN id END AS own
             FROM given LEFT JOIN stored USING (id) WHERE stored.id IS NOT NULL OR NOT is_stored
+        ), counted AS (
+            INSERT INTO {UsageRecord.__tablename__} (id, user_id, key_id, model_version, day, rows)
+            SELECT (array_agg(id))[1], user_id, key_id, model_version, (now() AT TIME ZONE 'UTC')::date, count(*)
+            FROM scored GROUP BY user_id, key_id, model_version, own ON CONFLICT (id) DO NOTHING
+            RETURNING user_id, key_id, rows
+        ), locked AS (
+            SELECT subject_id, period, starts_on FROM {QuotaCounter.__tablename__}
+            WHERE subject_id IN (SELECT user_id FROM counted UNION SELECT key_id FROM counted)
+            AND starts_on = date_trunc(period, now() AT TIME ZONE 'UTC')::date
+            ORDER BY subject_id, period, starts_on FOR UPDATE
         )
-        INSERT INTO {UsageRecord.__tablename__} (id, user_id, key_id, model_version, day, rows)
-        SELECT (array_agg(id))[1], user_id, key_id, model_version, (now() AT TIME ZONE 'UTC')::date, count(*)
-        FROM scored GROUP BY user_id, key_id, model_version, own ON CONFLICT (id) DO NOTHING
+        UPDATE {QuotaCounter.__tablename__} AS counter SET rows = rows + (
+            SELECT sum(counted.rows) FROM counted WHERE counter.subject_id IN (counted.user_id, counted.key_id)
+        )
+        FROM locked WHERE counter.subject_id = locked.subject_id AND counter.period = locked.period
+        AND counter.starts_on = locked.starts_on
     """  # noqa: S608  # it contains only names of our own columns
 
 
@@ -67,10 +81,13 @@ PREPARE = _prepare_statement()
 EXECUTE = f"EXECUTE store_rows ({', '.join(f'%s::{type_}' for type_ in _types())})"
 IS_PREPARED = "store_rows_is_prepared"
 
+Connect = Callable[[], AbstractContextManager[Connection]]
+Outcome = Sequence[QuotaUse] | Exception
 Row = Mapping[str, Any]
-"""The columns of sentiment_requests, the API key (`key_id`), and whether the row `is_stored` or only counts for usage.
+"""The columns of sentiment_requests, `key_id`, the `quotas` of the request, and whether the row `is_stored`.
 
-The id makes the insert idempotent: it may run again after a lost answer.
+A row that is not stored only counts for usage. The id makes the insert idempotent: it may run again after a lost
+answer.
 """
 
 
@@ -79,11 +96,12 @@ class GroupWriter:
 
     Args:
         connect: returns a database connection on which each statement is a transaction.
+        begin: returns a database connection in a transaction, which is committed at the end.
         retry_seconds: how long a group is retried while the database does not answer.
     """
 
-    def __init__(self, connect: Callable[[], AbstractContextManager[Connection]], retry_seconds: float) -> None:
-        self._connect = connect
+    def __init__(self, connect: Connect, begin: Connect, retry_seconds: float) -> None:
+        self._connect, self._begin = connect, begin
         self._retry_seconds = retry_seconds
         self._rows = Coalescer(self._store, timeout=retry_seconds + GRACE_SECONDS, max_delay=MAX_DELAY_SECONDS)
 
@@ -95,21 +113,22 @@ class GroupWriter:
         """Withdraw this thread's announcement, unless it has written its row."""
         self._rows.withdraw()
 
-    def write(self, row: Row) -> None:
-        """Commit a row, together with the rows of concurrent requests.
+    def write(self, row: Row) -> Sequence[QuotaUse]:
+        """Commit a row, together with the rows of concurrent requests. Returns what is used of its quotas.
 
         Raises:
+            QuotaExceededError: the row exceeds a quota.
             UnavailableError: the thread that writes the group did not finish in time.
             sqlalchemy.exc.DBAPIError: the database refused this row, or does not answer.
         """
         try:
-            self._rows.submit(row)
+            return self._rows.submit(row)
         except TimeoutError:
             raise UnavailableError from None
 
-    def _store(self, rows: list[Row]) -> list[Exception | None]:
+    def _store(self, rows: list[Row]) -> list[Outcome]:
         try:
-            retry_on_disconnect(self._retry_seconds, self._insert, rows)
+            outcomes = retry_on_disconnect(self._retry_seconds, self._insert, rows)
         except (IntegrityError, DataError) as error:
             if len(rows) == 1:
                 return [error]
@@ -118,11 +137,29 @@ class GroupWriter:
         except Exception as error:  # noqa: BLE001  # each waiting request raises it
             return [error] * len(rows)
         metrics.commit_rows.observe(len(rows))
-        return [None] * len(rows)
+        return outcomes
 
-    def _insert(self, rows: list[Row]) -> None:
-        columns = tuple(map(list, zip(*map(VALUES, rows), strict=True)))
-        with self._connect() as connection:
+    def _insert(self, rows: list[Row]) -> list[Outcome]:
+        if not any(row["quotas"] for row in rows):
+            with self._connect() as connection:
+                self._execute(connection, rows)
+            return [[] for _ in rows]
+        with self._begin() as connection:
+            outcomes: list[Outcome] = [*refuse_excess(connection, rows)]
+            refused = {row["id"] for row, outcome in zip(rows, outcomes, strict=True) if isinstance(outcome, Exception)}
+            if refused:  # rows that were stored before, when the answer was lost, are not refused
+                before = self._find_stored(connection, refused)
+                outcomes = [[] if row["id"] in before else outcome for row, outcome in zip(rows, outcomes, strict=True)]
+            self._execute(connection, [row for row in rows if row["id"] not in refused])
+        return outcomes
+
+    def _find_stored(self, connection: Connection, ids: Collection[str]) -> set[str]:
+        found = union(*(select(table.id).where(table.id.in_(ids)) for table in (SentimentRequest, UsageRecord)))
+        return {str(id_) for id_ in connection.scalars(found)}
+
+    def _execute(self, connection: Connection, rows: list[Row]) -> None:
+        if rows:
+            columns = tuple(map(list, zip(*map(VALUES, rows), strict=True)))
             if IS_PREPARED not in connection.info:  # it lasts as long as the connection
                 connection.exec_driver_sql(PREPARE)
                 connection.info[IS_PREPARED] = True

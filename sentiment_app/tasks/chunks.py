@@ -125,14 +125,14 @@ def store(claim: Claim, found: Assessments, errors: dict[str, Any]) -> bool:
         "lease_until": None,
         **totals.of_assessments(found),
     }
-    # The token stays: if this runs again after a lost answer, it finds that it has stored the results.
-    held = update(Chunk).where(Chunk.id == claim.id, Chunk.token == claim.token)
-    if db.session.execute(held.values(values).returning(Chunk.id)).scalar_one_or_none() is None:
-        return False
-    # The token belongs to this lease only, so it also identifies the usage record.
-    scored = _count_scored(found) - claim.scored_before
-    if scored and usage.record(claim.token, claim.user_id, claim.key_id, claim.model_version, scored):
-        quotas.record_scored(claim.user_id, claim.key_id, scored)
+    is_mine = Chunk.id == claim.id, Chunk.token == claim.token
+    stored = update(Chunk).where(*is_mine, Chunk.state == "running").values(values).returning(Chunk.id)
+    if db.session.execute(stored).scalar_one_or_none() is None:
+        # The token stays: if this runs again after a lost answer, it finds that it has stored the results.
+        return db.session.scalar(select(Chunk.id).where(*is_mine, Chunk.state == "done")) is not None
+    if scored := _count_scored(found) - claim.scored_before:
+        usage.record(claim.token, claim.user_id, claim.key_id, claim.model_version, scored)
+        quotas.raise_counters(claim.user_id, claim.key_id, scored)
     return True
 
 

@@ -1,5 +1,6 @@
 """Quotas: the limits on a user's unfinished tasks, and on the rows in them. For rows in a day or month, see usage."""
 
+from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -63,17 +64,19 @@ def reserve_rows(user_id: UUID, task_id: UUID, rows: int) -> None:
     _refuse_rows(other_rows + rows)
 
 
-def count_pending(user_id: UUID, key_id: UUID | None) -> int:
-    """The rows of a user's unfinished tasks that wait to be scored, within the caller's unit of work.
-
-    With a key, only rows of the tasks that were sent with it.
-    """
-    waiting = (
-        select(func.coalesce(func.sum(Chunk.size - Chunk.completed), 0))
-        .join(Task, Task.id == Chunk.task_id)
-        .where(Task.user_id == user_id, Task.status.in_(UNFINISHED), Task.deleted_at.is_(None), Chunk.state != "done")
-    )
-    return int(db.session.scalars(waiting.where(Task.key_id == key_id) if key_id else waiting).one())
+def count_pending(sql: row_quotas.Sql, subjects: Collection[UUID]) -> dict[UUID, int]:
+    """The rows of unfinished tasks that wait to be scored, by account and by API key."""
+    found: dict[UUID, int] = {}
+    for subject in (Task.user_id, Task.key_id):
+        waiting = (
+            select(subject, func.sum(Chunk.size - Chunk.completed))
+            .join(Task, Task.id == Chunk.task_id)
+            .where(subject.in_(subjects), Task.status.in_(UNFINISHED), Task.deleted_at.is_(None))
+            .where(Chunk.state != "done")
+            .group_by(subject)
+        )
+        found |= {id_: int(rows) for id_, rows in sql.execute(waiting) if id_}
+    return found
 
 
 def _unfinished(user_id: UUID, except_task: UUID | None = None) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""The reconciler repairs tasks and webhooks after a worker, Redis or a web process failed. It also adds up usage.
+"""The reconciler repairs tasks and webhooks after a worker, Redis or a web process failed.
 
 PostgreSQL knows all work. The reconciler compares it with the leases and with the jobs in Redis. Two reconcilers at the
-same time do no harm: each step is safe to repeat.
+same time do no harm: each step is safe to repeat. The reconciler also adds up usage, and corrects counters of quotas.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_wo
 from sentiment_app.infrastructure.queue import TASKS_QUEUE, WEBHOOKS_QUEUE, queue
 from sentiment_app.tasks import lifecycle, retention
 from sentiment_app.tasks.models import OPEN, Chunk, Task
+from sentiment_app.usage import quotas as row_quotas
 from sentiment_app.usage import service as usage
 from sentiment_app.webhooks import outbox
 from sentiment_app.webhooks.models import Delivery
@@ -39,6 +40,7 @@ def reconcile() -> dict[str, int]:
         "deliveries": _send_due_deliveries(),
     }
     usage.add_up()
+    row_quotas.correct()
     if any(done.values()):
         log.info("reconciled", **done)
     return done

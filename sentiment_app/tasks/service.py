@@ -406,7 +406,7 @@ def _reopen(task: Task) -> bool:
     kept = func.sum(Chunk.completed) + func.sum(Chunk.failed).filter(Chunk.state == "done")
     before = select(func.coalesce(kept, func.sum(Chunk.completed), 0)).where(Chunk.task_id == task.id)
     db.session.execute(update(Task).where(Task.id == task.id).values(rows_before_run=before.scalar_subquery()))
-    row_quotas.check(task.user_id, task.key_id, 0)
+    row_quotas.check(task.user_id, task.key_id)
     return True
 
 

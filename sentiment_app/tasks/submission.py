@@ -227,22 +227,27 @@ def submit(
     Raises:
         UnknownModelError, NoModelError: there is no such model.
         TooManyTasksError, QuotaExceededError: a quota of the caller is used up.
+        TaskExceedsQuotaError: the task alone exceeds a quota.
         InvalidError: there are no rows, or the webhook URL is not acceptable.
     """
     version = _find_model(submission.model)
     if submission.webhook_url:
         egress.check_url(submission.webhook_url)
+    # Rows that were scored count under the quotas. With quotas, nothing is scored before all rows are accepted.
+    waits = row_quotas.has_any(submission.user_id, submission.key_id)
     task_id = open_task(submission, version)
     try:
         total = 0
         for part in _divide(_keep_alive(task_id, rows)):
             _add_chunk(uuid.uuid7(), submission.user_id, task_id, total, part)
             total += len(part)
-            lifecycle.dispatch(task_id)
+            if not waits:
+                lifecycle.dispatch(task_id)
         _close(task_id, total, fingerprint(), describe_format())
     except BaseException:
         retention.erase(task_id)
         raise
+    lifecycle.dispatch(task_id)
     lifecycle.finish(task_id)  # the workers may have been faster than the upload
     return service.get(submission.user_id, task_id)
 
@@ -337,7 +342,7 @@ def _add_chunk(chunk_id: UUID, user_id: UUID, task_id: UUID, first: int, rows: S
     if task is None:
         raise UploadLostError
     db.session.execute(insert(Chunk).values(values).on_conflict_do_nothing(index_elements=[Chunk.id]))
-    row_quotas.check(user_id, task.key_id, 0)
+    row_quotas.check(user_id, task.key_id, task_rows=total)
 
 
 @unit_of_work

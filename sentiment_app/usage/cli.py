@@ -9,10 +9,11 @@ from rich.table import Table
 
 from sentiment_app.cli import Command, as_json, print_json
 from sentiment_app.usage import quotas, service
-from sentiment_app.usage.schemas import DailyUsageSchema
+from sentiment_app.usage.schemas import DailyUsageSchema, UsageQuerySchema
 from sentiment_app.users import administration
 from sentiment_app.users import service as users
 from sentiment_app.users.schemas import UserSchema
+from sentiment_app.web.schemas import load
 
 day = click.DateTime(["%Y-%m-%d"])
 
@@ -28,9 +29,8 @@ def usage(username: str, since: dt.datetime | None, until: dt.datetime | None, a
     Example: flask user usage ada --since 2026-11-01
     """
     user = users.get_by_username(username)
-    last = until.date() if until else dt.datetime.now(dt.UTC).date()
-    first = since.date() if since else last - dt.timedelta(days=30)
-    found = service.list_daily(user.id, first, last)
+    given = {name: f"{value.date()}" for name, value in (("since", since), ("until", until)) if value}
+    found = service.list_daily(user.id, **load(UsageQuerySchema(), given, "query"))
     if as_json:
         print_json(DailyUsageSchema(many=True).dump(found))
         return

@@ -54,3 +54,4 @@ class QuotaCounter(Base):
     starts_on: Mapped[dt.date] = mapped_column(primary_key=True)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     rows: Mapped[int] = mapped_column(BigInteger)
+    corrected_at: Mapped[dt.datetime] = mapped_column(UTC, server_default=func.now())

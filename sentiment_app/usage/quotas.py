@@ -2,35 +2,44 @@
 
 The limit of an account is its own, or else the setting's. A key can have limits in addition. 0 stands for no limit.
 
-A counter in PostgreSQL has the rows that were scored, or are being scored, in the period. A request locks the counters
-of its quotas, in a fixed order, adds its rows, and is refused if the rows of waiting tasks have no room beside them. So
-requests at the same time, in different processes and hosts, cannot exceed a quota together.
+A counter in PostgreSQL has the rows of the period's usage records. A transaction that stores scores also raises the
+counters that exist. If there is a quota, it first locks the counters, in a fixed order, and a row is refused if it has
+no room beside the rows of waiting tasks. So requests at the same time, in different processes and hosts, cannot exceed
+a quota together. A counter is created when a quota first needs it. A transaction that stores scores at that moment may
+not see it: the reconciler corrects all counters every minute.
 """
 
-import contextlib
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Date, cast, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Date, cast, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session, scoped_session
 
-from sentiment_app.errors import RateLimitedError
+from sentiment_app.errors import RateLimitedError, TooLargeError
 from sentiment_app.infrastructure.app_state import AppKey, settings
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.infrastructure.refreshed import Refreshed
 from sentiment_app.usage.models import QuotaCounter, UsageRecord
 from sentiment_app.users.models import ApiKey, User
+from sentiment_app.web.guard import Principal
 
 PERIODS = ("day", "month")
-# How soon every process knows the first own quota of an account or a key.
+# How soon every process knows the own quota of an account.
 REFRESH_SECONDS = 10.0
+CORRECTED_AFTER = dt.timedelta(minutes=1)
+MAX_CORRECTED = 200
 KEPT_DAYS = 62
 MAX_ROWS = 10**12
 
-CountPending = Callable[[UUID, UUID | None], int]
-"""Counts the rows of a user's tasks that wait to be scored; with a key, of tasks that were sent with it."""
+Sql = Connection | Session | scoped_session[Any]
+"""What executes statements in the caller's transaction."""
+CountPending = Callable[[Sql, Collection[UUID]], Mapping[UUID, int]]
+"""Counts the rows of tasks that wait to be scored, by account and by API key."""
+
+COUNTER = QuotaCounter.subject_id, QuotaCounter.period, QuotaCounter.starts_on
 
 
 class Quota(NamedTuple):
@@ -55,13 +64,25 @@ class QuotaExceededError(RateLimitedError):
     kind = "quota-exceeded"
 
     def __init__(self, quota: Quota, rows: int, user_id: UUID) -> None:
-        whose = "Your account" if quota.subject_id == user_id else "This API key"
         resets_at = next_start(quota.period)
         super().__init__(
-            f"{whose} may score {quota.limit:,} rows in a {quota.period}. With this request, {rows:,} would be used or "
-            f"wait in tasks. The quota begins anew on {resets_at:%Y-%m-%d} at 00:00 UTC."
+            f"{_whose(quota, user_id)} may score {quota.limit:,} rows in a {quota.period}. With this request, {rows:,} "
+            f"would be used or wait in tasks. The quota begins anew on {resets_at:%Y-%m-%d} at 00:00 UTC."
         )
         self.retry_after_seconds = max(1, int((resets_at - dt.datetime.now(dt.UTC)).total_seconds()) + 1)  # type: ignore[misc]  # other errors have a fixed time
+
+
+class TaskExceedsQuotaError(TooLargeError):
+    """The task alone exceeds a quota, so waiting would not help."""
+
+    def __init__(self, quota: Quota, user_id: UUID) -> None:
+        super().__init__(
+            f"The task has too many rows. {_whose(quota, user_id)} may score {quota.limit:,} rows in a {quota.period}."
+        )
+
+
+def _whose(quota: Quota, user_id: UUID) -> str:
+    return "Your account" if quota.subject_id == user_id else "This API key"
 
 
 class Quotas:
@@ -73,76 +94,102 @@ class Quotas:
 
     def __init__(self, count_pending: CountPending) -> None:
         self.count_pending = count_pending
-        self._own = Refreshed("quotas", _find_subjects_with_own, seconds=REFRESH_SECONDS)
+        self._own = Refreshed("quotas", _find_own, seconds=REFRESH_SECONDS)
 
-    def may_apply(self, user_id: UUID, key_id: UUID | None) -> bool:
-        """Whether an account or a key may have a quota. This costs no query."""
-        has_default = settings().rows_per_day or settings().rows_per_month
-        return bool(has_default) or not self._own.get().isdisjoint((user_id, key_id))
+    def of_request(self, principal: Principal) -> Sequence[Quota]:
+        """The quotas of a request."""
+        own = self._own.get().get(principal.user_id, (None, None))
+        of_key = principal.key.rows if principal.key else (None, None)
+        return _combine(principal.user_id, own, principal.key_id, of_key)
 
 
 QUOTAS = AppKey[Quotas]("quotas")
 
 
-@contextlib.contextmanager
-def reserved(user_id: UUID, key_id: UUID | None, rows: int) -> Iterator[Sequence[QuotaUse]]:
-    """Count rows under the quotas of a request while they are scored. If the block fails, they do not count.
+def of_request(principal: Principal) -> Sequence[Quota]:
+    """The quotas of a request. This costs no query."""
+    return QUOTAS.get().of_request(principal)
 
-    Raises:
-        QuotaExceededError
+
+def refuse_excess(sql: Sql, rows: Sequence[Mapping[str, Any]]) -> list[QuotaExceededError | Sequence[QuotaUse]]:
+    """Which rows exceed a quota, in the caller's transaction, which stores the other rows and raises the counters.
+
+    Each row has its `user_id` and its `quotas`. Returns for each row the error, or its quotas after it is stored.
     """
-    if not QUOTAS.get().may_apply(user_id, key_id):
-        yield []
-        return
-    used = _reserve(user_id, key_id, rows)
-    try:
-        yield used
-    except BaseException:
-        _add(user_id, [use.quota for use in used], -rows)
-        raise
+    owners = {quota: UUID(row["user_id"]) for row in rows for quota in row["quotas"]}
+    used = _lock_counters(sql, owners)
+    pending = QUOTAS.get().count_pending(sql, {quota.subject_id for quota in owners})
+    outcomes: list[QuotaExceededError | Sequence[QuotaUse]] = []
+    for row in rows:
+        full = [quota for quota in row["quotas"] if used[quota] + pending.get(quota.subject_id, 0) + 1 > quota.limit]
+        if full:
+            needed = used[full[0]] + pending.get(full[0].subject_id, 0) + 1
+            outcomes.append(QuotaExceededError(full[0], needed, UUID(row["user_id"])))
+            continue
+        for quota in row["quotas"]:
+            used[quota] += 1
+        outcomes.append([QuotaUse(quota, used[quota], next_start(quota.period)) for quota in row["quotas"]])
+    return outcomes
 
 
-@unit_of_work
-def _reserve(user_id: UUID, key_id: UUID | None, rows: int) -> Sequence[QuotaUse]:
-    # The rows need not be on disk when the request goes on: it commits its scores later.
-    db.session.execute(select(func.set_config("synchronous_commit", "off", True)))
-    return check(user_id, key_id, rows, adds=True)
+def check(user_id: UUID, key_id: UUID | None, rows: int = 0, *, task_rows: int = 0) -> None:
+    """Check that the rows of waiting tasks, and more `rows`, fit into all quotas, within the caller's unit of work.
 
-
-@unit_of_work
-def _add(user_id: UUID, quotas: Sequence[Quota], rows: int) -> None:
-    for quota in quotas:
-        _count(user_id, quota, rows)
-
-
-def check(user_id: UUID, key_id: UUID | None, rows: int, *, adds: bool = False) -> Sequence[QuotaUse]:
-    """Check that more rows fit into all quotas, within the caller's unit of work. With `adds`, they count at once.
-
-    Rows that wait in tasks are always included: the caller has stored the rows of a new chunk before, and adds none.
+    A task that grows has stored its new rows before, so that they wait; `task_rows` is the number of all its rows.
 
     Raises:
         QuotaExceededError
+        TaskExceedsQuotaError: the task alone exceeds a quota.
     """
     quotas = find(user_id, key_id)
-    used = [_count(user_id, quota, rows if adds else 0) for quota in quotas]
-    for quota, total in zip(quotas, used, strict=True):  # after all counters are locked
-        pending = QUOTAS.get().count_pending(user_id, None if quota.subject_id == user_id else key_id)
-        needed = total + pending + (0 if adds else rows)
+    if not quotas:
+        return
+    used = _lock_counters(db.session, dict.fromkeys(quotas, user_id))
+    pending = QUOTAS.get().count_pending(db.session, {quota.subject_id for quota in quotas})
+    for quota in quotas:
+        if task_rows > quota.limit:
+            raise TaskExceedsQuotaError(quota, user_id)
+        needed = used[quota] + pending.get(quota.subject_id, 0) + rows
         if needed > quota.limit:
             raise QuotaExceededError(quota, needed, user_id)
-    return [QuotaUse(quota, total, next_start(quota.period)) for quota, total in zip(quotas, used, strict=True)]
 
 
-def record_scored(user_id: UUID, key_id: UUID | None, rows: int) -> None:
-    """Count rows of a task that are scored and no longer wait, within the caller's unit of work."""
-    for quota in find(user_id, key_id):
-        _count(user_id, quota, rows)
+@unit_of_work
+def has_any(user_id: UUID, key_id: UUID | None) -> bool:
+    """Whether an account or a key has a quota."""
+    return bool(find(user_id, key_id))
+
+
+def raise_counters(user_id: UUID, key_id: UUID | None, rows: int) -> None:
+    """Count rows that are stored, within the caller's unit of work. Counters that do not exist are not created."""
+    subjects = [user_id] if key_id is None else [user_id, key_id]
+    locked = select(*COUNTER).where(QuotaCounter.subject_id.in_(subjects), _is_current())
+    locked = locked.order_by(*COUNTER).with_for_update()
+    raised = update(QuotaCounter).where(tuple_(*COUNTER).in_(select(locked.cte("locked"))))
+    db.session.execute(raised.values(rows=QuotaCounter.rows + rows), execution_options=UNSYNCHRONIZED)
 
 
 @unit_of_work
 def list_used(user_id: UUID, key_id: UUID | None = None) -> Sequence[QuotaUse]:
     """The quotas of an account, and of a key of it, with what is used of them."""
-    return [QuotaUse(quota, _count(user_id, quota, 0), next_start(quota.period)) for quota in find(user_id, key_id)]
+    found = []
+    for quota in find(user_id, key_id):
+        used = db.session.scalars(_count_usage(quota.subject_id, quota.period, user_id)).one()
+        found.append(QuotaUse(quota, int(used), next_start(quota.period)))
+    return found
+
+
+@unit_of_work
+def correct() -> None:
+    """Set counters that were not corrected for a minute to the sum of their usage records."""
+    due = QuotaCounter.corrected_at < func.now() - CORRECTED_AFTER
+    chosen = select(*COUNTER).where(due, _is_current()).order_by(*COUNTER).limit(MAX_CORRECTED)
+    locked = db.session.execute(chosen.with_for_update(skip_locked=True)).all()
+    for counter in locked:  # a new statement sees what was committed before the counter was locked
+        used = _count_usage(QuotaCounter.subject_id, counter.period, QuotaCounter.user_id)
+        corrected = update(QuotaCounter).where(tuple_(*COUNTER) == tuple_(*counter))
+        values = {"rows": used.scalar_subquery(), "corrected_at": func.now()}
+        db.session.execute(corrected.values(values), execution_options=UNSYNCHRONIZED)
 
 
 @unit_of_work
@@ -153,16 +200,11 @@ def delete_expired() -> int:
 
 
 def find(user_id: UUID, key_id: UUID | None) -> Sequence[Quota]:
-    """The quotas of a request in the order in which their counters are locked, within the caller's unit of work."""
-    defaults = {"day": settings().rows_per_day, "month": settings().rows_per_month}
+    """The quotas of a user and a key, within the caller's unit of work."""
     own = db.session.execute(select(User.rows_per_day, User.rows_per_month).where(User.id == user_id)).one_or_none()
-    limits = {(user_id, period): own_limit for period, own_limit in zip(PERIODS, own or (None, None), strict=True)}
-    found = {key: defaults[key[1]] if limit is None else limit for key, limit in limits.items()}
-    if key_id is not None:
-        of_key = select(ApiKey.rows_per_day, ApiKey.rows_per_month).where(ApiKey.id == key_id)
-        own = db.session.execute(of_key).one_or_none()
-        found |= {(key_id, period): limit or 0 for period, limit in zip(PERIODS, own or (0, 0), strict=True)}
-    return [Quota(subject, period, limit) for (subject, period), limit in sorted(found.items()) if limit]
+    of_key = select(ApiKey.rows_per_day, ApiKey.rows_per_month).where(ApiKey.id == key_id)
+    found = db.session.execute(of_key).one_or_none() if key_id else None
+    return _combine(user_id, own or (None, None), key_id, found or (None, None))
 
 
 def next_start(period: str) -> dt.datetime:
@@ -173,40 +215,70 @@ def next_start(period: str) -> dt.datetime:
     return (today.replace(day=1) + dt.timedelta(days=32)).replace(day=1)
 
 
-def _count(user_id: UUID, quota: Quota, rows: int) -> int:
-    """Add rows to a counter, and lock it until the caller's unit of work ends. Returns its rows."""
-    starts_on = cast(func.date_trunc(quota.period, func.timezone("UTC", func.now())), Date)
-    counter = (
-        QuotaCounter.subject_id == quota.subject_id,
-        QuotaCounter.period == quota.period,
-        QuotaCounter.starts_on == starts_on,
-    )
-    added = update(QuotaCounter).where(*counter).values(rows=func.greatest(0, QuotaCounter.rows + rows))
-    added = added.returning(QuotaCounter.rows)
-    found = db.session.execute(added, execution_options=UNSYNCHRONIZED).scalar_one_or_none()
-    if found is not None:
-        return found
-    # The first request of a period. A task's rows may be stored at this moment, and are then counted there or here.
-    scored = select(func.coalesce(func.sum(UsageRecord.rows), 0)).where(
+def _combine(
+    user_id: UUID, own: Sequence[int | None], key_id: UUID | None, of_key: Sequence[int | None]
+) -> Sequence[Quota]:
+    defaults = settings().rows_per_day, settings().rows_per_month
+    limits = [default if limit is None else limit for default, limit in zip(defaults, own, strict=True)]
+    quotas = [Quota(user_id, period, limit) for period, limit in zip(PERIODS, limits, strict=True) if limit]
+    if key_id:
+        quotas += [Quota(key_id, period, limit) for period, limit in zip(PERIODS, of_key, strict=True) if limit]
+    return quotas
+
+
+def _lock_counters(sql: Sql, owners: Mapping[Quota, UUID]) -> dict[Quota, int]:
+    """Create the counters that do not exist, lock all, and return their rows. The quotas belong to these users."""
+    found = _select_counters(sql, owners)
+    missing = [quota for quota in owners if (quota.subject_id, quota.period) not in found]
+    if missing:
+        for quota in sorted(missing):
+            _create_counter(sql, quota, owners[quota])
+        found = _select_counters(sql, owners)
+    return {quota: found.get((quota.subject_id, quota.period), 0) for quota in owners}
+
+
+def _select_counters(sql: Sql, quotas: Iterable[Quota]) -> dict[tuple[UUID, str], int]:
+    pairs = [(quota.subject_id, quota.period) for quota in quotas]
+    wanted = tuple_(QuotaCounter.subject_id, QuotaCounter.period).in_(pairs)
+    counters = select(QuotaCounter.subject_id, QuotaCounter.period, QuotaCounter.rows).where(wanted, _is_current())
+    rows = sql.execute(counters.order_by(*COUNTER).with_for_update())
+    return {(row.subject_id, row.period): row.rows for row in rows}
+
+
+def _create_counter(sql: Sql, quota: Quota, user_id: UUID) -> None:
+    used = _count_usage(quota.subject_id, quota.period, user_id).scalar_subquery()
+    # From the table of users, so that a deleted account gets no counter.
+    counter = select(
+        cast(quota.subject_id, QuotaCounter.subject_id.type),
+        cast(quota.period, QuotaCounter.period.type),
+        _begin_of(quota.period),
+        User.id,
+        used,
+    ).where(User.id == user_id)
+    names = ["subject_id", "period", "starts_on", "user_id", "rows"]
+    sql.execute(insert(QuotaCounter).from_select(names, counter).on_conflict_do_nothing())
+
+
+def _count_usage(subject_id: Any, period: str, user_id: Any) -> Any:
+    """The rows of an account or a key in the current period."""
+    is_account = cast(subject_id, UsageRecord.user_id.type) == UsageRecord.user_id
+    return select(func.coalesce(func.sum(UsageRecord.rows), 0)).where(
         UsageRecord.user_id == user_id,
-        or_(UsageRecord.key_id == quota.subject_id, UsageRecord.user_id == quota.subject_id),
-        UsageRecord.day >= starts_on,
+        or_(is_account, UsageRecord.key_id == subject_id),
+        UsageRecord.day >= _begin_of(period),
     )
-    values = {
-        "subject_id": quota.subject_id,
-        "period": quota.period,
-        "starts_on": starts_on,
-        "user_id": user_id,
-        "rows": scored.scalar_subquery(),
-    }
-    db.session.execute(insert(QuotaCounter).values(values).on_conflict_do_nothing())
-    return db.session.execute(added, execution_options=UNSYNCHRONIZED).scalar_one()
+
+
+def _begin_of(period: Any) -> ColumnElement[dt.date]:
+    return cast(func.date_trunc(period, func.timezone("UTC", func.now())), Date)
+
+
+def _is_current() -> ColumnElement[bool]:
+    return QuotaCounter.starts_on == _begin_of(QuotaCounter.period)
 
 
 @unit_of_work
-def _find_subjects_with_own() -> frozenset[UUID]:
-    found: set[UUID] = set()
-    for table in (User, ApiKey):
-        has_own = or_(table.rows_per_day.is_not(None), table.rows_per_month.is_not(None))
-        found |= set(db.session.scalars(select(table.id).where(has_own)))
-    return frozenset(found)
+def _find_own() -> dict[UUID, tuple[int | None, int | None]]:
+    has_own = or_(User.rows_per_day.is_not(None), User.rows_per_month.is_not(None))
+    found = db.session.execute(select(User.id, User.rows_per_day, User.rows_per_month).where(has_own))
+    return {row.id: (row.rows_per_day, row.rows_per_month) for row in found}

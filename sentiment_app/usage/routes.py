@@ -14,7 +14,7 @@ blueprint = Blueprint("usage", __name__, url_prefix="/users")
 
 
 @blueprint.get("/me/usage")
-@operation(scopes=("score", "tasks", "read"), query=schemas.UsageQuerySchema(), returns=schemas.UsageSchema())
+@operation(scopes=("read",), query=schemas.UsageQuerySchema(), returns=schemas.UsageSchema())
 def mine(query: dict[str, Any]) -> dict[str, Any]:
     """Get how many rows you have scored, by day, API key and model, and your quotas.
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Date, cast, func, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Date, cast, func, insert, select, text
 
+from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.usage.models import UsageRecord
 
 MAX_DAYS = 366
-# Later than any repetition of a transaction whose answer was lost, which finds its record by the id.
+# A record of a text that is not stored is kept as long as its transaction, or Nginx's request, may be repeated.
 ADDED_UP_AFTER = dt.timedelta(minutes=2)
 BATCH_ROWS = 20_000
 
@@ -40,8 +40,8 @@ class DailyUsage(NamedTuple):
     rows: int
 
 
-def record(record_id: UUID, user_id: UUID, key_id: UUID | None, model_version: str, rows: int) -> bool:
-    """Count scored rows, within the caller's unit of work. Returns False if this record was added before."""
+def record(record_id: UUID, user_id: UUID, key_id: UUID | None, model_version: str, rows: int) -> None:
+    """Count scored rows, within the caller's unit of work, which stores them."""
     values: dict[str, Any] = {
         "id": record_id,
         "user_id": user_id,
@@ -50,8 +50,7 @@ def record(record_id: UUID, user_id: UUID, key_id: UUID | None, model_version: s
         "day": cast(func.timezone("UTC", func.now()), Date),
         "rows": rows,
     }
-    added = insert(UsageRecord).values(values).on_conflict_do_nothing(index_elements=[UsageRecord.id])
-    return db.session.execute(added.returning(UsageRecord.id)).first() is not None
+    db.session.execute(insert(UsageRecord).values(values))
 
 
 @unit_of_work
@@ -70,4 +69,5 @@ def list_daily(user_id: UUID, since: dt.date, until: dt.date) -> Sequence[DailyU
 @unit_of_work
 def add_up() -> None:
     """Replace records that are a few minutes old by totals. Two processes at the same time do no harm."""
-    db.session.execute(ADD_UP, {"age": ADDED_UP_AFTER, "limit": BATCH_ROWS})
+    age = ADDED_UP_AFTER + dt.timedelta(seconds=settings().database_retry_seconds)
+    db.session.execute(ADD_UP, {"age": age, "limit": BATCH_ROWS})

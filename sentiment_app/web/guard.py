@@ -39,11 +39,15 @@ class ForeignNetworkError(ForbiddenError):
 
 
 class ApiKeyGrant(NamedTuple):
-    """What an API key may be used for: its scopes, its networks (all if empty), and its own rate."""
+    """What an API key may be used for: its scopes, its networks (all if empty), its own rate, and its quotas.
+
+    `rows` has the limits on the rows of a day and a month.
+    """
 
     scopes: frozenset[str]
     networks: tuple[IPv4Network | IPv6Network, ...]
     rate: RateLimitItem | None
+    rows: tuple[int | None, int | None] = (None, None)
 
 
 class Principal(NamedTuple):

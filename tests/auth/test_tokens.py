@@ -301,6 +301,9 @@ def test_unknown_keys_do_not_cost_a_query_each(own, ada, key, tokens, statements
 def test_second_rotation_is_refused_while_the_previous_key_is_in_use(own, ada):
     with own().app_context():
         token_keys.rotate()
+        with pytest.raises(token_keys.RecentRotationError, match="in 15 seconds"):
+            token_keys.rotate(force=True)
+        age(token_keys.TAKES_OVER_SECONDS)
         with pytest.raises(token_keys.RecentRotationError, match="Wait until 2"):
             token_keys.rotate()
         age(31 * 86_400)
@@ -318,6 +321,39 @@ def test_revoked_key_ends_remembered_tokens(own, ada):
         assert status(app, before) == 401
         assert app.test_client().post(REFRESH, json={"refresh_token": before["refresh_token"]}).status_code == 401
         assert status(app, sign_in(app)) == 200
+
+
+def test_forced_rotation_keeps_the_key_that_signs(own, ada):
+    app = own()
+    with app.app_context():
+        token_keys.rotate()
+        age(token_keys.TAKES_OVER_SECONDS)
+        let_refresh(app)
+        tokens = sign_in(app)
+        token_keys.rotate(force=True)
+        let_refresh(app)
+        assert status(app, tokens) == 200
+        assert status(app, sign_in(app)) == 200
+
+
+def test_sign_in_after_a_revocation_gets_the_new_key(own, ada):
+    app = own()
+    with app.app_context():
+        sign_in(app)
+        token_keys.rotate(revoke_old=True)
+        TOKEN_KEYS.get()._ring._read_at -= token_keys.MIN_REFRESH_SECONDS
+        tokens = sign_in(app)
+        let_refresh(app)
+        assert status(app, tokens) == 200
+
+
+def test_token_elsewhere_than_in_its_header_is_ignored(client, tokens):
+    token = tokens["access_token"]
+    client.set_cookie("access_token", token)
+    client.set_cookie("access_token_cookie", token)
+    for query in ("access_token", "jwt", "token", "api_key"):
+        assert client.get(f"{PROTECTED}?{query}={token}", data={query: token}).status_code == 401
+    assert client.get(PROTECTED, headers={"X-Api-Key": token, "Authorization": f"Token {token}"}).status_code == 401
 
 
 def test_keys_stay_while_the_database_does_not_answer(own, ada, monkeypatch):
@@ -360,8 +396,9 @@ def test_rotation_is_in_the_audit_log(own, flask):
     assert id_ in flask("auth", "list-keys").output
 
 
-def test_command_says_how_to_rotate_again(flask):
+def test_command_says_how_to_rotate_again(app, flask):
     assert "signs all new tokens" in flask("auth", "rotate-key").output
+    age(token_keys.TAKES_OVER_SECONDS)
     refused = flask("auth", "rotate-key")
     assert (refused.exit_code, "--force" in refused.output) == (1, True)
     assert flask("auth", "rotate-key", "--force").exit_code == 0

@@ -16,7 +16,7 @@ from sentiment_app.sentiment.writer import COLUMNS, IS_PREPARED, GroupWriter
 
 def row(text="x"):
     values = str(uuid4()), str(uuid4()), datetime.now(UTC), text, "positive", 0.1, 0.2, 0.7, "v", 0.1
-    return {**dict(zip(COLUMNS, values, strict=True)), "key_id": None, "is_stored": True}
+    return {**dict(zip(COLUMNS, values, strict=True)), "key_id": None, "is_stored": True, "quotas": ()}
 
 
 class Database:
@@ -60,7 +60,7 @@ def test_invalid_row_fails_alone():
             raise IntegrityError("insert", None, Exception())
 
     database = Database(refuse)
-    writer = GroupWriter(database.connect, retry_seconds=1)
+    writer = GroupWriter(database.connect, None, retry_seconds=1)
     database.gate.clear()
     threads, errors = write_all(writer, [row(text) for text in ("first", "good", "bad", "fine")])
     database.gate.set()
@@ -78,7 +78,7 @@ def test_lost_connection_is_retried():
             raise faults.pop()
 
     database = Database(away)
-    GroupWriter(database.connect, retry_seconds=5).write(row("kept"))
+    GroupWriter(database.connect, None, retry_seconds=5).write(row("kept"))
     assert database.groups == [["kept"]]
 
 
@@ -86,7 +86,7 @@ def test_rows_fail_if_database_stays_away():
     def away(_texts):
         raise OperationalError("insert", None, Exception("gone"))
 
-    writer = GroupWriter(Database(away).connect, retry_seconds=0.2)
+    writer = GroupWriter(Database(away).connect, None, retry_seconds=0.2)
     threads, errors = write_all(writer, [row(str(n)) for n in range(5)])
     for thread in threads:
         thread.join(5)
@@ -98,7 +98,7 @@ def test_rows_fail_if_database_stays_away():
 def test_row_that_times_out_is_never_written(monkeypatch):
     monkeypatch.setattr(writer_module, "GRACE_SECONDS", 0.2)
     database = Database()
-    writer = GroupWriter(database.connect, retry_seconds=0.1)
+    writer = GroupWriter(database.connect, None, retry_seconds=0.1)
     database.gate.clear()
     first, _ = write_all(writer, [row("first")])
     late, errors = write_all(writer, [row("late")])

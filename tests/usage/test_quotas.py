@@ -4,15 +4,20 @@ import datetime as dt
 import json
 from uuid import uuid4
 
+import psycopg2
 import pytest
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import OperationalError
+from uuid_utils.compat import uuid7
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.runtime import Scorer
+from sentiment_app.sentiment.writer import WRITER
 from sentiment_app.tasks.models import Task
 from sentiment_app.usage import quotas
-from sentiment_app.usage.models import QuotaCounter
+from sentiment_app.usage.models import QuotaCounter, UsageRecord
 from sentiment_app.users import administration, api_keys
+from sentiment_app.users.models import User
 
 ANALYZE, USAGE, ME = "/api/v1/sentiment/analyze", "/api/v1/users/me/usage", "/api/v1/users/me"
 BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
@@ -119,9 +124,10 @@ def test_tasks_share_the_quota_with_single_texts(limited, ada, as_ada, work):
 
 def test_refused_task_leaves_nothing(limited, as_ada, small_chunks):
     client = limited(rows_per_day=5)
-    assert submit(client, as_ada, 9).status_code == 429  # the third chunk does not fit
+    assert score(client, as_ada) == [200]
+    assert submit(client, as_ada, 5).status_code == 429  # the second chunk does not fit
     assert db.session.scalar(select(func.count()).select_from(Task).where(Task.deleted_at.is_(None))) == 0
-    assert submit(client, as_ada, 5).status_code == 202
+    assert submit(client, as_ada, 4).status_code == 202
 
 
 def test_cancelled_rows_are_free_again(limited, as_ada):
@@ -153,9 +159,152 @@ def test_next_period_begins_at_zero(limited, as_ada):
     client = limited(rows_per_day=1)
     assert score(client, as_ada, 2) == [200, 429]
     db.session.execute(update(QuotaCounter).values(starts_on=QuotaCounter.starts_on - 1))
-    db.session.execute(delete(quotas.UsageRecord))
+    db.session.execute(update(UsageRecord).values(day=UsageRecord.day - 1))
     db.session.commit()
     assert score(client, as_ada, 2) == [200, 429]
+
+
+def counters():
+    return dict(db.session.execute(select(QuotaCounter.period, QuotaCounter.rows)).all())
+
+
+def test_task_that_runs_into_the_next_day_counts_once(limited, ada, as_ada, work):
+    """The first rows of a day are those of a task, and no counter exists."""
+    administration.administer(ada.id, {"rows_per_day": 10})
+    client = limited()
+    submit(client, as_ada, 4)
+    db.session.execute(delete(QuotaCounter))
+    db.session.commit()
+    work()
+    assert used(client, as_ada) == {"day": 4}
+    assert score(client, as_ada, 7) == [200] * 6 + [429]
+    assert counters() == {"day": 10}
+
+
+def test_quota_that_was_off_meanwhile_knows_all_rows(limited, ada, as_ada):
+    for limit, count, statuses in ((3, 4, [200, 200, 200, 429]), (0, 5, [200] * 5), (10, 3, [200, 200, 429])):
+        administration.administer(ada.id, {"rows_per_day": limit})
+        assert score(limited(), as_ada, count) == statuses
+
+
+def test_process_that_does_not_know_a_quota_counts_its_rows(limited, ada, as_ada):
+    stale = limited()
+    assert score(stale, as_ada) == [200]
+    administration.administer(ada.id, {"rows_per_day": 5})
+    assert score(limited(), as_ada) == [200]
+    assert score(stale, as_ada, 2) == [200, 200]
+    assert counters() == {"day": 4}
+    assert score(limited(), as_ada, 2) == [200, 429]
+
+
+def test_lost_answer_of_a_commit_counts_once(limited, as_ada, monkeypatch):
+    """Also if the row has used up the quota, so that its repetition seems to exceed it."""
+    client = limited(rows_per_day=1)
+    writer = WRITER.get(client.application)
+    insert, failures = writer._insert, [OperationalError("", {}, psycopg2.OperationalError())]
+
+    def lose_answer(rows):
+        outcomes = insert(rows)
+        if failures:
+            raise failures.pop()
+        return outcomes
+
+    monkeypatch.setattr(writer, "_insert", lose_answer)
+    assert score(client, as_ada, 2) == [200, 429]
+    assert counters() == {"day": 1}
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_request_that_nginx_repeats_uses_the_quota_once(limited, as_ada, store):
+    client = limited(rows_per_day=1, trusted_proxies=1)
+    key = {"X-Request-Key": "1795534000.123-" + "0123456789abcdef" * 2}
+    body = {"text": "x", "store": store}
+    assert [client.post(ANALYZE, json=body, headers=as_ada | key).status_code for _ in range(3)] == [200] * 3
+    assert counters() == {"day": 1}
+
+
+def test_group_refuses_only_the_rows_without_room(limited, ada, make_user):
+    """Rows of several users, with and without quotas, share a transaction."""
+    client, bob = limited(rows_per_day=2), make_user("bob")
+    with client.application.app_context():
+        quotas_of = {user.id: [quotas.Quota(user.id, "day", 2)] for user in (ada, bob)}
+        rows = [row(ada, quotas_of[ada.id]) for _ in range(3)] + [row(bob, quotas_of[bob.id]), row(bob, [])]
+        outcomes = WRITER.get()._insert(rows)
+    refused = [isinstance(outcome, quotas.QuotaExceededError) for outcome in outcomes]
+    assert refused == [False, False, True, False, False]
+    counted = select(UsageRecord.user_id, func.sum(UsageRecord.rows)).group_by(UsageRecord.user_id)
+    for statement in (counted, select(QuotaCounter.user_id, QuotaCounter.rows)):
+        assert dict(db.session.execute(statement).all()) == {ada.id: 2, bob.id: 2}
+
+
+def row(user, its_quotas):
+    return {
+        "id": str(uuid7()),
+        "user_id": str(user.id),
+        "created_at": dt.datetime.now(dt.UTC),
+        "text": "x",
+        "sentiment": "positive",
+        "negative": 0.1,
+        "neutral": 0.2,
+        "positive": 0.7,
+        "model_version": "v",
+        "processing_time": 0.1,
+        "key_id": None,
+        "is_stored": True,
+        "quotas": its_quotas,
+    }
+
+
+def test_wrong_counter_is_corrected(limited, as_ada):
+    client = limited(rows_per_day=5, rows_per_month=5)
+    score(client, as_ada, 2)
+    long_ago = QuotaCounter.corrected_at - dt.timedelta(minutes=2)
+    db.session.execute(update(QuotaCounter).values(rows=99, corrected_at=long_ago))
+    db.session.commit()
+    quotas.correct()
+    assert counters() == {"day": 2, "month": 2}
+    db.session.execute(update(QuotaCounter).values(rows=99))
+    db.session.commit()
+    quotas.correct()  # not again within a minute
+    assert counters() == {"day": 99, "month": 99}
+
+
+def test_deleted_account_is_refused_with_401(limited, ada, as_ada):
+    client = limited(rows_per_day=5)
+    db.session.execute(delete(User).where(User.id == ada.id))
+    db.session.commit()
+    assert score(client, as_ada) == [401]
+    assert submit(client, as_ada, 2).status_code == 401
+    assert client.get(USAGE, headers=as_ada).status_code == 200
+
+
+def test_task_larger_than_the_quota_is_too_large(limited, as_ada):
+    answer = submit(limited(rows_per_day=5), as_ada, 6)
+    assert (answer.status_code, "Retry-After" in answer.headers) == (413, False)
+    assert "5 rows in a day" in answer.json["detail"]
+
+
+def test_rows_of_a_refused_upload_are_not_scored(limited, ada, as_ada, small_chunks, work, chunk_jobs):
+    administration.administer(ada.id, {"rows_per_day": 8})
+    client = limited()
+    assert score(client, as_ada) == [200]
+    assert submit(client, as_ada, 8).status_code == 429
+    assert chunk_jobs() == []
+    assert submit(client, as_ada, 7).status_code == 202
+    work()
+    assert used(client, as_ada) == {"day": 8}
+
+
+def test_quota_of_a_key_is_known_at_once(limited, ada):
+    client = limited()
+    for _ in range(2):
+        made = api_keys.create(ada, api_keys.Grant("test", ["score"], rows_per_month=1))
+        assert score(client, {"Authorization": f"Bearer {made.key}"}, 2) == [200, 429]
+
+
+def test_reading_usage_creates_no_counter(limited, as_ada):
+    assert used(limited(rows_per_day=5), as_ada) == {"day": 0}
+    assert counters() == {}
 
 
 def test_counters_of_past_periods_are_deleted(limited, as_ada):

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import json
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import func, select, update
@@ -87,6 +87,7 @@ def row(user, *, is_stored=True, id_=None):
         "processing_time": 0.1,
         "key_id": None,
         "is_stored": is_stored,
+        "quotas": (),
     }
 
 
@@ -143,6 +144,11 @@ def test_chunk_that_is_stored_twice_counts_once(client, as_ada, upload, lines):
         assert chunks.store(claim, found, {})
     assert not chunks.store(claim._replace(token=uuid4()), found, {})
     assert rows_of(client, as_ada) == 2
+    db.session.execute(update(UsageRecord).values(created_at=UsageRecord.created_at - dt.timedelta(hours=1)))
+    db.session.commit()
+    service.add_up()
+    assert chunks.store(claim, found, {})
+    assert rows_of(client, as_ada) == 2
 
 
 def test_bisected_chunk_counts_rows_that_were_scored_before_once(client, as_ada, upload, lines, work):
@@ -150,7 +156,7 @@ def test_bisected_chunk_counts_rows_that_were_scored_before_once(client, as_ada,
     (chunk_id,) = db.session.scalars(select(Chunk.id))
     claim = chunks.claim(chunk_id, uuid4())
     claim.found.scores[0] = [0.1, 0.2, 0.7]
-    service.record(uuid4(), UUID(str(claim.user_id)), None, claim.model_version, 1)  # as its first run would
+    service.record(uuid4(), claim.user_id, None, claim.model_version, 1)  # as its first run would
     chunks.bisect(claim)
     db.session.execute(update(Chunk).values(state="queued", token=None))
     db.session.commit()
@@ -168,7 +174,7 @@ def test_adding_up_changes_no_sum(client, ada, as_ada, key_of):
         client.post(ANALYZE, json={"text": "good"}, headers=headers)
     before = client.get(USAGE, headers=as_ada).json
     for _ in range(2):
-        db.session.execute(update(UsageRecord).values(created_at=UsageRecord.created_at - dt.timedelta(minutes=3)))
+        db.session.execute(update(UsageRecord).values(created_at=UsageRecord.created_at - dt.timedelta(hours=1)))
         db.session.commit()
         service.add_up()
         assert client.get(USAGE, headers=as_ada).json == before
@@ -191,6 +197,7 @@ def test_recent_records_are_not_added_up(client, as_ada):
         ("?since=2026-01-01&until=2025-12-31", "/since"),
         ("?since=2020-01-01", "/since"),
         ("?since=yesterday", "/since"),
+        ("?until=0001-01-05", "/since"),
         ("?until=9999-12-31", "/since"),
         ("?since=0001-01-01&until=0001-01-01&x=1", "/x"),
     ],
@@ -219,6 +226,16 @@ def test_text_is_refused_with_503_if_its_usage_cannot_be_stored(client, as_ada, 
     monkeypatch.setattr(WRITER.get(), "_insert", fail)
     answer = client.post(ANALYZE, json={"text": "good", "store": False}, headers=as_ada)
     assert answer.status_code == 503
+
+
+def test_key_that_may_only_score_sees_no_usage(client, ada, as_ada):
+    made = api_keys.create(ada, api_keys.Grant("test", ["score", "tasks"]))
+    assert client.get(USAGE, headers={"Authorization": f"Bearer {made.key}"}).status_code == 403
+
+
+def test_command_refuses_wrong_days(app, ada):
+    done = app.test_cli_runner().invoke(args=["user", "usage", "ada", "--until", "0001-01-05"])
+    assert (done.exit_code, "since" in done.output, "Traceback" in done.output) == (1, True, False)
 
 
 def test_command_shows_usage(app, client, as_ada):

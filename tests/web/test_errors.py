@@ -23,7 +23,10 @@ ANALYZE = "/api/v1/sentiment/analyze"
         ("DELETE", "/livez", 405),
         ("OPTIONS", "/livez", 405),
         ("GET", ANALYZE, 405),
-        ("GET", "/docs/assets/../app.py", 404),
+        ("GET", "/docs/assets/../docs.py", 404),
+        ("GET", "/docs/assets/..%2fdocs.py", 404),
+        ("GET", "/docs/assets/%2e%2e/docs.py", 404),
+        ("GET", "/docs/assets//etc/hostname", 404),
     ],
 )
 def test_errors_of_routing_are_problems(client, method, path, status):

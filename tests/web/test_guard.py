@@ -70,6 +70,8 @@ ENDS_SESSIONS = {"POST /api/v1/auth/logout", "DELETE /api/v1/auth/sessions"}
 # Who may call each other route that is not public: "user" or "administrator", and the scopes of API keys that may.
 ROLES = {
     "GET /api/v1/auth/sessions": ("user", set()),
+    "GET /api/v1/users/me/usage": ("user", {"read"}),
+    "GET /api/v1/users/<uuid:user_id>/usage": ("administrator", {"admin"}),
     "DELETE /api/v1/auth/sessions/<uuid:session_id>": ("user", set()),
     "GET /api/v1/protected/test": ("user", {"score", "tasks", "read", "models", "admin"}),
     "GET /api/v1/sentiment/models": ("user", {"read", "models"}),
