@@ -72,6 +72,7 @@ def test_password_can_be_typed(flask):
     assert users.authenticate("eve", harness.PASSWORD)
 
 
+@pytest.mark.asvs("6.3.2")
 def test_users_are_listed(flask, ada, admin):
     listed = json.loads(flask("user", "list", "--json").output)
     assert [entry["username"] for entry in listed] == ["ada", "root"]

@@ -32,11 +32,21 @@ def problems():
     return {line.partition(":")[0] for line in caught.value.problems}
 
 
+@pytest.mark.asvs("13.4.2")
 def test_defaults_are_for_production(environment):
     environment(**VALID_SETTINGS)
     settings = Settings.from_env()
     assert settings.debug is False
     assert settings.database_url == "postgresql+psycopg2://u:p@db/sentiment"
+
+
+@pytest.mark.asvs("11.4.2")
+def test_passwords_are_hashed_as_owasp_recommends(environment):
+    """OWASP Password Storage Cheat Sheet: argon2id with 19 MiB and 2 passes."""
+    environment(**VALID_SETTINGS)
+    settings = Settings.from_env()
+    assert settings.password_memory_kib >= 19 * 1024
+    assert settings.password_iterations >= 2
 
 
 def test_all_problems_are_reported_at_once(environment):
@@ -82,6 +92,7 @@ def test_weak_or_malformed_value_is_refused(environment, name, value):
     assert problems() == {name}
 
 
+@pytest.mark.asvs("16.5.1")
 @pytest.mark.parametrize("url", ["redis://:s3cr/et@host:6379/0", "redis://:%2Fs3cr@host:s3cr"])
 def test_problems_quote_no_secret(environment, url):
     environment(**(VALID_SETTINGS | {"REDIS_URL": url, "DATABASE_URL": "postgresql://u:s3cr/et@db:1/x"}))
@@ -90,6 +101,7 @@ def test_problems_quote_no_secret(environment, url):
     assert "s3cr" not in str(caught.value)
 
 
+@pytest.mark.asvs("13.4.2")
 @pytest.mark.parametrize("name", ["DEBUG", "FLASK_DEBUG"])
 def test_production_refuses_debug(environment, name):
     environment(**VALID_SETTINGS, **{name: "true"})

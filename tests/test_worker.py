@@ -23,6 +23,7 @@ def redis(app):
     return REDIS.get(app)
 
 
+@pytest.mark.asvs("1.5.2")
 @pytest.mark.parametrize(
     ("function", "options"),
     [
@@ -61,6 +62,7 @@ def test_known_job_with_extras_is_deleted(redis, work, field):
     assert redis.exists(job.key) == 0
 
 
+@pytest.mark.asvs("1.5.2")
 def test_job_that_is_not_json_is_deleted(redis, work):
     queue = Queue(TASKS_QUEUE, connection=redis, serializer=JSONSerializer)
     job = queue.enqueue_call(JOB, args=(ID,))

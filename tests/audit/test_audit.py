@@ -45,6 +45,7 @@ def add(**values):
     db.session.execute(insert(AuditEvent).values({"id": service.uuid.uuid7(), "event": "user_created", **values}))
 
 
+@pytest.mark.asvs("16.2.1")
 def test_sign_ins_are_recorded_with_account_and_network(client, ada, recorded):
     recorded()
     for name, password in (("ada", PASSWORD), ("ada", "wrong password"), ("nobody", "wrong password")):
@@ -57,6 +58,7 @@ def test_sign_ins_are_recorded_with_account_and_network(client, ada, recorded):
     assert {entry.network for entry in found} == {"2001:db8:1:2::/64"}
 
 
+@pytest.mark.asvs("16.2.1")
 def test_life_of_an_account_is_recorded(client, recorded, sign_in, as_admin, admin):
     recorded()
     account = {"username": "eve", "email": "eve@example.org", "password": PASSWORD}
@@ -134,6 +136,7 @@ def test_one_time_tokens_are_recorded(client, ada, admin, as_admin, recorded):
     assert {entry.actor_id for entry in found} == {admin.id}
 
 
+@pytest.mark.asvs("2.3.3")
 def test_what_fails_is_not_recorded(client, ada, as_ada, make_user, recorded):
     make_user("grace")
     recorded()
@@ -141,6 +144,7 @@ def test_what_fails_is_not_recorded(client, ada, as_ada, make_user, recorded):
     assert (taken.status_code, recorded()) == (409, [])
 
 
+@pytest.mark.asvs("16.2.1")
 def test_command_is_recorded_with_its_operator(app, ada, recorded):
     recorded()
     app.test_cli_runner().invoke(args=["user", "promote", "ada"])
@@ -193,6 +197,7 @@ def test_entries_of_the_last_ninety_days_are_not_purged(app, ada, make_app):
     assert [entry.at for entry in service.page(1000, None) if entry.detail == "marked"] == [young]
 
 
+@pytest.mark.asvs("14.2.7")
 def test_old_entries_are_purged(app, recorded):
     old, kept = datetime.now(UTC) - timedelta(days=401), datetime.now(UTC) - timedelta(days=399)
     for at in (old, kept):
@@ -201,6 +206,7 @@ def test_old_entries_are_purged(app, recorded):
     assert [entry.at for entry in service.page(1000, None) if entry.detail == "marked"] == [kept]
 
 
+@pytest.mark.asvs("13.2.2", "16.2.1")
 def test_role_of_the_service_may_only_add_and_read(app):
     """On a host, another role owns the tables. Here the migration runs again, as that role."""
     with db.session.begin_nested() as nested:
@@ -234,6 +240,7 @@ def test_command_lists_the_log(app, ada):
     assert runner.invoke(args=["audit", "list", "--event", "nonsense"]).exit_code == 2
 
 
+@pytest.mark.asvs("16.2.4")
 def test_events_are_logged_without_texts(app, client, ada, capfd):
     logs.configure("INFO")
     for name in ("ada", "a password in the wrong field"):

@@ -8,6 +8,7 @@ URL = "/api/v1/auth/register"
 VALID_ACCOUNT = {"username": "ada", "email": "ada@example.org", "password": "correct horse battery staple"}
 
 
+@pytest.mark.asvs("15.3.1")
 def test_register_returns_account_without_password(client):
     answer = client.post(URL, json=VALID_ACCOUNT)
     assert answer.status_code == 201
@@ -50,6 +51,7 @@ def test_username_and_email_are_unique_regardless_of_case(client, changes, field
     assert db.session.scalar(select(func.count(User.id))) == 1
 
 
+@pytest.mark.asvs("2.2.1", "2.2.2", "6.2.11", "15.3.3")
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -80,6 +82,7 @@ def test_error_lists_all_invalid_fields(client):
     assert {entry["pointer"] for entry in answer.json["errors"]} == {"/username", "/email", "/password"}
 
 
+@pytest.mark.asvs("6.2.5")
 @pytest.mark.parametrize("password", ["a" * 7 + "é", "no digits or capitals here", "密码密码密码密码密码"])
 def test_password_accepts_any_character(client, password):
     assert client.post(URL, json=VALID_ACCOUNT | {"password": password}).status_code == 201

@@ -34,6 +34,7 @@ def test_sessions_are_listed_with_their_origin(client, start):
     assert (len(oldest["agent"]), oldest["last_used_at"], oldest["is_current"]) == (300, None, True)
 
 
+@pytest.mark.asvs("7.2.2", "10.4.9")
 def test_session_can_be_ended(client, start):
     _, first = start()
     tokens, second = start()
@@ -45,6 +46,7 @@ def test_session_can_be_ended(client, start):
     assert len(client.get(SESSIONS, headers=first).json["items"]) == 1
 
 
+@pytest.mark.asvs("10.4.9")
 def test_all_other_sessions_can_be_ended(client, start, as_admin):
     _, first = start()
     others = [start()[1] for _ in range(3)]
@@ -54,6 +56,7 @@ def test_all_other_sessions_can_be_ended(client, start, as_admin):
     assert client.get(SESSIONS, headers=as_admin).status_code == 200
 
 
+@pytest.mark.asvs("8.2.2")
 def test_other_users_sessions_cannot_be_ended(client, start, as_admin):
     _, first = start()
     (session,) = client.get(SESSIONS, headers=first).json["items"]
@@ -61,6 +64,7 @@ def test_other_users_sessions_cannot_be_ended(client, start, as_admin):
     assert client.get(SESSIONS, headers=first).status_code == 200
 
 
+@pytest.mark.asvs("7.3.2", "10.4.8")
 def test_session_cannot_be_renewed_forever(client, start):
     tokens, headers = start()
     almost = timedelta(days=89, hours=23)
@@ -72,3 +76,16 @@ def test_session_cannot_be_renewed_forever(client, start):
     assert timedelta(minutes=55) < left <= timedelta(hours=1)
     db.session.execute(update(Session).values(expires_at=func.now()))
     assert client.post(REFRESH, json={"refresh_token": renewed.json["refresh_token"]}).status_code == 401
+
+
+@pytest.mark.asvs("7.3.1")
+def test_unused_session_ends(client, start):
+    tokens, headers = start()
+    (session,) = client.get(SESSIONS, headers=headers).json["items"]
+    left = datetime.fromisoformat(session["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=29, hours=23) < left <= timedelta(days=30)
+    unused = timedelta(days=30)
+    moved = {"created_at": Session.created_at - unused, "expires_at": Session.expires_at - unused}
+    db.session.execute(update(Session).values(moved))
+    db.session.commit()
+    assert client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).status_code == 401

@@ -47,6 +47,7 @@ def test_token_identifies_its_user(client, ada, tokens):
     assert (answer.json["user_id"], answer.json["username"]) == (str(ada.id), "ada")
 
 
+@pytest.mark.asvs("10.4.5")
 def test_oauth_client_refreshes_its_token(client, ada):
     given = client.post(LOGIN, data={"grant_type": "password", "username": "ada", "password": PASSWORD}).json
     form = {"grant_type": "refresh_token", "refresh_token": given["refresh_token"]}
@@ -57,6 +58,7 @@ def test_oauth_client_refreshes_its_token(client, ada):
     assert (again.status_code, again.json["error"]) == (400, "invalid_grant")
 
 
+@pytest.mark.asvs("2.2.3")
 @pytest.mark.parametrize(
     ("form", "error"),
     [
@@ -76,6 +78,7 @@ def test_oauth_client_gets_the_errors_of_oauth(client, ada, form, error):
     assert answer.json["type"].startswith("urn:sentiment-app:problem:")
 
 
+@pytest.mark.asvs("1.2.3", "15.3.7")
 @pytest.mark.parametrize(
     ("form", "status", "error"),
     [
@@ -165,6 +168,7 @@ def test_refresh_token_can_be_used_once(client, tokens):
     assert client.get(PROTECTED, headers=bearer(renewed.json["access_token"])).status_code == 200
 
 
+@pytest.mark.asvs("7.2.2", "10.4.5")
 def test_reused_refresh_token_ends_the_session(client, tokens):
     renewed = client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).json
     assert client.post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).status_code == 401
@@ -178,10 +182,12 @@ def test_forged_refresh_token_is_refused(client, token):
     assert client.post(REFRESH, json={"refresh_token": token}).status_code == 401
 
 
+@pytest.mark.asvs("9.2.2")
 def test_access_token_cannot_refresh(client, tokens):
     assert client.post(REFRESH, json={"refresh_token": tokens["access_token"]}).status_code == 401
 
 
+@pytest.mark.asvs("7.4.1")
 def test_logout_ends_access_and_refresh(client, tokens):
     assert client.post(LOGOUT, headers=bearer(tokens["access_token"])).status_code == 204
     assert client.get(PROTECTED, headers=bearer(tokens["access_token"])).status_code == 401
@@ -240,6 +246,7 @@ def test_password_reset_wins_over_concurrent_sign_in(app, ada):
     assert users.authenticate("ada", "another long passphrase")
 
 
+@pytest.mark.asvs("15.4.2")
 def test_first_of_two_password_changes_wins(app, ada, monkeypatch):
     def meanwhile(*_, **__):
         monkeypatch.undo()
@@ -252,6 +259,7 @@ def test_first_of_two_password_changes_wins(app, ada, monkeypatch):
     assert users.authenticate("ada", "first come")
 
 
+@pytest.mark.asvs("15.2.2")
 def test_flood_of_sign_ins_is_refused_with_503(client, ada, full):
     with full(passwords.HASHING_LIMIT.get(client.application)):
         answer = client.post(LOGIN, json={"username": "ada", "password": PASSWORD})

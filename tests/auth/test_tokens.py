@@ -58,6 +58,7 @@ def test_missing_token_is_answered_with_challenge(client, header):
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="sentiment"'
 
 
+@pytest.mark.asvs("9.2.3")
 @pytest.mark.parametrize("change", [{"iss": "urn:other"}, {"aud": "urn:other"}, {"iss": None}, {"aud": None}])
 def test_token_of_another_service_with_the_same_key_is_refused(client, key, tokens, change):
     claims = claims_of(tokens["access_token"]) | change
@@ -123,6 +124,7 @@ def forgeries(key, tokens, secret):
     }.items()
 
 
+@pytest.mark.asvs("1.2.4", "7.2.1", "9.1.1", "9.1.2", "9.1.3", "9.2.2")
 def test_forged_tokens_are_refused(client, app, key, tokens, settings):
     forged = dict(forgeries(key, tokens, settings.jwt_secret_key))
     assert len(forged) >= 40
@@ -134,6 +136,7 @@ def test_forged_tokens_are_refused(client, app, key, tokens, settings):
     assert accepted == {}
 
 
+@pytest.mark.asvs("7.2.1", "9.1.3")
 def test_forged_tokens_cannot_refresh(client, key, tokens, settings):
     refresh = {**tokens, "access_token": tokens["refresh_token"], "refresh_token": tokens["access_token"]}
     for name, token in forgeries(key, refresh, settings.jwt_secret_key):
@@ -147,6 +150,7 @@ def test_refused_token_is_answered_with_challenge(client):
     assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
 
 
+@pytest.mark.asvs("9.2.1")
 @pytest.mark.parametrize(("seconds", "status"), [(20, 200), (-20, 200), (60, 401), (-60, 401)])
 def test_clocks_of_hosts_may_differ_by_thirty_seconds(client, key, tokens, seconds, status):
     """The token was signed by a host whose clock is ahead, or expired for a host whose clock is behind."""
@@ -187,11 +191,13 @@ FORGED = {
 }
 
 
+@pytest.mark.asvs("9.1.1")
 def test_token_signed_by_hand_is_accepted(client, key, tokens):
     claims = claims_of(tokens["access_token"])
     assert client.get(PROTECTED, headers=bearer(sign(key, claims))).status_code == 200
 
 
+@pytest.mark.asvs("7.4.1", "9.2.1", "9.2.2", "15.3.5")
 @pytest.mark.parametrize("changes", FORGED.values(), ids=FORGED)
 def test_signed_tokens_with_wrong_claims_are_refused(client, key, tokens, changes):
     claims = claims_of(tokens["access_token"])
@@ -311,6 +317,7 @@ def test_second_rotation_is_refused_while_the_previous_key_is_in_use(own, ada):
         assert len(token_keys.list_keys()) == 2
 
 
+@pytest.mark.asvs("7.4.5")
 def test_revoked_key_ends_remembered_tokens(own, ada):
     app = own()
     with app.app_context():
@@ -347,6 +354,7 @@ def test_sign_in_after_a_revocation_gets_the_new_key(own, ada):
         assert status(app, tokens) == 200
 
 
+@pytest.mark.asvs("14.2.1")
 def test_token_elsewhere_than_in_its_header_is_ignored(client, tokens):
     token = tokens["access_token"]
     client.set_cookie("access_token", token)

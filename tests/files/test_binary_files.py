@@ -246,6 +246,7 @@ def test_truncated_files_are_refused():
                 read(content[:size], media_type)
 
 
+@pytest.mark.asvs("15.2.5")
 def test_tiny_workbook_that_needs_gigabytes_is_refused():
     content, small = io.BytesIO(), io.BytesIO(make_workbook(("A", table(["text"], ["fine"]))))
     far = b'<row r="1048576"><c r="XFD1048576"><v>1</v></c></row></sheetData>'
@@ -265,6 +266,7 @@ def test_tiny_parquet_file_that_needs_gigabytes_is_refused():
         read(content, PARQUET)
 
 
+@pytest.mark.asvs("15.2.5")
 def test_process_that_dies_does_not_look_like_the_end_of_the_file():
     book = b"".join(write_workbook([["text"], *([f"text {i} " * 20] for i in range(20_000))]))
     with closing(File(io.BytesIO(book), Format(XLSX), LIMITS)) as file:
@@ -283,6 +285,7 @@ def test_process_ends_when_the_file_is_closed():
     assert file._binary._process.poll() is not None
 
 
+@pytest.mark.asvs("5.2.1")
 def test_file_over_the_limit_is_refused(monkeypatch):
     monkeypatch.setattr(binary, "MAX_BYTES", 100)
     with pytest.raises(FileTooLargeError, match="The limit for this type is 100 bytes"):

@@ -180,6 +180,7 @@ def test_truncated_gzip_is_refused(cut):
         read(content[:cut], compression="gzip")
 
 
+@pytest.mark.asvs("5.2.1")
 @pytest.mark.no_cover
 def test_large_file_is_read_in_constant_memory():
     class Endless(io.RawIOBase):

@@ -3,6 +3,7 @@
 import io
 import json
 
+import pytest
 import xlsxwriter
 from conftest import Api, main_process
 
@@ -21,6 +22,7 @@ def test_file_is_scored_completely_after_worker_is_killed(host, api):
     assert {entry["sentiment"] for entry in found} == {"positive"}
 
 
+@pytest.mark.asvs("15.2.5")
 def test_workbook_is_read_and_results_are_written_inside_the_sandbox(api):
     content = io.BytesIO()
     with xlsxwriter.Workbook(content, {"in_memory": True}) as book:

@@ -41,6 +41,7 @@ def test_check_mode_succeeds_on_deployed_host(playbook):
     assert re.search(r"app1 .*failed=0", playbook("site", "--check", "--diff"))
 
 
+@pytest.mark.asvs("13.2.2", "15.2.5")
 @pytest.mark.parametrize(
     ("unit", "max_exposure"),
     [
@@ -104,6 +105,7 @@ def is_open(address: str, port: int) -> int:
         return port if probe.connect_ex((address, port)) == 0 else 0
 
 
+@pytest.mark.asvs("12.2.1")
 def test_only_ssh_and_web_ports_are_open(address):
     with ThreadPoolExecutor(512) as pool:
         opened = [port for port in pool.map(partial(is_open, address), range(1, 65536)) if port]
@@ -116,6 +118,7 @@ def test_no_other_service_listens_publicly(host):
     assert ports <= {"22", "80", "443"}
 
 
+@pytest.mark.asvs("13.3.2")
 def test_only_root_can_read_secrets(host, state):
     for name in ("jwt_secret_key", "model_signing_key", "redis_url", "database_url", "smoke_test_password"):
         file = host.file(f"/etc/sentiment/credentials/{name}")
@@ -133,6 +136,7 @@ def test_only_root_can_read_secrets(host, state):
         assert not [secret for secret in secrets if secret in output], command
 
 
+@pytest.mark.asvs("14.2.2", "16.2.5")
 @pytest.mark.ci
 def test_no_customer_value_reaches_a_log(host, api):
     canary = f"canary{api.account['username']}"
@@ -154,6 +158,7 @@ def test_no_customer_value_reaches_a_log(host, api):
     assert int(host.run(f'sudo -u postgres psql -d sentiment -Atc "{slow}"').stdout) >= 1
 
 
+@pytest.mark.asvs("13.2.2")
 def test_service_cannot_change_its_tables(host):
     sql = "psql -d 'postgresql://sentiment@/sentiment?host=/run/postgresql' -c"
     assert host.run(f"sudo -u sentiment {sql} 'DROP TABLE users'").rc != 0
@@ -179,6 +184,7 @@ def curl(state, address, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.asvs("4.1.2", "12.2.1")
 def test_http_redirects_pages_and_refuses_the_api(state, address):
     page = curl(state, address, f"http://{NAME}/docs?x=1")
     assert "308 Permanent Redirect" in page
@@ -205,6 +211,7 @@ def test_large_body_is_refused_with_problem(state, address):
 LARGE = f"X-Long: {'x' * 10_000}"  # over HTTP/2, Nginx closes the connection instead
 
 
+@pytest.mark.asvs("4.1.4", "12.2.1", "13.4.4", "13.4.5")
 @pytest.mark.parametrize(
     ("options", "url", "status"),
     [
@@ -258,6 +265,7 @@ def test_access_log_contains_no_query(host, state, address):
     assert "never-log-this" not in log
 
 
+@pytest.mark.asvs("12.1.1")
 @pytest.mark.parametrize(
     ("offered", "works"),
     [
@@ -276,6 +284,7 @@ def test_tls_matches_mozilla_intermediate(address, offered, works):
     assert ("Cipher is (NONE)" not in done.stdout and done.returncode == 0) is works
 
 
+@pytest.mark.asvs("12.1.1")
 def test_tls_offers_post_quantum_key_exchange(host):
     """On the host, because the OpenSSL of the test machine may not know this group."""
     shown = host.run(f"openssl s_client -connect 127.0.0.1:443 -servername {NAME} -groups X25519MLKEM768 </dev/null")

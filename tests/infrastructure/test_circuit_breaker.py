@@ -36,6 +36,7 @@ def test_success_closes_the_breaker(clock):
     assert all(breaker.allows() for _ in range(3))
 
 
+@pytest.mark.asvs("16.3.4")
 def test_only_changes_are_logged(clock, monkeypatch):
     logged = CapturingLogger()
     monkeypatch.setattr(circuit_breaker, "log", logged)

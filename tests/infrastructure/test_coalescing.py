@@ -53,6 +53,7 @@ def test_items_submitted_during_a_batch_are_processed_together(work):
     assert work.groups == [["first"], list("abcdefgh")]
 
 
+@pytest.mark.asvs("15.4.1")
 def test_each_item_is_processed_once_with_its_own_outcome(work):
     coalescer, outcomes = Coalescer(work, timeout=5), {}
     items = [f"item {n}" for n in range(200)]

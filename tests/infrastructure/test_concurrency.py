@@ -49,6 +49,7 @@ def admit(places, limit, *holders):
     return places.enter_context(limit.try_admit(*holders))
 
 
+@pytest.mark.asvs("15.4.4")
 def test_holder_that_is_alone_gets_half_of_the_places():
     limit = ConcurrencyLimit(4, FullError)
     with ExitStack() as places:
@@ -67,6 +68,7 @@ def test_two_holders_leave_a_place_for_a_third():
         assert not admit(places, limit, "someone")
 
 
+@pytest.mark.asvs("15.4.4")
 def test_accounts_of_one_network_leave_places_for_other_networks():
     limit = ConcurrencyLimit(4, FullError)
     with ExitStack() as places:

@@ -38,6 +38,7 @@ def test_bill_of_materials_lists_the_locked_packages():
     assert {component["name"] for component in json.loads(written)["components"]} >= {"flask", "psycopg2-binary", "rq"}
 
 
+@pytest.mark.asvs("1.3.2")
 @pytest.mark.parametrize("folder", ["sentiment_app", "scripts", "deploy"])
 def test_no_text_is_run_as_code(folder):
     found = []

@@ -6,6 +6,8 @@ Once, the fragment text("a OR b") after an AND let a retry reopen the tasks of a
 import ast
 from pathlib import Path
 
+import pytest
+
 STATEMENTS = ("SELECT ", "WITH ", "LOCK TABLE ")
 
 
@@ -19,6 +21,7 @@ def calls_of_text(path):
             yield node
 
 
+@pytest.mark.asvs("1.2.4")
 def test_sql_text_contains_only_whole_statements():
     found = [
         (path.name, ast.unparse(call)) for path in Path("sentiment_app").rglob("*.py") for call in calls_of_text(path)
@@ -28,6 +31,7 @@ def test_sql_text_contains_only_whole_statements():
     assert fragments == []
 
 
+@pytest.mark.asvs("1.2.4")
 def test_sql_text_is_imported_under_its_own_name():
     aliases = [
         (path.name, name.asname)

@@ -44,6 +44,7 @@ def number_of(table):
     return db.session.scalar(select(func.count()).select_from(table))
 
 
+@pytest.mark.asvs("15.3.1")
 def test_export_has_everything(client, ada, as_ada, analyze, upload, work, export):
     analyze("a text of Ada")
     body = {"current_password": PASSWORD, "name": "import", "scopes": ["read"]}
@@ -83,6 +84,7 @@ def test_export_reads_more_than_a_page(analyze, export, monkeypatch):
     assert [entry["text"] for entry in export() if entry["kind"] == "text"] == texts[::-1]
 
 
+@pytest.mark.asvs("7.4.2")
 def test_account_is_erased_with_its_data(client, ada, as_ada, analyze, upload, work, make_user, sign_in):
     other, email = sign_in(make_user("grace")), ada.email
     analyze("a text of Grace", headers=other)
@@ -217,6 +219,7 @@ def test_export_of_a_task_that_never_stops_changing_fails(client, ada, as_ada, u
         list(service.export(ada.id))
 
 
+@pytest.mark.asvs("8.2.3")
 def test_export_does_not_say_who_else_acted(client, ada, as_ada, admin, as_admin, export):
     other = {"environ_base": {"REMOTE_ADDR": "10.99.1.2"}}
     client.post(f"/api/v1/users/{ada.id}/password-reset", json={}, headers=as_admin, **other)
@@ -327,6 +330,7 @@ def test_deletion_of_a_long_history_is_continued(client, as_ada, analyze, monkey
     assert client.delete(HISTORY, headers=as_ada).json == {"number": 1, "is_complete": True}
 
 
+@pytest.mark.asvs("14.2.7")
 def test_history_is_kept_as_long_as_its_user_wants(client, as_ada, analyze, make_user, sign_in):
     other = sign_in(make_user("grace"))
     change = {"current_password": PASSWORD, "history_days": 30}

@@ -70,6 +70,7 @@ def test_card_is_markdown_or_html(client, as_ada, model, accept, mimetype):
     assert "Known limits" in answer.text
 
 
+@pytest.mark.asvs("1.2.1")
 def test_source_with_a_vertical_bar_keeps_the_columns_of_the_card(model):
     numbers = dict.fromkeys(("accuracy", "macro_f1", "macro_recall", "auc", "log_loss", "calibration_error"), 0.5)
     measured = {**numbers, "texts": 10, "counts": {"negative": 5, "positive": 5}}
@@ -81,6 +82,7 @@ def test_source_with_a_vertical_bar_keeps_the_columns_of_the_card(model):
     assert rows[0].startswith("| a\\|b (two classes) |")
 
 
+@pytest.mark.asvs("1.2.1")
 def test_html_in_manifest_is_escaped(client, as_ada, second):
     answer = client.get(f"{MODELS}/{second}/card", headers={**as_ada, "Accept": "text/html"})
     assert "<script" not in answer.text

@@ -62,6 +62,7 @@ def test_new_process_serves_previous_model_if_active_does_not_load(make_app, sec
     assert "digest" in ready.json["checks"]["model_switch"]
 
 
+@pytest.mark.asvs("2.3.1")
 def test_retired_model_cannot_be_activated(second):
     db.session.execute(update(ModelRelease).where(ModelRelease.version == second).values(state="retired"))
     with pytest.raises(promotion.PromotionError, match="retired"):
@@ -171,6 +172,7 @@ def test_retired_model_can_be_reinstated(second):
     assert actions(second) == ["released", "retired", "reinstated"]
 
 
+@pytest.mark.asvs("16.3.4")
 def test_failed_load_is_in_the_audit_log(client, as_ada, second):
     serving().refresh()
     promotion.activate(second, by="tests")

@@ -79,6 +79,7 @@ def test_text_is_normalised_before_it_is_counted_and_stored(client, as_ada):
     assert db.session.get_one(SentimentRequest, answer.json["id"]).text == unicodedata.normalize("NFC", text)
 
 
+@pytest.mark.asvs("2.2.1", "2.2.2", "15.3.5")
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [

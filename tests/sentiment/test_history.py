@@ -83,6 +83,7 @@ def test_last_moment_of_datetime_is_a_valid_bound(client, as_ada, analyze, end):
     assert texts(client.get(URL, query_string={"since": end}, headers=as_ada).json) == []
 
 
+@pytest.mark.asvs("2.2.1", "15.3.7")
 @pytest.mark.parametrize(
     "query",
     [
@@ -101,6 +102,7 @@ def test_error_points_to_invalid_filter(client, as_ada, query):
     assert answer.json["errors"][0]["pointer"] == "/" + query.partition("=")[0]
 
 
+@pytest.mark.asvs("8.2.2")
 def test_row_of_another_user_is_not_found(client, make_user, sign_in, as_ada, analyze):
     (made,) = analyze(as_ada, "mine")
     as_bob = sign_in(make_user("bob"))

@@ -54,6 +54,7 @@ def find_in_files(folder: Path, wanted: bytes):
     return places
 
 
+@pytest.mark.asvs("14.2.2", "16.2.5")
 def test_no_file_contains_a_customer_value(product, send_canary):
     folder = product.models.parent
     texts = {"text": f"A wonderful {CANARY} day."}

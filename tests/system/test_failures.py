@@ -105,6 +105,7 @@ def test_postgresql_restart_fails_no_request_and_stores_each_row_once(product, m
     assert len(stored(product)) - before == len(acknowledged)
 
 
+@pytest.mark.asvs("16.5.2")
 def test_scoring_continues_without_redis(product):
     with Load(product) as load:
         product.servers.stop_valkey()
@@ -142,6 +143,7 @@ def test_sign_in_is_limited_in_memory_while_redis_hangs(product):
     assert {status for status, _ in answers} <= {401, 429}
 
 
+@pytest.mark.asvs("16.5.2")
 def test_missing_postgresql_answers_503_with_retry_after(product):
     token = product.token()
     product.servers.stop_postgres()
@@ -237,6 +239,7 @@ def test_slow_upload_is_answered_with_408(product):
     assert answered == (408, "urn:sentiment-app:problem:upload-too-slow")
 
 
+@pytest.mark.asvs("16.2.4", "16.5.1", "16.5.4")
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
@@ -264,6 +267,7 @@ def test_invalid_http_is_answered_with_problem_and_not_quoted(product, sent, sta
     assert "private words" not in log
 
 
+@pytest.mark.asvs("16.2.5")
 def test_log_is_json_without_text_token_or_password(product):
     token = product.token()
     call(product.url + "/api/v1/sentiment/analyze", {"text": "a very private text"}, token)

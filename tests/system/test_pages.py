@@ -42,6 +42,7 @@ def page(product):
     assert not wrong
 
 
+@pytest.mark.asvs("3.6.1")
 def test_try_it_out_works_after_authorize(product, page, tmp_path):
     page.goto(product.url + "/docs")
     page.get_by_role("button", name="Authorize").first.click()
@@ -59,6 +60,7 @@ def test_try_it_out_works_after_authorize(product, page, tmp_path):
     page.screenshot(path=tmp_path / "docs.png")
 
 
+@pytest.mark.asvs("3.6.1")
 def test_redoc_shows_every_operation(product, page, tmp_path):
     page.goto(product.url + "/redoc")
     for summary in ("Score a text", "Sign in with username and password", "Your scored texts, newest first"):

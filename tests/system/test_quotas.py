@@ -3,11 +3,13 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from harness import PASSWORD, call
 
 LIMIT = 50
 
 
+@pytest.mark.asvs("2.3.4")
 def test_requests_at_the_same_time_do_not_exceed_a_quota(product):
     """32 threads send 120 texts, stored or not, and four tasks of 20 rows to two web processes."""
     with product.another_web(ROWS_PER_DAY=str(LIMIT), WEB_CONCURRENCY="2") as url:

@@ -40,6 +40,7 @@ def read_csv(answer):
     return list(csv.DictReader(io.StringIO(answer.text, newline="")))
 
 
+@pytest.mark.asvs("1.1.2")
 def test_json_has_texts_and_columns(completed, fetch):
     task = completed(TABLE)
     lovely, awful, empty = fetch(f"/{task}/results{BOTH}").json["items"]
@@ -56,6 +57,7 @@ def test_json_has_texts_and_columns(completed, fetch):
     ]
 
 
+@pytest.mark.asvs("1.1.2")
 def test_csv_has_columns_under_their_names_without_formulas(completed, fetch):
     task = completed(TABLE)
     rows = read_csv(fetch(f"/{task}/results{BOTH}", Accept=CSV))
@@ -223,6 +225,7 @@ def test_download_whose_process_fails_is_unavailable(completed, fetch, monkeypat
     assert "use CSV or NDJSON" in answer.json["detail"]
 
 
+@pytest.mark.asvs("15.2.2")
 def test_workbooks_beyond_the_limit_on_conversions_are_refused(app, upload, full):
     with full(tasks.CONVERSIONS.get(app)):
         assert upload("text\nfine\n", CSV).status_code == 202

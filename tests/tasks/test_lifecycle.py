@@ -2,6 +2,8 @@
 
 from uuid import UUID
 
+import pytest
+
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import REDIS
 from sentiment_app.tasks import executor, lifecycle, submission
@@ -12,6 +14,7 @@ def chunk(chunk_id):
     return db.session.get(Chunk, UUID(chunk_id), populate_existing=True)
 
 
+@pytest.mark.asvs("15.4.4")
 def test_tasks_take_turns(upload, lines, chunk_jobs, monkeypatch):
     monkeypatch.setattr(submission, "CHUNK_ROWS", 1)
     upload(lines(*(str(number) for number in range(50))))

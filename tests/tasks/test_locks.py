@@ -114,6 +114,7 @@ def status(task_id):
     return db.session.get(Task, task_id, populate_existing=True).status
 
 
+@pytest.mark.asvs("2.3.4")
 def test_task_quota_counts_task_that_is_being_opened(user, second_waits):
     upload(user)
     version = releases.active_version()
@@ -123,6 +124,7 @@ def test_task_quota_counts_task_that_is_being_opened(user, second_waits):
     assert isinstance(outcome[0], quotas.TooManyTasksError)
 
 
+@pytest.mark.asvs("2.3.4")
 def test_row_quota_counts_rows_that_are_being_stored(user, second_waits):
     tasks = [submission.open_task(submission.Submission(user.id), releases.active_version()) for _ in range(2)]
     add(user, tasks[0], 6, transaction=False)
@@ -211,6 +213,7 @@ def test_model_that_is_being_activated_cannot_be_retired(committed, release, sec
     assert releases.states()[version] == "active"
 
 
+@pytest.mark.asvs("15.4.2")
 def test_username_that_is_being_released_cannot_be_registered(committed, user, second_waits):
     users._store.__wrapped__(user.id, {"username": "eve"}, None, None, None)
     with second_waits(lambda: users.register("ADA", "new@example.org", "a password of nobody")) as outcome:
@@ -219,6 +222,7 @@ def test_username_that_is_being_released_cannot_be_registered(committed, user, s
     assert users.find("ada") is None
 
 
+@pytest.mark.asvs("2.3.4", "15.4.2")
 def test_concurrent_requests_cannot_exceed_the_limit_on_api_keys(committed, user, second_waits, monkeypatch):
     monkeypatch.setattr(api_keys, "MAX_KEYS", 1)
     grant = api_keys.Grant("test", ["read"])
@@ -237,6 +241,7 @@ def test_api_key_cannot_be_made_while_the_password_changes(committed, user, seco
     assert api_keys.list_keys(user.id) == []
 
 
+@pytest.mark.asvs("15.4.2")
 def test_api_key_that_is_being_revoked_cannot_be_rotated(committed, user, second_waits):
     key_id = api_keys.create(user, api_keys.Grant("test", ["read"])).record.id
     api_keys._revoke.__wrapped__(user.id, key_id)

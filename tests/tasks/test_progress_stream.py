@@ -117,6 +117,7 @@ def test_closed_connection_frees_its_slot(app, client, as_ada, task, monkeypatch
         assert has_room
 
 
+@pytest.mark.asvs("15.2.2")
 def test_uploads_are_limited(app, upload, lines, monkeypatch):
     full = ConcurrencyLimit(1, UnavailableError)
     UPLOADS.set(app, full)
@@ -126,6 +127,7 @@ def test_uploads_are_limited(app, upload, lines, monkeypatch):
     assert upload(lines("a")).status_code == 202
 
 
+@pytest.mark.asvs("15.2.2")
 def test_downloads_are_limited(app, fetch, task, work, monkeypatch):
     work()
     room = ConcurrencyLimit(1, UnavailableError)

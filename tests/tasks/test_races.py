@@ -56,6 +56,7 @@ def rows_of(task_id):
     return found
 
 
+@pytest.mark.asvs("8.4.1")
 def test_retry_reopens_only_its_own_task(client, as_ada, make_user, sign_in, task_of, troubled, work):
     bob = sign_in(make_user("bob"))
     others = [task_of(headers, "good", "trouble") for headers in (as_ada, bob)]
@@ -68,6 +69,7 @@ def test_retry_reopens_only_its_own_task(client, as_ada, make_user, sign_in, tas
     assert client.get(f"{TASKS}/{own}", headers=bob).json["request_counts"]["completed"] == 2
 
 
+@pytest.mark.asvs("2.3.1")
 def test_retry_of_successful_task_is_refused(client, as_ada, task_of, troubled):
     task_of(as_ada, "trouble")
     sound = task_of(as_ada, "good")

@@ -32,6 +32,7 @@ def test_pages_of_running_task_continue(upload, lines, chunk_jobs, fetch, small_
     assert fetch(f"/{task}/results?partial=true").json["next_cursor"] == 2
 
 
+@pytest.mark.asvs("2.3.1")
 @pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson", "text/csv"])
 def test_results_of_task_that_is_not_completed_are_refused(
     client, as_ada, upload, lines, chunk_jobs, fetch, small_chunks, kind

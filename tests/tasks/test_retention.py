@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 
@@ -24,6 +25,7 @@ def add_session(user, expires):
     return session.id
 
 
+@pytest.mark.asvs("14.2.7")
 def test_expired_sessions_are_deleted(ada, as_ada):
     ages = timedelta(days=-1), timedelta(minutes=-5), timedelta(days=1)
     expired, with_an_access_token, alive = (add_session(ada, expires) for expires in ages)
@@ -33,6 +35,7 @@ def test_expired_sessions_are_deleted(ada, as_ada):
     assert expired not in kept
 
 
+@pytest.mark.asvs("14.2.7")
 def test_expired_task_is_erased_after_retention_time(upload, lines, work, fetch):
     task = upload(lines("a wonderful day", "a horrible day")).json["task_id"]
     work()
@@ -75,6 +78,7 @@ def expire(task, days):
     db.session.commit()
 
 
+@pytest.mark.asvs("14.2.7")
 def test_old_history_is_deleted(make_app, ada, monkeypatch):
     monkeypatch.setattr(history, "BATCH_ROWS", 2)
     now = datetime.now(UTC)
@@ -86,6 +90,7 @@ def test_old_history_is_deleted(make_app, ada, monkeypatch):
         assert set(left) == {"1 days ago", "9 days ago"}
 
 
+@pytest.mark.asvs("1.5.2")
 def test_only_ids_travel_through_redis(upload, lines):
     upload(lines("a secret text"))
     (job,) = queue().jobs

@@ -400,6 +400,7 @@ def items(texts):
         yield Row(line, None, text, None if text else "There is no text.")
 
 
+@pytest.mark.asvs("2.3.1")
 @pytest.mark.no_cover
 @pytest.mark.parametrize("part", PARTS)
 def test_tasks_keep_invariants_under_random_actions(part, make_app, make_user, model, monkeypatch, small_chunks):

@@ -48,6 +48,7 @@ def test_items_keep_their_custom_ids(client, as_ada, work):
     assert [entry["custom_id"] for entry in client.get(location, headers=as_ada).json["result"]] == ["a", None]
 
 
+@pytest.mark.asvs("2.2.3")
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [
@@ -105,6 +106,7 @@ def test_gzip_is_read_as_a_stream(upload, work, fetch, lines):
     assert fetch(f"/{task['task_id']}").json["request_counts"]["completed"] == 2
 
 
+@pytest.mark.asvs("2.2.2")
 @pytest.mark.parametrize(
     ("content", "kind", "query", "headers", "status", "message"),
     [
@@ -130,6 +132,7 @@ def test_unusable_upload_leaves_nothing(upload, fetch, content, kind, query, hea
     assert fetch().json["items"] == []
 
 
+@pytest.mark.asvs("2.3.2", "5.2.1")
 def test_too_large_upload_leaves_nothing(make_app, as_ada, fetch, lines):
     rows = make_app(max_upload_rows=2).test_client()
     answer = rows.post(TASKS, data=lines("a", "b", "c"), content_type=NDJSON, headers=as_ada)
@@ -188,6 +191,7 @@ def test_cancelled_task_keeps_finished_results(client, as_ada, upload, work, fet
     assert client.post(f"{TASKS}/{task['task_id']}/cancel", headers=as_ada).status_code == 200
 
 
+@pytest.mark.asvs("2.3.1")
 def test_finished_task_cannot_be_cancelled(client, as_ada, upload, work, lines):
     task = upload(lines("a")).json
     work()
@@ -223,6 +227,7 @@ def test_tasks_are_listed_newest_first_and_by_status(upload, work, fetch, lines)
     assert [entry["task_id"] for entry in fetch(f"?cursor={page['next_cursor']}").json["items"]] == [first]
 
 
+@pytest.mark.asvs("2.3.2")
 def test_quota_of_tasks_is_enforced(make_app, as_ada, lines):
     client = make_app(max_tasks=1).test_client()
     assert client.post(BATCH, json={"texts": ["a"]}, headers=as_ada).status_code == 202
@@ -234,6 +239,7 @@ def test_quota_of_tasks_is_enforced(make_app, as_ada, lines):
         assert answer.headers["Retry-After"] == "30"
 
 
+@pytest.mark.asvs("2.3.2")
 def test_quota_of_rows_is_enforced(make_app, as_ada):
     client = make_app(max_queued_rows=3).test_client()
     assert client.post(BATCH, json={"texts": ["a"] * 3}, headers=as_ada).status_code == 202
@@ -319,6 +325,7 @@ def test_other_media_types_of_ndjson_are_accepted(upload, work, fetch, lines, ki
     assert len(fetch(f"/{task}/results", Accept=kind).text.splitlines()) == 2
 
 
+@pytest.mark.asvs("15.2.2")
 def test_large_bodies_are_limited(client, as_ada, full):
     body = {"texts": ["x" * 15_000] * 100}
     with full(BODY_LIMIT.get(client.application)):

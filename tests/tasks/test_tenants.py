@@ -146,6 +146,7 @@ def operations(app, ids, version):
     return sorted(found, key=lambda operation: (operation[1] == LAST.split()[1], operation[0] == "DELETE"))
 
 
+@pytest.mark.asvs("8.2.2", "8.4.1")
 @pytest.mark.no_cover
 @pytest.mark.parametrize("whose", ["ada's", "his own"])
 def test_no_route_changes_or_shows_data_of_another_user(

@@ -178,6 +178,18 @@ def test_form_with_other_parameters_of_the_file_is_another_request(submit_form):
     assert other.status_code == 422
 
 
+@pytest.mark.asvs("5.3.2")
+@pytest.mark.parametrize("name", ["../../../tmp/evil.csv", "/etc/evil.csv", "..\\evil.csv", "evil.csv\0.png"])
+def test_name_of_a_file_in_a_form_is_no_path(submit_form, name, monkeypatch):
+    """The name tells the type of the file at most. Nothing is written under it."""
+    opened = []
+    monkeypatch.setattr("builtins.open", lambda path, *_, **__: opened.append(path))
+    answer = submit_form(("file", (b"text\ngood\n", name, "text/csv")))
+    assert answer.status_code in (202, 400, 415)
+    assert not [path for path in opened if "evil" in str(path)]
+
+
+@pytest.mark.asvs("15.3.7")
 def test_form_with_the_same_field_twice_is_refused(submit_form):
     answer = submit_form(("column", "a"), ("column", "b"), ("file", (b"a,b\n1,2\n", "a.csv", None)))
     assert answer.status_code == 400

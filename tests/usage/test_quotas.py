@@ -45,6 +45,7 @@ def used(client, headers):
     return {entry["period"]: entry["used"] for entry in client.get(USAGE, headers=headers).json["quotas"]}
 
 
+@pytest.mark.asvs("2.3.2", "2.4.1")
 @pytest.mark.parametrize("period", ["day", "month"])
 def test_quota_of_the_service_limits_single_texts(limited, as_ada, period):
     client = limited(**{f"rows_per_{period}": 2})
@@ -122,6 +123,7 @@ def test_tasks_share_the_quota_with_single_texts(limited, ada, as_ada, work):
     assert score(client, as_ada) == [429]
 
 
+@pytest.mark.asvs("2.3.3")
 def test_refused_task_leaves_nothing(limited, as_ada, small_chunks):
     client = limited(rows_per_day=5)
     assert score(client, as_ada) == [200]
@@ -318,11 +320,13 @@ def test_counters_of_past_periods_are_deleted(limited, as_ada):
     assert db.session.scalars(select(QuotaCounter.period)).all() == ["month"]
 
 
+@pytest.mark.asvs("8.2.3")
 def test_users_do_not_set_their_own_quota(client, as_ada):
     answer = client.patch(ME, json={"rows_per_day": 0, "current_password": "x"}, headers=as_ada)
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/rows_per_day")
 
 
+@pytest.mark.asvs("15.3.5")
 @pytest.mark.parametrize("value", [-1, 1.5, "3", True, 10**13, float("inf")])
 def test_wrong_quotas_are_refused(client, ada, as_admin, value):
     body = json.dumps({"rows_per_day": value})

@@ -191,6 +191,7 @@ def test_recent_records_are_not_added_up(client, as_ada):
     assert db.session.scalar(select(func.count()).where(UsageRecord.is_total)) == 0
 
 
+@pytest.mark.asvs("2.2.3")
 @pytest.mark.parametrize(
     ("query", "pointer"),
     [
@@ -219,6 +220,7 @@ def test_administrator_sees_usage_of_an_account(client, ada, as_ada, as_admin):
     assert client.get(f"/api/v1/users/{uuid4()}/usage", headers=as_admin).status_code == 404
 
 
+@pytest.mark.asvs("16.5.3")
 def test_text_is_refused_with_503_if_its_usage_cannot_be_stored(client, as_ada, monkeypatch):
     def fail(*_):
         raise OperationalError("", {}, Exception())

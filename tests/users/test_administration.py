@@ -53,6 +53,7 @@ def test_last_administrator_can_be_changed_otherwise(client, admin, as_admin):
     assert administration.administer(admin.id, {"is_active": True}).is_superuser
 
 
+@pytest.mark.asvs("7.4.5")
 def test_administrator_ends_the_sessions_of_an_account(client, ada, as_ada, as_admin):
     listed = client.get(f"{USERS}/{ada.id}/sessions", headers=as_admin).json["items"]
     assert [entry["is_current"] for entry in listed] == [False]
@@ -70,6 +71,7 @@ def test_registration_can_be_closed(make_app, mode, hint):
     assert client.post(REGISTER, json={**EVE, "invitation": "guessed"}).status_code == 403
 
 
+@pytest.mark.asvs("6.4.1")
 def test_invitation_is_used_once(make_app, as_admin):
     client = make_app(registration="invitation").test_client()
     made = client.post(f"{USERS}/invitations", json={}, headers=as_admin)
@@ -91,6 +93,7 @@ def test_taken_name_does_not_use_up_the_invitation(make_app, ada, as_admin):
     assert client.post(REGISTER, json={**EVE, "invitation": invitation}).status_code == 201
 
 
+@pytest.mark.asvs("6.4.1")
 def test_expired_invitation_is_refused(make_app, as_admin):
     client = make_app(registration="invitation").test_client()
     invitation = client.post(f"{USERS}/invitations", json={}, headers=as_admin).json["token"]
@@ -104,6 +107,7 @@ def test_command_invites(make_app):
     assert app.test_client().post(REGISTER, json={**EVE, "invitation": token}).status_code == 201
 
 
+@pytest.mark.asvs("6.4.1", "6.4.3", "7.4.3")
 def test_user_sets_a_new_password_with_a_token(client, ada, as_ada, as_admin):
     made = client.post(f"{USERS}/{ada.id}/password-reset", json={}, headers=as_admin)
     assert made.status_code == 201
@@ -126,6 +130,7 @@ def test_administrators_do_not_reset_their_own_password(client, admin, as_admin)
     assert client.post(f"{USERS}/{admin.id}/password-reset", json={}, headers=as_admin).status_code == 409
 
 
+@pytest.mark.asvs("6.2.2", "6.4.3")
 @pytest.mark.parametrize("change", ["profile", "another reset", "command"])
 def test_new_password_cancels_password_resets(client, ada, as_ada, as_admin, change):
     first, second = (reset_token(client, ada, as_admin) for _ in range(2))
@@ -140,6 +145,7 @@ def test_new_password_cancels_password_resets(client, ada, as_ada, as_admin, cha
     assert client.post(LOGIN, json={"username": "ada", "password": "a new passphrase"}).status_code == 200
 
 
+@pytest.mark.asvs("6.4.3")
 @pytest.mark.parametrize("end", ["deactivate", "delete"])
 def test_reset_of_an_account_that_ended_is_refused(client, ada, as_admin, monkeypatch, end):
     token, user_id = reset_token(client, ada, as_admin), ada.id
@@ -156,6 +162,7 @@ def test_reset_of_an_account_that_ended_is_refused(client, ada, as_admin, monkey
         assert client.post(RESET, json={"token": token, "password": "a new passphrase"}).status_code == 403
 
 
+@pytest.mark.asvs("6.4.1")
 def test_only_the_hash_of_a_token_is_stored(app):
     made = one_time_tokens.create(one_time_tokens.Purpose.INVITATION, None, service.timedelta(days=1))
     assert made.token.encode() not in made.record.token_hash
@@ -167,6 +174,7 @@ def test_unknown_account_has_no_password_reset(client, as_admin):
     assert client.post(path, json={}, headers=as_admin).status_code == 404
 
 
+@pytest.mark.asvs("15.4.2")
 def test_two_administrators_cannot_demote_each_other(base_app):
     """With transactions of their own, which the other tests do not have."""
     with base_app.app_context():

@@ -42,6 +42,7 @@ def forget(app):
     return VERIFIED.get(app)._tokens.clear
 
 
+@pytest.mark.asvs("15.3.1")
 def test_key_is_shown_once_and_works(client, create, as_ada, ada, model):
     made = create("read", "score")
     assert made.status_code == 201, made.text
@@ -106,6 +107,7 @@ def test_unknown_keys_are_limited_by_network(make_app, create):
     assert statuses == [401, 401, 401, 429, 429]
 
 
+@pytest.mark.asvs("8.3.2")
 def test_revoked_key_is_refused_at_the_next_request(client, create, as_ada):
     made = create().json
     assert client.get(ME, headers=bearer(made["key"])).status_code == 200
@@ -123,6 +125,7 @@ def test_revoked_key_is_refused_after_redis_was_wiped(client, create, as_ada, ap
     assert client.get(ME, headers=bearer(made["key"])).status_code == 401
 
 
+@pytest.mark.asvs("16.5.3")
 def test_key_is_refused_and_accepted_without_redis(client, create, ada, app, monkeypatch):
     revoked, valid = create().json, create().json
     for made in (revoked, valid):
@@ -160,6 +163,7 @@ def test_key_of_inactive_account_is_refused_at_once(client, create, ada, admin, 
     assert client.get(ME, headers=bearer(key)).status_code == 401
 
 
+@pytest.mark.asvs("8.2.1")
 def test_key_is_limited_to_its_scopes(client, create, as_ada):
     key = create("score").json["key"]
     answer = client.get(ME, headers=bearer(key))
@@ -168,6 +172,7 @@ def test_key_is_limited_to_its_scopes(client, create, as_ada):
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="sentiment", error="insufficient_scope", scope="read"'
 
 
+@pytest.mark.asvs("7.2.2")
 @pytest.mark.parametrize("method", ["get", "post"])
 def test_keys_cannot_manage_keys(client, create, method):
     key = create("score", "tasks", "read").json["key"]
@@ -182,6 +187,7 @@ def test_creating_a_key_requires_the_password(client, create, as_ada):
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/current_password")
 
 
+@pytest.mark.asvs("2.2.1")
 @pytest.mark.parametrize(
     ("fields", "pointer"),
     [
@@ -205,6 +211,7 @@ def test_invalid_grants_are_refused(create, fields, pointer):
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, pointer)
 
 
+@pytest.mark.asvs("8.3.2")
 def test_administrators_scopes_need_an_administrator_at_each_request(
     client, create, as_admin, admin, make_user, forget
 ):
@@ -224,6 +231,7 @@ def test_key_is_limited_to_its_networks(client, create):
     assert mapped.status_code == 200
 
 
+@pytest.mark.asvs("2.4.1")
 def test_key_has_its_own_rate(client, create, as_ada):
     key, other = create(rate="2 per minute").json["key"], create().json["key"]
     answers = [client.get(ME, headers=bearer(key)) for _ in range(3)]
@@ -263,6 +271,7 @@ def test_rotation_without_overlap_revokes_the_old_key(client, create, as_ada):
     assert client.post(f"{KEYS}/{old['id']}/rotate", json=body, headers=as_ada).status_code == 404
 
 
+@pytest.mark.asvs("8.2.2")
 def test_other_users_keys_cannot_be_touched(client, create, as_admin):
     made = create().json
     body = {"current_password": PASSWORD}
@@ -272,6 +281,7 @@ def test_other_users_keys_cannot_be_touched(client, create, as_admin):
     assert client.get(ME, headers=bearer(made["key"])).status_code == 200
 
 
+@pytest.mark.asvs("2.3.2")
 def test_number_of_keys_is_limited(create, client, as_ada, monkeypatch):
     monkeypatch.setattr(api_keys, "MAX_KEYS", 2)
     first, _ = create(), create()

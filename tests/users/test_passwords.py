@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from harness import ROOT
+from harness import PASSWORD, ROOT
 
 from sentiment_app.errors import UnavailableError
 from sentiment_app.users import hasher, hashing, passwords
@@ -28,6 +28,7 @@ def make_hash(process, password="correct horse"):
     return process.ask({"password": password, "costs": CHEAP})
 
 
+@pytest.mark.asvs("6.2.11")
 @pytest.mark.parametrize(
     "password",
     [
@@ -47,11 +48,13 @@ def test_password_that_an_attacker_tries_first_is_refused(app, password):
         passwords.check(password, username="lovelace", email="ada@example.org")
 
 
+@pytest.mark.asvs("6.2.5")
 @pytest.mark.parametrize("password", ["correct horse battery", "ada rides a horse", "12345 ponies", "пароль-лошадь"])
 def test_other_password_is_accepted(app, password):
     passwords.check(password, username="ada", email="ada@example.org")
 
 
+@pytest.mark.asvs("6.2.5")
 def test_username_of_digits_refuses_no_other_digits(app):
     passwords.check("8675309 1 2 3 4", username="1815", email="1815@example.org")
 
@@ -66,6 +69,7 @@ def test_operator_sets_the_minimum_length(make_app):
     assert app.test_client().post("/api/v1/auth/register", json=account).status_code == 201
 
 
+@pytest.mark.asvs("11.4.2")
 def test_hash_has_the_parameters_of_the_settings(make_app):
     app = make_app(password_memory_kib=19456, password_iterations=2)
     with app.app_context():
@@ -141,6 +145,7 @@ def test_late_answer_is_not_taken_for_the_next_one(process, monkeypatch):
     assert process.ask({"password": "wrong horse", "hash": made}) is False
 
 
+@pytest.mark.asvs("15.4.1")
 def test_answers_of_concurrent_requests_are_not_mixed_up(process):
     hashes = {number: make_hash(process, f"password {number}") for number in range(4)}
 
@@ -152,6 +157,7 @@ def test_answers_of_concurrent_requests_are_not_mixed_up(process):
         assert all(pool.map(is_right, range(16)))
 
 
+@pytest.mark.asvs("16.5.3")
 def test_sign_in_is_answered_with_503_if_passwords_cannot_be_hashed(client, monkeypatch):
     monkeypatch.setattr(hashing, "COMMAND", [sys.executable, "-c", ""])
     HASHING.get(client.application).close()
@@ -175,3 +181,39 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert done.returncode == -signal.SIGKILL
     psutil.Process(child).wait(60) if psutil.pid_exists(child) else None
     assert not psutil.pid_exists(child)
+
+
+SHORT, LONG = "x7-Tr!q", "correct horse battery staple " * 4 + "twelve chars"
+
+
+@pytest.mark.asvs("6.2.1")
+def test_short_password_is_refused_everywhere(app, client, ada, as_ada):
+    """Seven characters, at registration, at a change and in the command."""
+    account = {"username": "bob", "email": "bob@example.org", "password": SHORT}
+    assert client.post("/api/v1/auth/register", json=account).status_code == 422
+    changes = {"password": SHORT, "current_password": PASSWORD}
+    assert client.patch("/api/v1/users/me", json=changes, headers=as_ada).status_code == 422
+    reset = {"token": "x", "password": SHORT}
+    assert client.post("/api/v1/auth/password-reset", json=reset).status_code == 422
+    command = ["user", "reset-password", "ada", "--password-stdin"]
+    done = app.test_cli_runner().invoke(args=command, input=SHORT + "\n")
+    assert (done.exit_code, "password: " in done.output) == (1, True)
+
+
+@pytest.mark.asvs("6.2.4")
+def test_list_of_common_passwords_is_long():
+    common = passwords._common()
+    assert len(common) >= 3000
+    assert all(len(entry) >= 8 and entry == entry.casefold() for entry in common)
+
+
+@pytest.mark.asvs("6.2.9")
+@pytest.mark.parametrize("length", [64, 128])
+def test_long_password_counts_to_its_last_character(client, length):
+    password = LONG[:length]
+    assert len(password) == length
+    account = {"username": "bob", "email": "bob@example.org", "password": password}
+    assert client.post("/api/v1/auth/register", json=account).status_code == 201
+    for given, status in ((password, 200), (password[:-1] + "?", 401), (password[:-1], 401)):
+        answer = client.post("/api/v1/auth/login", json={"username": "bob", "password": given})
+        assert answer.status_code == status

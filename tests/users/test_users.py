@@ -18,12 +18,14 @@ def test_profile_can_be_changed(client, ada, as_ada):
     assert answer.json["updated_at"] >= answer.json["created_at"]
 
 
+@pytest.mark.asvs("8.2.3", "15.3.3")
 @pytest.mark.parametrize("field", ["is_superuser", "is_active", "id", "shoe_size"])
 def test_unknown_fields_are_refused(client, as_ada, field):
     answer = client.patch(ME, json={field: True, "current_password": PASSWORD}, headers=as_ada)
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, f"/{field}")
 
 
+@pytest.mark.asvs("2.3.3")
 def test_existing_username_is_refused_and_changes_nothing(client, make_user, ada, as_ada):
     make_user("bob")
     change = {"username": "BOB", "password": "another good one", "current_password": PASSWORD}
@@ -31,6 +33,7 @@ def test_existing_username_is_refused_and_changes_nothing(client, make_user, ada
     assert users.authenticate("ada", PASSWORD)
 
 
+@pytest.mark.asvs("6.2.3", "7.5.1")
 @pytest.mark.parametrize(
     ("field", "new"), [("password", "another good one"), ("username", "eve"), ("email", "eve@example.org")]
 )
@@ -65,6 +68,7 @@ def test_common_password_is_refused(client, as_ada):
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/password")
 
 
+@pytest.mark.asvs("6.2.2", "7.4.3")
 def test_new_password_ends_other_sessions(client, ada, as_ada, sign_in):
     elsewhere = sign_in(ada)
     change = {"password": "another good one", "current_password": PASSWORD}
@@ -73,12 +77,14 @@ def test_new_password_ends_other_sessions(client, ada, as_ada, sign_in):
     assert client.get(ME, headers=elsewhere).status_code == 401
 
 
+@pytest.mark.asvs("8.2.1")
 @pytest.mark.parametrize(("method", "path"), [("get", USERS), ("get", f"{USERS}/{{id}}"), ("patch", f"{USERS}/{{id}}")])
 def test_only_administrators_see_other_users(client, ada, as_ada, method, path):
     answer = getattr(client, method)(path.format(id=ada.id), json={"is_active": False}, headers=as_ada)
     assert (answer.status_code, answer.mimetype) == (403, "application/problem+json")
 
 
+@pytest.mark.asvs("8.3.2")
 def test_demotion_takes_effect_at_once(client, admin, as_admin, make_user):
     administration.administer(make_user("other").id, {"is_superuser": True})
     assert client.get(USERS, headers=as_admin).status_code == 200
@@ -86,6 +92,7 @@ def test_demotion_takes_effect_at_once(client, admin, as_admin, make_user):
     assert client.get(USERS, headers=as_admin).status_code == 403
 
 
+@pytest.mark.asvs("6.3.2")
 def test_pages_contain_every_user_once(client, make_user, as_admin):
     for number in range(6):
         make_user(f"user-{number}")
@@ -108,6 +115,7 @@ def test_error_points_to_invalid_query(client, as_admin, query):
     assert (error["in"], error["pointer"]) == ("query", "/" + query.partition("=")[0])
 
 
+@pytest.mark.asvs("7.4.2", "8.3.2")
 def test_deactivation_ends_sessions_at_once(client, ada, as_ada, as_admin):
     assert client.get(ME, headers=as_ada).status_code == 200
     answer = client.patch(f"{USERS}/{ada.id}", json={"is_active": False}, headers=as_admin)
@@ -115,6 +123,7 @@ def test_deactivation_ends_sessions_at_once(client, ada, as_ada, as_admin):
     assert client.get(ME, headers=as_ada).status_code == 401
 
 
+@pytest.mark.asvs("7.4.2")
 def test_reactivation_does_not_revive_sessions(client, ada, as_ada, as_admin, sign_in):
     for active in (False, True):
         client.patch(f"{USERS}/{ada.id}", json={"is_active": active}, headers=as_admin)
@@ -127,6 +136,7 @@ def test_administrators_cannot_deactivate_themselves(client, admin, as_admin):
     assert answer.status_code == 409
 
 
+@pytest.mark.asvs("8.2.3", "15.3.3", "15.3.5")
 @pytest.mark.parametrize("body", [{}, {"is_active": "no"}, {"is_superuser": None}, {"username": "eve"}])
 def test_administrators_change_only_rights(client, ada, as_admin, body):
     assert client.patch(f"{USERS}/{ada.id}", json=body, headers=as_admin).status_code == 422

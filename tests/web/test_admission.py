@@ -45,6 +45,7 @@ def run_in_parallel(function, arguments):
         return list(pool.map(call, arguments))
 
 
+@pytest.mark.asvs("15.4.1")
 def test_each_caller_gets_its_own_answer(admission):
     def admit(amount):
         return admission.admit(uuid4(), uuid4(), str(amount))
@@ -85,6 +86,7 @@ def test_broken_connection_fails_no_request(admission, redis):
     assert {answer.verdict for answer in answers} == {Verdict.ADMITTED}
 
 
+@pytest.mark.asvs("16.5.3")
 @pytest.mark.parametrize("is_live", [True, False])
 def test_list_deleted_by_another_process_admits_no_ended_session(redis, settings, is_live):
     admission = make_admission(redis, settings, lambda _session: is_live)

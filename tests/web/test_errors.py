@@ -15,6 +15,7 @@ from sentiment_app.web.operation import BODY_LIMIT
 ANALYZE = "/api/v1/sentiment/analyze"
 
 
+@pytest.mark.asvs("4.1.4", "5.3.2")
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -50,12 +51,14 @@ def test_deeply_nested_login_body_is_refused(client, depth, status):
     assert answer.status_code == status
 
 
+@pytest.mark.asvs("1.2.1")
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a;b", "é"])
 def test_invalid_request_id_is_replaced(client, given):
     answer = client.get("/livez", headers={"X-Request-ID": given.encode()})
     assert len(answer.headers["X-Request-ID"]) == 36
 
 
+@pytest.mark.asvs("16.2.4", "16.3.4", "16.5.1", "16.5.4")
 def test_bug_answers_500_without_details_and_logs_no_text(make_app, as_ada, monkeypatch, capsys):
     def bug(*_, **__):
         raise RuntimeError("secret text of a customer")
@@ -110,6 +113,7 @@ def test_every_connection_has_a_statement_timeout(settings):
         assert connection.scalar(text("SHOW statement_timeout")) == "500ms"
 
 
+@pytest.mark.asvs("3.7.2")
 def test_double_slash_is_not_redirected(client):
     # The path is set here, because the test client would parse its first part as a host.
     arrived = {"PATH_INFO": "//evil.example//livez", "RAW_URI": "//evil.example//livez"}
@@ -117,6 +121,7 @@ def test_double_slash_is_not_redirected(client):
     assert answer.status_code == 404
 
 
+@pytest.mark.asvs("1.2.3")
 def test_error_points_to_field_with_lone_surrogate(client, as_ada):
     answer = client.post(ANALYZE, data=r'{"text":"x","\ud800":1}', content_type="application/json", headers=as_ada)
     assert answer.status_code == 422

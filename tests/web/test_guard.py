@@ -3,6 +3,8 @@
 import re
 import uuid
 
+import pytest
+
 from sentiment_app.users import api_keys
 from sentiment_app.web.operation import ADMINISTRATOR_SCOPES, SCOPES
 
@@ -35,17 +37,20 @@ def call(client, method, rule, **options):
     return client.open(re.sub("<[^>]*>", str(uuid.uuid4()), rule), method=method, **options)
 
 
+@pytest.mark.asvs("8.2.1", "8.3.1", "13.4.5")
 def test_only_these_routes_are_public(app, client):
     open_to_all = {f"{method} {rule}" for method, rule in routes(app) if call(client, method, rule).status_code != 401}
     assert open_to_all == PUBLIC
 
 
+@pytest.mark.asvs("8.3.1")
 def test_undeclared_route_needs_a_token(make_app):
     app = make_app(release="another")
     app.add_url_rule("/forgotten", view_func=lambda: "secret", endpoint="forgotten")
     assert app.test_client().get("/forgotten").status_code == 401
 
 
+@pytest.mark.asvs("4.1.4")
 def test_openapi_contains_every_route(app, client):
     documented = client.get("/openapi.json").json["paths"]
     found = {
@@ -59,6 +64,7 @@ def test_openapi_contains_every_route(app, client):
     assert found == {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", entry) for entry in real}
 
 
+@pytest.mark.asvs("3.7.2")
 def test_root_redirects_to_docs(client):
     answer = client.get("/")
     assert (answer.status_code, answer.headers["Location"]) == (302, "/docs")
@@ -119,6 +125,7 @@ ROLES = {
 }
 
 
+@pytest.mark.asvs("8.2.1")
 def test_every_route_admits_exactly_the_declared_roles_and_scopes(app, client, ada, admin, sign_in):
     callers = [(who, "session", sign_in(who)) for who in (ada, admin)]
     for who in (ada, admin):

@@ -96,6 +96,7 @@ def test_readyz_fails_without_model(make_app, url, as_ada):
     assert (scored.status_code, scored.json["type"]) == (503, "urn:sentiment-app:problem:no-model")
 
 
+@pytest.mark.asvs("16.5.1")
 def test_readyz_fails_without_postgresql_and_shows_no_secret(settings, url):
     away = "postgresql+psycopg2://someone:hunter2secret@/gone?host=/nowhere"
     client = create_app(replace(settings, database_url=away, database_retry_seconds=0.1)).test_client()
@@ -111,6 +112,7 @@ def test_version_is_shown(client, model):
     assert answer["version"].count(".") == 2
 
 
+@pytest.mark.asvs("13.4.5")
 @pytest.mark.parametrize(
     ("metrics_bind", "internal", "public"),
     [

@@ -26,6 +26,7 @@ def test_headers_show_remaining_requests(make_app, as_ada):
     assert left == ['"scoring";r=2', '"scoring";r=1', '"scoring";r=0']
 
 
+@pytest.mark.asvs("2.4.1")
 def test_exceeded_rate_answers_429_with_retry_after(make_app, as_ada):
     client = make_app(user_rate_limit="1 per hour").test_client()
     assert client.get(PROTECTED, headers=as_ada).status_code == 200
@@ -57,6 +58,7 @@ def test_scoring_has_its_own_rate(make_app, as_ada):
     assert client.post(ANALYZE, json={"text": "x"}, headers=as_ada).status_code == 200
 
 
+@pytest.mark.asvs("2.4.1")
 def test_sign_in_is_limited_by_address(make_app):
     client = make_app(auth_rate_limit="2 per hour").test_client()
     answers = [client.post(LOGIN, json={"username": f"user-{n}", "password": "x"}) for n in range(3)]
@@ -77,6 +79,7 @@ def try_password(make_app):
     return try_password
 
 
+@pytest.mark.asvs("6.3.1")
 def test_failed_sign_ins_are_limited_by_account_and_network(ada, try_password):
     assert [try_password("192.0.2.1", username=name) for name in ("ada", "Ada", "ADA")] == [401, 401, 429]
     assert try_password("192.0.2.1", PASSWORD) == 429
@@ -84,6 +87,7 @@ def test_failed_sign_ins_are_limited_by_account_and_network(ada, try_password):
     assert try_password("192.0.2.1", username="bob") == 401
 
 
+@pytest.mark.asvs("6.3.1")
 def test_attacker_cannot_lock_the_owner_out(ada, try_password):
     assert try_password("198.51.100.7", PASSWORD) == 200
     for number in range(60):
@@ -92,6 +96,7 @@ def test_attacker_cannot_lock_the_owner_out(ada, try_password):
     assert try_password("203.0.113.9", PASSWORD) == 200  # also from a network that the service does not know
 
 
+@pytest.mark.asvs("6.3.1")
 def test_many_unknown_networks_get_an_attempt_a_minute_each(ada, try_password):
     assert [try_password(f"192.0.2.{number}") for number in range(6)] == [401] * 6
     assert [try_password("192.0.2.77") for _ in range(3)] == [401, 429, 429]
@@ -136,6 +141,7 @@ def test_attempts_count_before_their_password_is_verified(ada, try_password, mon
     assert statuses == [401, 429]
 
 
+@pytest.mark.asvs("14.2.2", "16.2.5")
 def test_login_leaves_no_username_in_redis_or_log(make_app, capfd):
     app = make_app(login_rate_limit="1 per hour", log_level="INFO")
     typed_into_the_wrong_field = "correct horse battery" * 50
@@ -195,6 +201,7 @@ def without_redis(make_app):
     return lambda **changes: make_app(redis_url="unix:///nowhere/redis.sock", **changes)
 
 
+@pytest.mark.asvs("16.5.2")
 def test_scoring_is_limited_in_memory_without_redis(without_redis, as_ada):
     client = without_redis(scoring_rate_limit="2 per hour").test_client()
     answers = [client.post(ANALYZE, json={"text": "x"}, headers=as_ada) for _ in range(3)]
@@ -202,6 +209,7 @@ def test_scoring_is_limited_in_memory_without_redis(without_redis, as_ada):
     assert answers[0].headers["RateLimit"].startswith('"scoring";r=1;')
 
 
+@pytest.mark.asvs("6.3.1")
 def test_sign_in_is_limited_in_memory_without_redis(without_redis, ada):
     client = without_redis(auth_rate_limit="2 per hour").test_client()
     body = {"username": "ada", "password": "correct horse battery staple"}
@@ -210,6 +218,7 @@ def test_sign_in_is_limited_in_memory_without_redis(without_redis, ada):
     assert REGISTRY.get_sample_value("sentiment_rate_limiter_fallbacks_total") - counted == 6
 
 
+@pytest.mark.asvs("7.4.1", "16.5.2")
 def test_ended_session_stays_ended_without_redis(without_redis, client, as_ada):
     client.post("/api/v1/auth/logout", headers=as_ada)
     assert without_redis().test_client().get(PROTECTED, headers=as_ada).status_code == 401
@@ -222,6 +231,7 @@ def test_session_ended_without_redis_stays_ended(app, client, without_redis, as_
     assert client.get(PROTECTED, headers=as_ada).status_code == 401
 
 
+@pytest.mark.asvs("7.4.1")
 def test_wiped_redis_revives_no_session(app, client, as_ada):
     client.post("/api/v1/auth/logout", headers=as_ada)
     REDIS.get(app).flushdb()

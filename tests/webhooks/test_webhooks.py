@@ -241,6 +241,7 @@ def test_delivery_fails_after_a_day_and_can_be_sent_again(client, as_ada, finish
     assert deliveries(finished)[0]["state"] == "delivered"
 
 
+@pytest.mark.asvs("15.4.4")
 def test_slow_receiver_does_not_delay_others(
     finish, as_ada, make_user, sign_in, deliver, receiver, deliveries, monkeypatch
 ):
@@ -260,6 +261,7 @@ def func_now():
     return db.session.scalar(db.select(func.clock_timestamp()))
 
 
+@pytest.mark.asvs("1.3.6", "15.3.2")
 def test_redirect_is_not_followed(finished, deliver, receiver, deliveries):
     receiver.status = 302
     deliver()
@@ -274,6 +276,7 @@ def test_unreachable_receiver_is_stored_as_answer(finished, deliver, receiver, d
     assert deliveries(finished)[0]["answer"] == "NewConnectionError"
 
 
+@pytest.mark.asvs("1.3.6")
 @pytest.mark.parametrize(
     "url",
     [
@@ -327,6 +330,7 @@ def test_internal_address_is_refused(client, as_ada, url, monkeypatch):
     assert answer.json["errors"][0]["pointer"] == "/webhook_url"
 
 
+@pytest.mark.asvs("1.3.6")
 def test_dns_rebinding_is_refused(make_app, as_ada, work, receiver, deliveries, monkeypatch):
     """The name resolves to a public address at submission, and to an internal address at delivery."""
     found = iter(["93.184.215.14", "127.0.0.1"])
@@ -347,6 +351,7 @@ def test_dns_rebinding_is_refused(make_app, as_ada, work, receiver, deliveries, 
     assert receiver.received == []
 
 
+@pytest.mark.asvs("1.3.6")
 @pytest.mark.parametrize(
     ("addresses", "shown"),
     [
