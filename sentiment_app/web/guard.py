@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import NamedTuple, cast
+from typing import NamedTuple, NoReturn, cast
 from uuid import UUID
 
+import structlog
 from flask import Flask, current_app, g, request
 from flask_limiter.util import get_remote_address
 from limits import RateLimitItem
@@ -15,6 +16,8 @@ from sentiment_app.web import rate_limits
 from sentiment_app.web.admission import Admission, Verdict
 from sentiment_app.web.operation import Operation, operation_of
 from sentiment_app.web.rate_limits import RateLimits
+
+log = structlog.get_logger()
 
 
 class InsufficientScopeError(ForbiddenError):
@@ -94,12 +97,12 @@ class Guard:
         principal = self._admit(operation)
         self._count(operation.rates[1:], principal.user_id)
         if operation.access == "administrator" and not self.is_administrator(principal.user_id):
-            raise ForbiddenError
+            _refuse(principal, ForbiddenError())
 
     def _admit(self, operation: Operation) -> Principal:
         principal = self.identify(_bearer_token())
         if principal.key:  # before the rates of the user, which a key must not use up where it may not be used
-            self._check_key(principal.credential_id, principal.key, operation)
+            self._check_key(principal, principal.key, operation)
         verdict, standing = self.admission.admit(principal.user_id, principal.credential_id, operation.rates[0])
         if verdict is Verdict.SESSION_ENDED:
             raise InvalidTokenError
@@ -107,17 +110,24 @@ class Guard:
         rate_limits.check(standing)
         return principal
 
-    def _check_key(self, key_id: UUID, key: ApiKeyGrant, operation: Operation) -> None:
+    def _check_key(self, principal: Principal, key: ApiKeyGrant, operation: Operation) -> None:
         if key.networks and not any(_is_in(network) for network in key.networks):
-            raise ForeignNetworkError
+            _refuse(principal, ForeignNetworkError())
         if key.scopes.isdisjoint(operation.scopes):
-            raise InsufficientScopeError(operation.scopes, key.scopes)
+            _refuse(principal, InsufficientScopeError(operation.scopes, key.scopes))
         if key.rate:
-            rate_limits.check(self.rate_limits.hit_item("api-key", key.rate, str(key_id)))
+            rate_limits.check(self.rate_limits.hit_item("api-key", key.rate, str(principal.credential_id)))
 
     def _count(self, rates: tuple[str, ...], user_id: UUID | None) -> None:
         for rate in rates:
             rate_limits.check(self.rate_limits.hit(rate, user_id))
+
+
+def _refuse(principal: Principal, error: ForbiddenError) -> NoReturn:
+    """Raise an error, and log it as OWASP's Application Logging Vocabulary names it."""
+    ids = {"user_id": str(principal.user_id), "credential_id": str(principal.credential_id)}
+    log.warning("authz_fail", **ids, network=rate_limits.network(), reason=error.kind)
+    raise error
 
 
 def caller() -> Principal:

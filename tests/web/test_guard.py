@@ -1,10 +1,12 @@
 """Default deny: every route needs a token, except the public routes that are listed here."""
 
+import json
 import re
 import uuid
 
 import pytest
 
+from sentiment_app.infrastructure import logs
 from sentiment_app.users import api_keys
 from sentiment_app.web.operation import ADMINISTRATOR_SCOPES, SCOPES
 
@@ -150,3 +152,17 @@ def test_every_route_admits_exactly_the_declared_roles_and_scopes(app, client, a
         allowed = {(name, scope) for name in names for scope in {*scopes, "session"}}
         expected[route] = allowed - {("ada", scope) for scope in ADMINISTRATOR_SCOPES}
     assert found == expected
+
+
+@pytest.mark.asvs("16.3.2")
+def test_refused_attempts_are_logged(client, ada, as_ada, capfd):
+    made = api_keys.create(ada, api_keys.Grant("test", ["score"]))
+    elsewhere = api_keys.create(ada, api_keys.Grant("test", ["read"], ["192.0.2.0/24"]))
+    logs.configure("WARNING")  # to the stream that the test reads
+    client.get("/api/v1/users", headers=as_ada)
+    for key in (made, elsewhere):
+        client.get("/api/v1/users/me", headers={"Authorization": f"Bearer {key.key}"})
+    logged = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "authz_fail" in line]
+    assert [entry["reason"] for entry in logged] == ["forbidden", "insufficient-scope", "forbidden"]
+    assert {(entry["user_id"], entry["network"]) for entry in logged} == {(str(ada.id), "127.0.0.1")}
+    assert [entry["credential_id"] for entry in logged[1:]] == [str(made.record.id), str(elsewhere.record.id)]
