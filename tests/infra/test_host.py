@@ -154,7 +154,7 @@ def test_no_customer_value_reaches_a_log(host, api):
         f"{{ journalctl --no-pager; grep -rh '' /var/log /var/lib/valkey; }} 2>/dev/null | grep -a {wanted}"
     )
     assert written.stdout == ""
-    slow = "SELECT count(*) FROM pg_stat_statements WHERE query LIKE 'INSERT INTO sentiment_requests%'"
+    slow = "SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%INSERT INTO sentiment_requests%'"
     assert int(host.run(f'sudo -u postgres psql -d sentiment -Atc "{slow}"').stdout) >= 1
 
 
