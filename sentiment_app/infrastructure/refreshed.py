@@ -37,7 +37,7 @@ class Refreshed(Generic[T]):
 
     def get(self) -> T:
         """The value. Must not be called within a unit of work."""
-        if self._age() >= self._seconds:
+        if self._age() >= self._seconds or not self._values:
             self._refresh()
         return self._values[0]
 
@@ -48,7 +48,7 @@ class Refreshed(Generic[T]):
         """
         began_at = time.monotonic()
         with self._lock:
-            if self._failure and self._failed_at >= began_at:
+            if self._failure and self._failed_at > began_at:
                 raise self._failure
             if self._age() >= min_age or not self._values:
                 self._store()

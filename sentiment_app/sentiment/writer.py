@@ -144,14 +144,15 @@ class GroupWriter:
             with self._connect() as connection:
                 self._execute(connection, rows)
             return [[] for _ in rows]
+        distinct = {row["id"]: row for row in rows}  # a request that Nginx repeats may be here twice
         with self._begin() as connection:
-            outcomes: list[Outcome] = [*refuse_excess(connection, rows)]
-            refused = {row["id"] for row, outcome in zip(rows, outcomes, strict=True) if isinstance(outcome, Exception)}
+            checked = refuse_excess(connection, list(distinct.values()))
+            outcomes: dict[str, Outcome] = dict(zip(distinct, checked, strict=True))
+            refused = {id_ for id_, outcome in outcomes.items() if isinstance(outcome, Exception)}
             if refused:  # rows that were stored before, when the answer was lost, are not refused
-                before = self._find_stored(connection, refused)
-                outcomes = [[] if row["id"] in before else outcome for row, outcome in zip(rows, outcomes, strict=True)]
-            self._execute(connection, [row for row in rows if row["id"] not in refused])
-        return outcomes
+                outcomes |= {id_: [] for id_ in self._find_stored(connection, refused)}
+            self._execute(connection, [row for id_, row in distinct.items() if id_ not in refused])
+        return [outcomes[row["id"]] for row in rows]
 
     def _find_stored(self, connection: Connection, ids: Collection[str]) -> set[str]:
         found = union(*(select(table.id).where(table.id.in_(ids)) for table in (SentimentRequest, UsageRecord)))

@@ -49,6 +49,11 @@ class Quota(NamedTuple):
     period: str
     limit: int
 
+    @property
+    def counter(self) -> tuple[UUID, str]:
+        """Identifies the counter of the current period."""
+        return self.subject_id, self.period
+
 
 class QuotaUse(NamedTuple):
     """A quota, the rows that are used of it, and when it begins anew."""
@@ -121,14 +126,14 @@ def refuse_excess(sql: Sql, rows: Sequence[Mapping[str, Any]]) -> list[QuotaExce
     pending = QUOTAS.get().count_pending(sql, {quota.subject_id for quota in owners})
     outcomes: list[QuotaExceededError | Sequence[QuotaUse]] = []
     for row in rows:
-        full = [quota for quota in row["quotas"] if used[quota] + pending.get(quota.subject_id, 0) + 1 > quota.limit]
+        needed = {quota: used[quota.counter] + pending.get(quota.subject_id, 0) + 1 for quota in row["quotas"]}
+        full = next((quota for quota in row["quotas"] if needed[quota] > quota.limit), None)
         if full:
-            needed = used[full[0]] + pending.get(full[0].subject_id, 0) + 1
-            outcomes.append(QuotaExceededError(full[0], needed, UUID(row["user_id"])))
+            outcomes.append(QuotaExceededError(full, needed[full], UUID(row["user_id"])))
             continue
         for quota in row["quotas"]:
-            used[quota] += 1
-        outcomes.append([QuotaUse(quota, used[quota], next_start(quota.period)) for quota in row["quotas"]])
+            used[quota.counter] += 1
+        outcomes.append([QuotaUse(quota, used[quota.counter], next_start(quota.period)) for quota in row["quotas"]])
     return outcomes
 
 
@@ -149,7 +154,7 @@ def check(user_id: UUID, key_id: UUID | None, rows: int = 0, *, task_rows: int =
     for quota in quotas:
         if task_rows > quota.limit:
             raise TaskExceedsQuotaError(quota, user_id)
-        needed = used[quota] + pending.get(quota.subject_id, 0) + rows
+        needed = used[quota.counter] + pending.get(quota.subject_id, 0) + rows
         if needed > quota.limit:
             raise QuotaExceededError(quota, needed, user_id)
 
@@ -226,20 +231,19 @@ def _combine(
     return quotas
 
 
-def _lock_counters(sql: Sql, owners: Mapping[Quota, UUID]) -> dict[Quota, int]:
+def _lock_counters(sql: Sql, owners: Mapping[Quota, UUID]) -> dict[tuple[UUID, str], int]:
     """Create the counters that do not exist, lock all, and return their rows. The quotas belong to these users."""
     found = _select_counters(sql, owners)
-    missing = [quota for quota in owners if (quota.subject_id, quota.period) not in found]
+    missing = {quota.counter: quota for quota in owners if quota.counter not in found}
     if missing:
-        for quota in sorted(missing):
+        for _, quota in sorted(missing.items()):
             _create_counter(sql, quota, owners[quota])
         found = _select_counters(sql, owners)
-    return {quota: found.get((quota.subject_id, quota.period), 0) for quota in owners}
+    return {quota.counter: found.get(quota.counter, 0) for quota in owners}
 
 
 def _select_counters(sql: Sql, quotas: Iterable[Quota]) -> dict[tuple[UUID, str], int]:
-    pairs = [(quota.subject_id, quota.period) for quota in quotas]
-    wanted = tuple_(QuotaCounter.subject_id, QuotaCounter.period).in_(pairs)
+    wanted = tuple_(QuotaCounter.subject_id, QuotaCounter.period).in_([quota.counter for quota in quotas])
     counters = select(QuotaCounter.subject_id, QuotaCounter.period, QuotaCounter.rows).where(wanted, _is_current())
     rows = sql.execute(counters.order_by(*COUNTER).with_for_update())
     return {(row.subject_id, row.period): row.rows for row in rows}

@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.runtime import Scorer
+from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.sentiment.writer import WRITER
 from sentiment_app.tasks.models import Task
 from sentiment_app.usage import quotas
@@ -237,6 +238,15 @@ def test_group_refuses_only_the_rows_without_room(limited, ada, make_user):
     counted = select(UsageRecord.user_id, func.sum(UsageRecord.rows)).group_by(UsageRecord.user_id)
     for statement in (counted, select(QuotaCounter.user_id, QuotaCounter.rows)):
         assert dict(db.session.execute(statement).all()) == {ada.id: 2, bob.id: 2}
+
+
+def test_request_that_is_twice_in_a_group_is_stored_once(limited, ada):
+    with limited(rows_per_day=1).application.app_context():
+        twice = row(ada, [quotas.Quota(ada.id, "day", 1)])
+        outcomes = WRITER.get()._insert([twice, row(ada, [quotas.Quota(ada.id, "day", 2)]), {**twice}])
+    assert [isinstance(outcome, quotas.QuotaExceededError) for outcome in outcomes] == [False, False, False]
+    assert db.session.scalar(select(func.count()).select_from(SentimentRequest)) == 2
+    assert counters() == {"day": 2}
 
 
 def row(user, its_quotas):
