@@ -49,6 +49,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_quota_counters_user_id_users", ondelete="CASCADE"),
     )
     op.create_index("ix_quota_counters_user_id", "quota_counters", ["user_id"])
+    op.create_index("ix_quota_counters_corrected_at", "quota_counters", ["corrected_at"])
     for table in ("users", "api_keys"):
         op.add_column(table, sa.Column("rows_per_day", sa.BigInteger))
         op.add_column(table, sa.Column("rows_per_month", sa.BigInteger))

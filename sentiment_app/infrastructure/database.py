@@ -30,6 +30,7 @@ UTC = TIMESTAMP(timezone=True)
 # SQLSTATEs (PostgreSQL manual, appendix A).
 QUERY_CANCELED = "57014"
 UNDEFINED_TABLE = "42P01"
+UNKNOWN_STATEMENT = "26000"
 CONFLICTS = ("40001", "40P01")  # serialization_failure, deadlock_detected: the transaction was rolled back
 
 CONNECT_SECONDS = 3.0
@@ -74,7 +75,9 @@ def flask_config(settings: Settings) -> dict[str, Any]:
             "keepalives_idle": KEEPALIVE_IDLE_SECONDS,
             "keepalives_interval": 1,
             "keepalives_count": KEEPALIVE_PROBES,
-            "options": f"-c statement_timeout={settings.database_statement_seconds * 1000:.0f}",
+            # Planning a prepared statement anew each time takes longer than any plan could save.
+            "options": f"-c statement_timeout={settings.database_statement_seconds * 1000:.0f} "
+            "-c plan_cache_mode=force_generic_plan",
         },
     }
     size = settings.database_pool_size
@@ -181,8 +184,11 @@ RESOURCE_ERRORS = AppKey[ResourceErrors]("resource_errors")
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same transaction may succeed when it is repeated: after a disconnect, deadlock or conflict."""
-    return is_disconnect(error) or sqlstate(error) in CONFLICTS
+    """Whether the same transaction may succeed when it is repeated: after a disconnect, deadlock or conflict.
+
+    Or because a prepared statement is missing, which is then prepared again.
+    """
+    return is_disconnect(error) or sqlstate(error) in (*CONFLICTS, UNKNOWN_STATEMENT)
 
 
 def retry_on_disconnect(seconds: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

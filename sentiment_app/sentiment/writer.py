@@ -8,19 +8,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from operator import itemgetter
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, select, union
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from sentiment_app.errors import UnavailableError
 from sentiment_app.infrastructure import metrics
 from sentiment_app.infrastructure.app_state import AppKey
 from sentiment_app.infrastructure.coalescing import Coalescer
-from sentiment_app.infrastructure.database import retry_on_disconnect
+from sentiment_app.infrastructure.database import UNKNOWN_STATEMENT, retry_on_disconnect, sqlstate
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.usage.models import QuotaCounter, UsageRecord
-from sentiment_app.usage.quotas import QuotaUse, refuse_excess
+from sentiment_app.usage.quotas import QuotaUse, create_counters, refuse_excess
 
 # How much longer a request waits for its group than the group is retried.
 GRACE_SECONDS = 5.0
@@ -145,6 +146,8 @@ class GroupWriter:
                 self._execute(connection, rows)
             return [[] for _ in rows]
         distinct = {row["id"]: row for row in rows}  # a request that Nginx repeats may be here twice
+        with self._connect() as connection:
+            create_counters(connection, {quota: UUID(row["user_id"]) for row in rows for quota in row["quotas"]})
         with self._begin() as connection:
             checked = refuse_excess(connection, list(distinct.values()))
             outcomes: dict[str, Outcome] = dict(zip(distinct, checked, strict=True))
@@ -164,7 +167,12 @@ class GroupWriter:
             if IS_PREPARED not in connection.info:  # it lasts as long as the connection
                 connection.exec_driver_sql(PREPARE)
                 connection.info[IS_PREPARED] = True
-            connection.exec_driver_sql(EXECUTE, columns)
+            try:
+                connection.exec_driver_sql(EXECUTE, columns)
+            except DBAPIError as error:
+                if sqlstate(error) == UNKNOWN_STATEMENT:  # somebody has run DISCARD ALL; the group is repeated
+                    connection.info.pop(IS_PREPARED)
+                raise
 
 
 WRITER = AppKey[GroupWriter]("writer")

@@ -14,6 +14,7 @@ from sentiment_app.ml.runtime import Assessments, ScoringError, TextScorer, find
 from sentiment_app.registry.serving import NoModelError, UnknownModelError, UnusableModelError, serving
 from sentiment_app.tasks import chunks, lifecycle
 from sentiment_app.tasks.chunks import Claim
+from sentiment_app.usage import quotas
 
 # The limit on the texts that are scored before the lease is renewed. The first slice is a single text, and each slice
 # has at most twice the characters of the slice before it. So the lease does not expire, even if the model takes seconds
@@ -62,6 +63,7 @@ def score(claim: Claim) -> None:
     except BaseException:
         chunks.release_lease(claim.id, claim.token)
         raise
+    quotas.prepare(claim.user_id, claim.key_id)
     if not chunks.store(claim, found, errors):
         log.info("lease_lost", chunk=str(claim.id))
 

@@ -1,5 +1,6 @@
 """Quotas: the limits on a user's unfinished tasks, and on the rows in them. For rows in a day or month, see usage."""
 
+from collections import Counter
 from collections.abc import Collection
 from uuid import UUID
 
@@ -23,13 +24,18 @@ class TooManyTasksError(RateLimitedError):
     retry_after_seconds = 30
 
 
-@unit_of_work
 def check(user_id: UUID, key_id: UUID | None) -> None:
     """Check all quotas before an upload is read.
 
     Raises:
         TooManyTasksError, QuotaExceededError
     """
+    row_quotas.prepare(user_id, key_id)
+    _check(user_id, key_id)
+
+
+@unit_of_work
+def _check(user_id: UUID, key_id: UUID | None) -> None:
     tasks, rows = _unfinished(user_id)
     _refuse_task(tasks + 1)
     _refuse_rows(rows + 1)
@@ -66,16 +72,14 @@ def reserve_rows(user_id: UUID, task_id: UUID, rows: int) -> None:
 
 def count_pending(sql: row_quotas.Sql, subjects: Collection[UUID]) -> dict[UUID, int]:
     """The rows of unfinished tasks that wait to be scored, by account and by API key."""
-    found: dict[UUID, int] = {}
-    for subject in (Task.user_id, Task.key_id):
-        waiting = (
-            select(subject, func.sum(Chunk.size - Chunk.completed))
-            .join(Task, Task.id == Chunk.task_id)
-            .where(subject.in_(subjects), Task.status.in_(UNFINISHED), Task.deleted_at.is_(None))
-            .where(Chunk.state != "done")
-            .group_by(subject)
-        )
-        found |= {id_: int(rows) for id_, rows in sql.execute(waiting) if id_}
+    found: Counter[UUID] = Counter()
+    is_unfinished = Task.status.in_(UNFINISHED) & Task.deleted_at.is_(None)
+    # A chunk that runs when its task fails or is deleted may still be stored.
+    for is_waiting in (is_unfinished & (Chunk.state != "done"), ~is_unfinished & (Chunk.state == "running")):
+        for subject in (Task.user_id, Task.key_id):
+            rows = select(subject, func.sum(Chunk.size - Chunk.completed)).join(Task, Task.id == Chunk.task_id)
+            counted = rows.where(subject.in_(subjects), is_waiting).group_by(subject)
+            found.update({id_: int(number) for id_, number in sql.execute(counted) if id_})
     return found
 
 

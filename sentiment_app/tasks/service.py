@@ -379,6 +379,7 @@ def retry(user_id: UUID | None, task_id: UUID) -> Task:
     task = get(user_id, task_id)
     if task.status not in ("completed", "failed", "cancelled"):
         raise TaskStateError(f"Only a task that has ended can be retried. This task is {task.status}.")
+    row_quotas.prepare(task.user_id, task.key_id)
     if not _reopen(task):
         raise TaskStateError("The task has no failed rows that a retry could score.")
     lifecycle.dispatch(task_id)

@@ -234,7 +234,7 @@ def submit(
     if submission.webhook_url:
         egress.check_url(submission.webhook_url)
     # Rows that were scored count under the quotas. With quotas, nothing is scored before all rows are accepted.
-    waits = row_quotas.has_any(submission.user_id, submission.key_id)
+    waits = row_quotas.prepare(submission.user_id, submission.key_id)
     task_id = open_task(submission, version)
     try:
         total = 0

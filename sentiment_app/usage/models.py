@@ -46,6 +46,7 @@ class QuotaCounter(Base):
     __table_args__ = (
         CheckConstraint("period IN ('day', 'month')", name="period"),
         Index("ix_quota_counters_user_id", "user_id"),
+        Index("ix_quota_counters_corrected_at", "corrected_at"),
     )
 
     subject_id: Mapped[UUID] = mapped_column(primary_key=True)

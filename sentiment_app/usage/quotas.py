@@ -6,15 +6,16 @@ A counter in PostgreSQL has the rows of the period's usage records. A transactio
 counters that exist. If there is a quota, it first locks the counters, in a fixed order, and a row is refused if it has
 no room beside the rows of waiting tasks. So requests at the same time, in different processes and hosts, cannot exceed
 a quota together. A counter is created when a quota first needs it. A transaction that stores scores at that moment may
-not see it: the reconciler corrects all counters every minute.
+not see it: the reconciler corrects new counters within seconds, and all counters about every minute.
 """
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Date, cast, delete, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Date, cast, column, delete, func, or_, select, tuple_, update, values
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, scoped_session
 
@@ -30,7 +31,7 @@ PERIODS = ("day", "month")
 # How soon every process knows the own quota of an account.
 REFRESH_SECONDS = 10.0
 CORRECTED_AFTER = dt.timedelta(minutes=1)
-MAX_CORRECTED = 200
+CORRECTED_TOGETHER, MAX_CORRECTIONS = 50, 200
 KEPT_DAYS = 62
 MAX_ROWS = 10**12
 
@@ -119,11 +120,12 @@ def of_request(principal: Principal) -> Sequence[Quota]:
 def refuse_excess(sql: Sql, rows: Sequence[Mapping[str, Any]]) -> list[QuotaExceededError | Sequence[QuotaUse]]:
     """Which rows exceed a quota, in the caller's transaction, which stores the other rows and raises the counters.
 
-    Each row has its `user_id` and its `quotas`. Returns for each row the error, or its quotas after it is stored.
+    Each row has its `user_id`, `key_id` and `quotas`, whose counters were created before. Returns for each row the
+    error, or its quotas after it is stored.
     """
-    owners = {quota: UUID(row["user_id"]) for row in rows for quota in row["quotas"]}
-    used = _lock_counters(sql, owners)
-    pending = QUOTAS.get().count_pending(sql, {quota.subject_id for quota in owners})
+    subjects = {UUID(id_) for row in rows for id_ in (row["user_id"], row["key_id"]) if id_}
+    used = _lock_counters(sql, subjects)
+    pending = QUOTAS.get().count_pending(sql, {quota.subject_id for row in rows for quota in row["quotas"]})
     outcomes: list[QuotaExceededError | Sequence[QuotaUse]] = []
     for row in rows:
         needed = {quota: used[quota.counter] + pending.get(quota.subject_id, 0) + 1 for quota in row["quotas"]}
@@ -137,10 +139,47 @@ def refuse_excess(sql: Sql, rows: Sequence[Mapping[str, Any]]) -> list[QuotaExce
     return outcomes
 
 
+def create_counters(sql: Sql, owners: Mapping[Quota, UUID]) -> None:
+    """Create the counters of these quotas, which belong to these users, unless they exist.
+
+    This is a transaction of its own: a transaction that creates some counters and then locks others could deadlock.
+    """
+    wanted = values(
+        column("subject_id", QuotaCounter.subject_id.type),
+        column("period", QuotaCounter.period.type),
+        column("user_id", QuotaCounter.user_id.type),
+        name="wanted",
+    ).data([(quota.subject_id, quota.period, user_id) for quota, user_id in owners.items()])
+    found = select(QuotaCounter.subject_id).where(
+        QuotaCounter.subject_id == wanted.c.subject_id, QuotaCounter.period == wanted.c.period, _is_current()
+    )
+    used = _count_usage(wanted.c.subject_id, wanted.c.period, wanted.c.user_id)
+    # Corrected soon, because a transaction that stores scores at this moment does not see the counter.
+    due = func.now() - CORRECTED_AFTER
+    missing = (
+        select(wanted.c.subject_id, wanted.c.period, _begin_of(wanted.c.period), User.id, used.scalar_subquery(), due)
+        .join(User, User.id == wanted.c.user_id)  # a deleted account gets no counter
+        .where(~found.exists())
+        .order_by(wanted.c.subject_id, wanted.c.period)
+    )
+    names = ["subject_id", "period", "starts_on", "user_id", "rows", "corrected_at"]
+    sql.execute(insert(QuotaCounter).from_select(names, missing).on_conflict_do_nothing())
+
+
+@unit_of_work
+def prepare(user_id: UUID, key_id: UUID | None) -> bool:
+    """Create the counters of the quotas of an account and a key. Returns whether there are quotas."""
+    quotas = find(user_id, key_id)
+    if quotas:
+        create_counters(db.session, dict.fromkeys(quotas, user_id))
+    return bool(quotas)
+
+
 def check(user_id: UUID, key_id: UUID | None, rows: int = 0, *, task_rows: int = 0) -> None:
     """Check that the rows of waiting tasks, and more `rows`, fit into all quotas, within the caller's unit of work.
 
-    A task that grows has stored its new rows before, so that they wait; `task_rows` is the number of all its rows.
+    The caller has called `prepare` before. A task that grows has stored its new rows before, so that they wait;
+    `task_rows` is the number of all its rows.
 
     Raises:
         QuotaExceededError
@@ -149,7 +188,7 @@ def check(user_id: UUID, key_id: UUID | None, rows: int = 0, *, task_rows: int =
     quotas = find(user_id, key_id)
     if not quotas:
         return
-    used = _lock_counters(db.session, dict.fromkeys(quotas, user_id))
+    used = _lock_counters(db.session, {user_id, key_id} - {None})
     pending = QUOTAS.get().count_pending(db.session, {quota.subject_id for quota in quotas})
     for quota in quotas:
         if task_rows > quota.limit:
@@ -159,19 +198,12 @@ def check(user_id: UUID, key_id: UUID | None, rows: int = 0, *, task_rows: int =
             raise QuotaExceededError(quota, needed, user_id)
 
 
-@unit_of_work
-def has_any(user_id: UUID, key_id: UUID | None) -> bool:
-    """Whether an account or a key has a quota."""
-    return bool(find(user_id, key_id))
-
-
 def raise_counters(user_id: UUID, key_id: UUID | None, rows: int) -> None:
     """Count rows that are stored, within the caller's unit of work. Counters that do not exist are not created."""
-    subjects = [user_id] if key_id is None else [user_id, key_id]
-    locked = select(*COUNTER).where(QuotaCounter.subject_id.in_(subjects), _is_current())
-    locked = locked.order_by(*COUNTER).with_for_update()
-    raised = update(QuotaCounter).where(tuple_(*COUNTER).in_(select(locked.cte("locked"))))
-    db.session.execute(raised.values(rows=QuotaCounter.rows + rows), execution_options=UNSYNCHRONIZED)
+    subjects = {user_id, key_id} - {None}
+    if _lock_counters(db.session, subjects):
+        raised = update(QuotaCounter).where(QuotaCounter.subject_id.in_(subjects), _is_current())
+        db.session.execute(raised.values(rows=QuotaCounter.rows + rows), execution_options=UNSYNCHRONIZED)
 
 
 @unit_of_work
@@ -184,17 +216,30 @@ def list_used(user_id: UUID, key_id: UUID | None = None) -> Sequence[QuotaUse]:
     return found
 
 
-@unit_of_work
 def correct() -> None:
     """Set counters that were not corrected for a minute to the sum of their usage records."""
-    due = QuotaCounter.corrected_at < func.now() - CORRECTED_AFTER
-    chosen = select(*COUNTER).where(due, _is_current()).order_by(*COUNTER).limit(MAX_CORRECTED)
+    for _ in range(MAX_CORRECTIONS):
+        if not _correct_batch():
+            return
+
+
+@unit_of_work
+def _correct_batch() -> int:
+    due = QuotaCounter.corrected_at <= func.now() - CORRECTED_AFTER
+    chosen = select(*COUNTER).where(due, _is_current()).order_by(QuotaCounter.corrected_at).limit(CORRECTED_TOGETHER)
     locked = db.session.execute(chosen.with_for_update(skip_locked=True)).all()
-    for counter in locked:  # a new statement sees what was committed before the counter was locked
-        used = _count_usage(QuotaCounter.subject_id, counter.period, QuotaCounter.user_id)
-        corrected = update(QuotaCounter).where(tuple_(*COUNTER) == tuple_(*counter))
-        values = {"rows": used.scalar_subquery(), "corrected_at": func.now()}
-        db.session.execute(corrected.values(values), execution_options=UNSYNCHRONIZED)
+    # A new statement sees what was committed before the counters were locked.
+    used = _count_usage(QuotaCounter.subject_id, QuotaCounter.period, QuotaCounter.user_id)
+    corrected = update(QuotaCounter).where(tuple_(*COUNTER).in_([tuple(counter) for counter in locked]))
+    new = {"rows": used.scalar_subquery(), "corrected_at": func.now()}
+    db.session.execute(corrected.values(new), execution_options=UNSYNCHRONIZED)
+    return len(locked)
+
+
+@unit_of_work
+def delete_counters(user_id: UUID) -> None:
+    """Delete the counters of an account, before the account itself is deleted."""
+    db.session.execute(delete(QuotaCounter).where(QuotaCounter.user_id == user_id), execution_options=UNSYNCHRONIZED)
 
 
 @unit_of_work
@@ -231,39 +276,19 @@ def _combine(
     return quotas
 
 
-def _lock_counters(sql: Sql, owners: Mapping[Quota, UUID]) -> dict[tuple[UUID, str], int]:
-    """Create the counters that do not exist, lock all, and return their rows. The quotas belong to these users."""
-    found = _select_counters(sql, owners)
-    missing = {quota.counter: quota for quota in owners if quota.counter not in found}
-    if missing:
-        for _, quota in sorted(missing.items()):
-            _create_counter(sql, quota, owners[quota])
-        found = _select_counters(sql, owners)
-    return {quota.counter: found.get(quota.counter, 0) for quota in owners}
+def _lock_counters(sql: Sql, subjects: Collection[Any]) -> defaultdict[tuple[UUID, str], int]:
+    """Lock all current counters of accounts and keys, in the same order everywhere, and return their rows.
+
+    Also counters of quotas that are not known here: the statement that raises the counters would lock them later, in
+    another order.
+    """
+    counters = select(QuotaCounter.subject_id, QuotaCounter.period, QuotaCounter.rows)
+    counters = counters.where(QuotaCounter.subject_id.in_(subjects), _is_current()).order_by(*COUNTER)
+    found = {(row.subject_id, row.period): row.rows for row in sql.execute(counters.with_for_update())}
+    return defaultdict(int, found)
 
 
-def _select_counters(sql: Sql, quotas: Iterable[Quota]) -> dict[tuple[UUID, str], int]:
-    wanted = tuple_(QuotaCounter.subject_id, QuotaCounter.period).in_([quota.counter for quota in quotas])
-    counters = select(QuotaCounter.subject_id, QuotaCounter.period, QuotaCounter.rows).where(wanted, _is_current())
-    rows = sql.execute(counters.order_by(*COUNTER).with_for_update())
-    return {(row.subject_id, row.period): row.rows for row in rows}
-
-
-def _create_counter(sql: Sql, quota: Quota, user_id: UUID) -> None:
-    used = _count_usage(quota.subject_id, quota.period, user_id).scalar_subquery()
-    # From the table of users, so that a deleted account gets no counter.
-    counter = select(
-        cast(quota.subject_id, QuotaCounter.subject_id.type),
-        cast(quota.period, QuotaCounter.period.type),
-        _begin_of(quota.period),
-        User.id,
-        used,
-    ).where(User.id == user_id)
-    names = ["subject_id", "period", "starts_on", "user_id", "rows"]
-    sql.execute(insert(QuotaCounter).from_select(names, counter).on_conflict_do_nothing())
-
-
-def _count_usage(subject_id: Any, period: str, user_id: Any) -> Any:
+def _count_usage(subject_id: Any, period: Any, user_id: Any) -> Any:
     """The rows of an account or a key in the current period."""
     is_account = cast(subject_id, UsageRecord.user_id.type) == UsageRecord.user_id
     return select(func.coalesce(func.sum(UsageRecord.rows), 0)).where(

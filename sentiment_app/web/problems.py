@@ -15,9 +15,9 @@ from sentiment_app import errors
 from sentiment_app.errors import AppError
 from sentiment_app.infrastructure.database import (
     RESOURCE_ERRORS,
-    is_disconnect,
     is_out_of_resources,
     is_overload,
+    is_transient,
     sqlstate,
 )
 
@@ -170,7 +170,7 @@ def _database_error(error: SQLAlchemyError) -> Response:
         return to_response(
             errors.UnavailableError("The database lacks disk space, memory or connections. Retry later.")
         )
-    if is_disconnect(error) or is_overload(error):
+    if is_transient(error) or is_overload(error):
         log.error("database_unavailable", error=type(error).__name__)
         return to_response(errors.UnavailableError(DATABASE_UNAVAILABLE))
     return _unexpected(error)

@@ -56,7 +56,7 @@ def create_all_data(client, sign_in, model):
         one_time_tokens.create(Purpose.PASSWORD_RESET, user.id, timedelta(days=1))
         secrets.get_or_create(user.id)
         administration.administer(user.id, {"rows_per_day": 1_000_000})
-        quotas.refuse_excess(db.session, [{"user_id": str(user.id), "quotas": [quotas.Quota(user.id, "day", 9)]}])
+        quotas.prepare(user.id, None)
         sessions = db.session.scalars(select(Session.id).where(Session.user_id == user.id)).all()
         texts = {"request_id": [scored.json["id"]], "task_id": tasks, "delivery_id": deliveries}
         return {"user_id": [user.id], "key_id": [key.id], "session_id": sessions, **texts}

@@ -2,11 +2,11 @@
 
 import datetime as dt
 import json
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg2
 import pytest
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from uuid_utils.compat import uuid7
 
@@ -14,7 +14,8 @@ from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.runtime import Scorer
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.sentiment.writer import WRITER
-from sentiment_app.tasks.models import Task
+from sentiment_app.tasks import chunks, lifecycle
+from sentiment_app.tasks.models import Chunk, Task
 from sentiment_app.usage import quotas
 from sentiment_app.usage.models import QuotaCounter, UsageRecord
 from sentiment_app.users import administration, api_keys
@@ -279,6 +280,63 @@ def test_wrong_counter_is_corrected(limited, as_ada):
     db.session.commit()
     quotas.correct()  # not again within a minute
     assert counters() == {"day": 99, "month": 99}
+
+
+def test_new_counter_is_corrected_at_once(limited, as_ada):
+    """A transaction that stored scores while the counter was created has not seen it."""
+    score(limited(rows_per_day=5), as_ada, 2)
+    db.session.execute(update(QuotaCounter).values(rows=1))
+    db.session.commit()
+    quotas.correct()
+    assert counters() == {"day": 2}
+
+
+def test_all_counters_are_corrected(limited, ada, as_ada, monkeypatch):
+    monkeypatch.setattr(quotas, "CORRECTED_TOGETHER", 1)
+    score(limited(rows_per_day=5, rows_per_month=5), as_ada, 2)
+    db.session.execute(update(QuotaCounter).values(rows=99))
+    db.session.commit()
+    quotas.correct()
+    assert counters() == {"day": 2, "month": 2}
+
+
+def test_counters_of_all_users_of_a_group_are_locked_before_it_is_stored(limited, ada, make_user, statements):
+    """Also a counter whose quota this process does not know: it is raised, and must not be locked later."""
+    with limited().application.app_context():
+        bob = make_user("bob")
+        administration.administer(bob.id, {"rows_per_day": 9})
+        quotas.prepare(bob.id, None)
+        with statements() as seen:
+            WRITER.get()._insert([row(ada, [quotas.Quota(ada.id, "day", 2)]), row(bob, [])])
+    locking = [statement for statement in seen if "FOR UPDATE" in statement or "EXECUTE" in statement]
+    assert ["EXECUTE" in statement for statement in locking] == [False, True]
+    assert dict(db.session.execute(select(QuotaCounter.user_id, QuotaCounter.rows)).all()) == {ada.id: 1, bob.id: 1}
+
+
+def test_running_chunk_of_a_failed_task_keeps_its_place(limited, ada, as_ada):
+    administration.administer(ada.id, {"rows_per_day": 5})
+    client = limited()
+    task = submit(client, as_ada, 5).json["task_id"]
+    (chunk_id,) = db.session.scalars(select(Chunk.id))
+    claim = chunks.claim(chunk_id, uuid4())
+    lifecycle.fail(UUID(task), "the model is gone")
+    assert score(client, as_ada) == [429]
+    claim.found.scores[:] = [0.1, 0.2, 0.7]
+    assert chunks.store(claim, claim.found, {})
+    assert (used(client, as_ada), score(client, as_ada)) == ({"day": 5}, [429])
+
+
+def test_missing_prepared_statement_is_prepared_again(client, as_ada):
+    assert score(client, as_ada) == [200]
+    db.session.execute(text("SELECT 1"))
+    db.session.connection().exec_driver_sql("DEALLOCATE ALL")
+    assert score(client, as_ada) == [200]
+
+
+def test_counters_are_deleted_with_their_account(limited, ada, as_ada):
+    score(limited(rows_per_day=5), as_ada)
+    quotas.delete_counters(ada.id)
+    assert counters() == {}
 
 
 def test_deleted_account_is_refused_with_401(limited, ada, as_ada):
