@@ -5,7 +5,7 @@ from uuid import UUID
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sentiment_app.audit import service
 from sentiment_app.audit.schemas import EVENTS, AuditEventSchema
@@ -30,7 +30,8 @@ def index(account_id: UUID | None, event: str | None, since: datetime | None, li
     if as_json:
         print_json(AuditEventSchema(many=True).dump(found))
         return
-    table = Table("at", "event", "account", "by", "network", "detail", box=None)
+    whole = [Column(name, no_wrap=True) for name in ("at", "event")]
+    table = Table(*whole, *(Column(name, overflow="fold") for name in ("account", "by", "network", "detail")), box=None)
     for entry in found:
         by = entry.operator or str(entry.actor_id or "")
         account = str(entry.account_id or "")

@@ -238,6 +238,8 @@ def test_command_lists_the_log(app, ada):
     table = runner.invoke(args=["audit", "list", "--event", "user_created"])
     assert "user_created" in table.stdout
     assert runner.invoke(args=["audit", "list", "--event", "nonsense"]).exit_code == 2
+    administration.administer(ada.id, {"is_superuser": True})
+    assert "privilege_permissions_changed" in runner.invoke(args=["audit", "list"]).output  # at 80 columns
 
 
 @pytest.mark.asvs("16.2.4")
