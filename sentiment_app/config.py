@@ -28,6 +28,8 @@ CLOCK_LEEWAY = timedelta(seconds=30)
 KEY_CACHE_LIFE = timedelta(seconds=60)
 # Redis cannot count larger rates.
 MAX_RATE, MAX_RATE_SECONDS = 1_000_000, 31 * 86_400
+# The largest limit on the rows of a day or a month.
+MAX_ROWS = 10**12
 
 
 class ConfigError(Exception):
@@ -98,7 +100,7 @@ def _are_networks(names: list[str]) -> None:
 
 
 _at_least_one = validate.Range(min=1, max=2**31 - 1)
-_rows = validate.Range(min=0, max=10**12)
+_rows = validate.Range(min=0, max=MAX_ROWS)
 _days = validate.Range(min=1, max=36_500)
 _seconds = validate.Range(min=1, max=86_400 * 365)
 _above_zero = validate.Range(min=0.001, max=86_400)  # PostgreSQL treats a timeout below a millisecond as no limit

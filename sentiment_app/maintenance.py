@@ -11,7 +11,7 @@ from sentiment_app.errors import UnavailableError
 from sentiment_app.privacy.service import erase_deleted_accounts
 from sentiment_app.sentiment import history
 from sentiment_app.tasks.retention import RETENTION_STEPS
-from sentiment_app.usage import quotas
+from sentiment_app.usage import counters
 from sentiment_app.users import api_keys, one_time_tokens, sessions
 
 STEPS = {
@@ -22,7 +22,7 @@ STEPS = {
     "tokens": one_time_tokens.delete_expired,
     "accounts": erase_deleted_accounts,
     "audit": audit.delete_expired,
-    "quotas": quotas.delete_expired,
+    "quotas": counters.delete_expired,
 }
 
 log = structlog.get_logger()

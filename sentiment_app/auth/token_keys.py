@@ -16,8 +16,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import uuid_utils.compat as uuid
-from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import delete, func, insert, select
 
 from sentiment_app.audit import service as audit
 from sentiment_app.audit.service import Event
@@ -45,7 +44,7 @@ class RecentRotationError(ConflictError):
 class NoSigningKeyError(UnavailableError):
     """The table of keys is empty."""
 
-    detail = "There is no key that signs tokens. The operator can create it with: flask auth rotate-key"
+    detail = "The service has no key to sign tokens. The operator can create it with: flask auth rotate-key"
 
 
 class SigningKey(NamedTuple):
@@ -94,7 +93,7 @@ class TokenKeys:
         return self._ring.get().keys.get(id_) or self._ring.read_again(MIN_REFRESH_SECONDS).keys.get(id_)
 
     def _read(self) -> KeyRing:
-        found = _find_all()
+        found = list_keys()
         # HKDF-Extract (RFC 5869, section 2.2).
         keys = {str(row.id): hmac.digest(row.salt, self._secret, "sha256") for row in found}
         settled = [row for row in found if row.age >= SETTLE_SECONDS] or found[-1:]
@@ -111,11 +110,6 @@ class StoredKey(NamedTuple):
 
 
 TOKEN_KEYS = AppKey[TokenKeys]("token_keys")
-
-
-@unit_of_work
-def _find_all() -> Sequence[StoredKey]:
-    return _find()
 
 
 def _find() -> Sequence[StoredKey]:

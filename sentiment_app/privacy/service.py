@@ -17,7 +17,7 @@ from sentiment_app.tasks import render
 from sentiment_app.tasks import service as tasks
 from sentiment_app.tasks.models import Task
 from sentiment_app.tasks.schemas import TaskSchema
-from sentiment_app.usage import quotas
+from sentiment_app.usage import counters
 from sentiment_app.usage import service as usage
 from sentiment_app.usage.schemas import DailyUsageSchema
 from sentiment_app.users import administration, api_keys, sessions
@@ -38,7 +38,7 @@ def erase(user_id: UUID, seconds: float = ERASE_SECONDS) -> bool:
     tasks.mark_all_deleted(user_id)
     is_complete = history.delete_all(user_id, deadline).is_complete and tasks.erase_all(user_id, deadline)
     if is_complete:
-        quotas.delete_counters(user_id)
+        counters.delete_all_of(user_id)
         administration.erase(user_id)
     return is_complete
 

@@ -4,6 +4,7 @@ Under load, a commit for each row costs more than everything else in a request. 
 requests that have begun, which doubles its size. A request that arrives alone does not wait.
 """
 
+from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from operator import itemgetter
@@ -20,8 +21,9 @@ from sentiment_app.infrastructure.app_state import AppKey
 from sentiment_app.infrastructure.coalescing import Coalescer
 from sentiment_app.infrastructure.database import UNKNOWN_STATEMENT, retry_on_disconnect, sqlstate
 from sentiment_app.sentiment.models import SentimentRequest
+from sentiment_app.usage import counters
 from sentiment_app.usage.models import QuotaCounter, UsageRecord
-from sentiment_app.usage.quotas import QuotaUse, create_counters, refuse_excess
+from sentiment_app.usage.quotas import QuotaUse, owners, refuse_excess
 
 # How much longer a request waits for its group than the group is retried.
 GRACE_SECONDS = 5.0
@@ -147,7 +149,8 @@ class GroupWriter:
             return [[] for _ in rows]
         distinct = {row["id"]: row for row in rows}  # a request that Nginx repeats may be here twice
         with self._connect() as connection:
-            create_counters(connection, {quota: UUID(row["user_id"]) for row in rows for quota in row["quotas"]})
+            wanted = [owners(row["quotas"], UUID(row["user_id"])) for row in rows]
+            counters.create(connection, dict(ChainMap(*wanted)))
         with self._begin() as connection:
             checked = refuse_excess(connection, list(distinct.values()))
             outcomes: dict[str, Outcome] = dict(zip(distinct, checked, strict=True))

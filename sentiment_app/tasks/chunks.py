@@ -23,7 +23,7 @@ from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_wo
 from sentiment_app.ml.runtime import LABELS, Assessments
 from sentiment_app.tasks import totals
 from sentiment_app.tasks.models import OPEN, Chunk, Task
-from sentiment_app.usage import quotas
+from sentiment_app.usage import counters
 from sentiment_app.usage import service as usage
 
 LEASE_SECONDS = 8.0
@@ -132,7 +132,7 @@ def store(claim: Claim, found: Assessments, errors: dict[str, Any]) -> bool:
         return db.session.scalar(select(Chunk.id).where(*is_mine, Chunk.state == "done")) is not None
     if scored := _count_scored(found) - claim.scored_before:
         usage.record(claim.token, claim.user_id, claim.key_id, claim.model_version, scored)
-        quotas.raise_counters(claim.user_id, claim.key_id, scored)
+        counters.increase(claim.user_id, claim.key_id, scored)
     return True
 
 

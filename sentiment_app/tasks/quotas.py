@@ -1,10 +1,9 @@
 """Quotas: the limits on a user's unfinished tasks, and on the rows in them. For rows in a day or month, see usage."""
 
-from collections import Counter
 from collections.abc import Collection
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, union_all
 
 from sentiment_app.errors import RateLimitedError, TooLargeError
 from sentiment_app.infrastructure import queue
@@ -12,6 +11,7 @@ from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.tasks.models import UNFINISHED, Chunk, Task
 from sentiment_app.usage import quotas as row_quotas
+from sentiment_app.usage.counters import Sql
 
 # While Redis does not answer, the limit on a user's unfinished tasks is multiplied by this. The quota of rows stays.
 WAITING_FACTOR = 10
@@ -70,17 +70,21 @@ def reserve_rows(user_id: UUID, task_id: UUID, rows: int) -> None:
     _refuse_rows(other_rows + rows)
 
 
-def count_pending(sql: row_quotas.Sql, subjects: Collection[UUID]) -> dict[UUID, int]:
+def count_pending(sql: Sql, subjects: Collection[UUID]) -> dict[UUID, int]:
     """The rows of unfinished tasks that wait to be scored, by account and by API key."""
-    found: Counter[UUID] = Counter()
     is_unfinished = Task.status.in_(UNFINISHED) & Task.deleted_at.is_(None)
     # A chunk that runs when its task fails or is deleted may still be stored.
-    for is_waiting in (is_unfinished & (Chunk.state != "done"), ~is_unfinished & (Chunk.state == "running")):
-        for subject in (Task.user_id, Task.key_id):
-            rows = select(subject, func.sum(Chunk.size - Chunk.completed)).join(Task, Task.id == Chunk.task_id)
-            counted = rows.where(subject.in_(subjects), is_waiting).group_by(subject)
-            found.update({id_: int(number) for id_, number in sql.execute(counted) if id_})
-    return found
+    states = is_unfinished & (Chunk.state != "done"), ~is_unfinished & (Chunk.state == "running")
+    waiting = [
+        select(subject.label("subject"), (Chunk.size - Chunk.completed).label("rows"))
+        .join(Task, Task.id == Chunk.task_id)
+        .where(subject.in_(subjects), is_waiting)
+        for subject in (Task.user_id, Task.key_id)
+        for is_waiting in states
+    ]
+    found = union_all(*waiting).subquery()
+    counted = select(found.c.subject, func.sum(found.c.rows)).group_by(found.c.subject)
+    return {id_: int(rows) for id_, rows in sql.execute(counted)}
 
 
 def _unfinished(user_id: UUID, except_task: UUID | None = None) -> tuple[int, int]:

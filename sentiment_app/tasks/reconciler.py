@@ -17,7 +17,7 @@ from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_wo
 from sentiment_app.infrastructure.queue import TASKS_QUEUE, WEBHOOKS_QUEUE, queue
 from sentiment_app.tasks import lifecycle, retention
 from sentiment_app.tasks.models import OPEN, Chunk, Task
-from sentiment_app.usage import quotas as row_quotas
+from sentiment_app.usage import counters
 from sentiment_app.usage import service as usage
 from sentiment_app.webhooks import outbox
 from sentiment_app.webhooks.models import Delivery
@@ -40,7 +40,7 @@ def reconcile() -> dict[str, int]:
         "deliveries": _send_due_deliveries(),
     }
     usage.add_up()
-    row_quotas.correct()
+    counters.correct()
     if any(done.values()):
         log.info("reconciled", **done)
     return done

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sentiment_app.cli import Command, as_json, print_json
+from sentiment_app.config import MAX_ROWS
 from sentiment_app.usage import quotas, service
 from sentiment_app.usage.schemas import DailyUsageSchema, UsageQuerySchema
 from sentiment_app.users import administration
@@ -66,8 +67,8 @@ def set_quota(username: str, as_json: bool, **options: str | None) -> None:
 def _limit(text: str) -> int | None:
     if text == "default":
         return None
-    if not text.isdecimal() or not text.isascii() or int(text) > quotas.MAX_ROWS:
-        raise click.UsageError(f"{text!r} is neither a number of rows up to {quotas.MAX_ROWS:,} nor 'default'.")
+    if not text.isdecimal() or not text.isascii() or int(text) > MAX_ROWS:
+        raise click.UsageError(f"{text!r} is neither a number of rows up to {MAX_ROWS:,} nor 'default'.")
     return int(text)
 
 

@@ -1,46 +1,33 @@
 """Quotas: limits on the rows that an account, or an API key, may score in a day or a month (UTC).
 
-The limit of an account is its own, or else the setting's. A key can have limits in addition. 0 stands for no limit.
-
-A counter in PostgreSQL has the rows of the period's usage records. A transaction that stores scores also raises the
-counters that exist. If there is a quota, it first locks the counters, in a fixed order, and a row is refused if it has
+The limit of an account is its own, or else the setting's. A key can have limits in addition. 0 stands for no limit. If
+there is a quota, a transaction that stores scores first locks its counters (`counters`), and a row is refused if it has
 no room beside the rows of waiting tasks. So requests at the same time, in different processes and hosts, cannot exceed
-a quota together. A counter is created when a quota first needs it. A transaction that stores scores at that moment may
-not see it: the reconciler corrects new counters within seconds, and all counters about every minute.
+a quota together.
 """
 
 import datetime as dt
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Date, cast, column, delete, func, or_, select, tuple_, update, values
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy import or_, select
 
 from sentiment_app.errors import RateLimitedError, TooLargeError
 from sentiment_app.infrastructure.app_state import AppKey, settings
-from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
+from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.infrastructure.refreshed import Refreshed
-from sentiment_app.usage.models import QuotaCounter, UsageRecord
+from sentiment_app.usage import counters
+from sentiment_app.usage.counters import Counter, Sql
 from sentiment_app.users.models import ApiKey, User
 from sentiment_app.web.guard import Principal
 
 PERIODS = ("day", "month")
 # How soon every process knows the own quota of an account.
 REFRESH_SECONDS = 10.0
-CORRECTED_AFTER = dt.timedelta(minutes=1)
-CORRECTED_TOGETHER, MAX_CORRECTIONS = 50, 200
-KEPT_DAYS = 62
-MAX_ROWS = 10**12
 
-Sql = Connection | Session | scoped_session[Any]
-"""What executes statements in the caller's transaction."""
 CountPending = Callable[[Sql, Collection[UUID]], Mapping[UUID, int]]
 """Counts the rows of tasks that wait to be scored, by account and by API key."""
-
-COUNTER = QuotaCounter.subject_id, QuotaCounter.period, QuotaCounter.starts_on
 
 
 class Quota(NamedTuple):
@@ -51,7 +38,7 @@ class Quota(NamedTuple):
     limit: int
 
     @property
-    def counter(self) -> tuple[UUID, str]:
+    def counter(self) -> Counter:
         """Identifies the counter of the current period."""
         return self.subject_id, self.period
 
@@ -117,6 +104,11 @@ def of_request(principal: Principal) -> Sequence[Quota]:
     return QUOTAS.get().of_request(principal)
 
 
+def owners(quotas: Iterable[Quota], user_id: UUID) -> dict[Counter, UUID]:
+    """The counters of quotas, which belong to this user."""
+    return {quota.counter: user_id for quota in quotas}
+
+
 def refuse_excess(sql: Sql, rows: Sequence[Mapping[str, Any]]) -> list[QuotaExceededError | Sequence[QuotaUse]]:
     """Which rows exceed a quota, in the caller's transaction, which stores the other rows and raises the counters.
 
@@ -124,7 +116,7 @@ def refuse_excess(sql: Sql, rows: Sequence[Mapping[str, Any]]) -> list[QuotaExce
     error, or its quotas after it is stored.
     """
     subjects = {UUID(id_) for row in rows for id_ in (row["user_id"], row["key_id"]) if id_}
-    used = _lock_counters(sql, subjects)
+    used = counters.lock(sql, subjects)
     pending = QUOTAS.get().count_pending(sql, {quota.subject_id for row in rows for quota in row["quotas"]})
     outcomes: list[QuotaExceededError | Sequence[QuotaUse]] = []
     for row in rows:
@@ -139,39 +131,12 @@ def refuse_excess(sql: Sql, rows: Sequence[Mapping[str, Any]]) -> list[QuotaExce
     return outcomes
 
 
-def create_counters(sql: Sql, owners: Mapping[Quota, UUID]) -> None:
-    """Create the counters of these quotas, which belong to these users, unless they exist.
-
-    This is a transaction of its own: a transaction that creates some counters and then locks others could deadlock.
-    """
-    wanted = values(
-        column("subject_id", QuotaCounter.subject_id.type),
-        column("period", QuotaCounter.period.type),
-        column("user_id", QuotaCounter.user_id.type),
-        name="wanted",
-    ).data([(quota.subject_id, quota.period, user_id) for quota, user_id in owners.items()])
-    found = select(QuotaCounter.subject_id).where(
-        QuotaCounter.subject_id == wanted.c.subject_id, QuotaCounter.period == wanted.c.period, _is_current()
-    )
-    used = _count_usage(wanted.c.subject_id, wanted.c.period, wanted.c.user_id)
-    # Corrected soon, because a transaction that stores scores at this moment does not see the counter.
-    due = func.now() - CORRECTED_AFTER
-    missing = (
-        select(wanted.c.subject_id, wanted.c.period, _begin_of(wanted.c.period), User.id, used.scalar_subquery(), due)
-        .join(User, User.id == wanted.c.user_id)  # a deleted account gets no counter
-        .where(~found.exists())
-        .order_by(wanted.c.subject_id, wanted.c.period)
-    )
-    names = ["subject_id", "period", "starts_on", "user_id", "rows", "corrected_at"]
-    sql.execute(insert(QuotaCounter).from_select(names, missing).on_conflict_do_nothing())
-
-
 @unit_of_work
 def prepare(user_id: UUID, key_id: UUID | None) -> bool:
     """Create the counters of the quotas of an account and a key. Returns whether there are quotas."""
     quotas = find(user_id, key_id)
     if quotas:
-        create_counters(db.session, dict.fromkeys(quotas, user_id))
+        counters.create(db.session, owners(quotas, user_id))
     return bool(quotas)
 
 
@@ -188,7 +153,7 @@ def check(user_id: UUID, key_id: UUID | None, rows: int = 0, *, task_rows: int =
     quotas = find(user_id, key_id)
     if not quotas:
         return
-    used = _lock_counters(db.session, {user_id, key_id} - {None})
+    used = counters.lock(db.session, {user_id, key_id} - {None})
     pending = QUOTAS.get().count_pending(db.session, {quota.subject_id for quota in quotas})
     for quota in quotas:
         if task_rows > quota.limit:
@@ -198,55 +163,14 @@ def check(user_id: UUID, key_id: UUID | None, rows: int = 0, *, task_rows: int =
             raise QuotaExceededError(quota, needed, user_id)
 
 
-def raise_counters(user_id: UUID, key_id: UUID | None, rows: int) -> None:
-    """Count rows that are stored, within the caller's unit of work. Counters that do not exist are not created."""
-    subjects = {user_id, key_id} - {None}
-    if _lock_counters(db.session, subjects):
-        raised = update(QuotaCounter).where(QuotaCounter.subject_id.in_(subjects), _is_current())
-        db.session.execute(raised.values(rows=QuotaCounter.rows + rows), execution_options=UNSYNCHRONIZED)
-
-
 @unit_of_work
 def list_used(user_id: UUID, key_id: UUID | None = None) -> Sequence[QuotaUse]:
     """The quotas of an account, and of a key of it, with what is used of them."""
     found = []
     for quota in find(user_id, key_id):
-        used = db.session.scalars(_count_usage(quota.subject_id, quota.period, user_id)).one()
+        used = db.session.scalars(counters.count_usage(quota.subject_id, quota.period, user_id)).one()
         found.append(QuotaUse(quota, int(used), next_start(quota.period)))
     return found
-
-
-def correct() -> None:
-    """Set counters that were not corrected for a minute to the sum of their usage records."""
-    for _ in range(MAX_CORRECTIONS):
-        if not _correct_batch():
-            return
-
-
-@unit_of_work
-def _correct_batch() -> int:
-    due = QuotaCounter.corrected_at <= func.now() - CORRECTED_AFTER
-    chosen = select(*COUNTER).where(due, _is_current()).order_by(QuotaCounter.corrected_at).limit(CORRECTED_TOGETHER)
-    locked = db.session.execute(chosen.with_for_update(skip_locked=True)).all()
-    # A new statement sees what was committed before the counters were locked.
-    used = _count_usage(QuotaCounter.subject_id, QuotaCounter.period, QuotaCounter.user_id)
-    corrected = update(QuotaCounter).where(tuple_(*COUNTER).in_([tuple(counter) for counter in locked]))
-    new = {"rows": used.scalar_subquery(), "corrected_at": func.now()}
-    db.session.execute(corrected.values(new), execution_options=UNSYNCHRONIZED)
-    return len(locked)
-
-
-@unit_of_work
-def delete_counters(user_id: UUID) -> None:
-    """Delete the counters of an account, before the account itself is deleted."""
-    db.session.execute(delete(QuotaCounter).where(QuotaCounter.user_id == user_id), execution_options=UNSYNCHRONIZED)
-
-
-@unit_of_work
-def delete_expired() -> int:
-    """Delete the counters of past periods; returns their number."""
-    past = delete(QuotaCounter).where(QuotaCounter.starts_on < func.current_date() - KEPT_DAYS)
-    return len(db.session.scalars(past.returning(QuotaCounter.rows), execution_options=UNSYNCHRONIZED).all())
 
 
 def find(user_id: UUID, key_id: UUID | None) -> Sequence[Quota]:
@@ -274,36 +198,6 @@ def _combine(
     if key_id:
         quotas += [Quota(key_id, period, limit) for period, limit in zip(PERIODS, of_key, strict=True) if limit]
     return quotas
-
-
-def _lock_counters(sql: Sql, subjects: Collection[Any]) -> defaultdict[tuple[UUID, str], int]:
-    """Lock all current counters of accounts and keys, in the same order everywhere, and return their rows.
-
-    Also counters of quotas that are not known here: the statement that raises the counters would lock them later, in
-    another order.
-    """
-    counters = select(QuotaCounter.subject_id, QuotaCounter.period, QuotaCounter.rows)
-    counters = counters.where(QuotaCounter.subject_id.in_(subjects), _is_current()).order_by(*COUNTER)
-    found = {(row.subject_id, row.period): row.rows for row in sql.execute(counters.with_for_update())}
-    return defaultdict(int, found)
-
-
-def _count_usage(subject_id: Any, period: Any, user_id: Any) -> Any:
-    """The rows of an account or a key in the current period."""
-    is_account = cast(subject_id, UsageRecord.user_id.type) == UsageRecord.user_id
-    return select(func.coalesce(func.sum(UsageRecord.rows), 0)).where(
-        UsageRecord.user_id == user_id,
-        or_(is_account, UsageRecord.key_id == subject_id),
-        UsageRecord.day >= _begin_of(period),
-    )
-
-
-def _begin_of(period: Any) -> ColumnElement[dt.date]:
-    return cast(func.date_trunc(period, func.timezone("UTC", func.now())), Date)
-
-
-def _is_current() -> ColumnElement[bool]:
-    return QuotaCounter.starts_on == _begin_of(QuotaCounter.period)
 
 
 @unit_of_work

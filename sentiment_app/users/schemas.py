@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from environs import ValidationError as ConfigValidationError
 from marshmallow import ValidationError, fields, validate, validates_schema
 
-from sentiment_app.config import is_rate
+from sentiment_app.config import MAX_ROWS, is_rate
 from sentiment_app.users.api_keys import Grant
 from sentiment_app.users.passwords import MAX_LENGTH, MIN_LENGTH
 from sentiment_app.web.operation import SCOPES
@@ -51,9 +51,6 @@ def password(**options: Any) -> Text:
         load_only=True,
         **options,
     )
-
-
-MAX_ROWS = 10**12
 
 
 def rows(description: str, **options: Any) -> fields.Integer:

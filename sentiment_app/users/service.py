@@ -317,7 +317,7 @@ def _check_not_reserved(username: str, user_id: UUID) -> None:
 
 
 def load(user_id: UUID, *, with_for_update: bool = False) -> User:
-    """A user, also a deleted one, within the caller's unit of work.
+    """A user, even if the account was deleted, within the caller's unit of work.
 
     Raises:
         NotFoundError

@@ -372,7 +372,7 @@ def test_keys_stay_while_the_database_does_not_answer(own, ada, monkeypatch):
         def fail():
             raise OperationalError("", {}, Exception())
 
-        monkeypatch.setattr(token_keys, "_find_all", fail)
+        monkeypatch.setattr(token_keys, "list_keys", fail)
         let_refresh(app)
         assert status(app, tokens) == 200
 

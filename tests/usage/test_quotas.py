@@ -8,7 +8,7 @@ import psycopg2
 import pytest
 from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import OperationalError
-from uuid_utils.compat import uuid7
+from usage_rows import row
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.runtime import Scorer
@@ -16,6 +16,7 @@ from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.sentiment.writer import WRITER
 from sentiment_app.tasks import chunks, lifecycle
 from sentiment_app.tasks.models import Chunk, Task
+from sentiment_app.usage import counters as quota_counters
 from sentiment_app.usage import quotas
 from sentiment_app.usage.models import QuotaCounter, UsageRecord
 from sentiment_app.users import administration, api_keys
@@ -232,7 +233,10 @@ def test_group_refuses_only_the_rows_without_room(limited, ada, make_user):
     client, bob = limited(rows_per_day=2), make_user("bob")
     with client.application.app_context():
         quotas_of = {user.id: [quotas.Quota(user.id, "day", 2)] for user in (ada, bob)}
-        rows = [row(ada, quotas_of[ada.id]) for _ in range(3)] + [row(bob, quotas_of[bob.id]), row(bob, [])]
+        rows = [row(ada, quotas=quotas_of[ada.id]) for _ in range(3)] + [
+            row(bob, quotas=quotas_of[bob.id]),
+            row(bob, quotas=[]),
+        ]
         outcomes = WRITER.get()._insert(rows)
     refused = [isinstance(outcome, quotas.QuotaExceededError) for outcome in outcomes]
     assert refused == [False, False, True, False, False]
@@ -243,29 +247,11 @@ def test_group_refuses_only_the_rows_without_room(limited, ada, make_user):
 
 def test_request_that_is_twice_in_a_group_is_stored_once(limited, ada):
     with limited(rows_per_day=1).application.app_context():
-        twice = row(ada, [quotas.Quota(ada.id, "day", 1)])
-        outcomes = WRITER.get()._insert([twice, row(ada, [quotas.Quota(ada.id, "day", 2)]), {**twice}])
+        twice = row(ada, quotas=[quotas.Quota(ada.id, "day", 1)])
+        outcomes = WRITER.get()._insert([twice, row(ada, quotas=[quotas.Quota(ada.id, "day", 2)]), {**twice}])
     assert [isinstance(outcome, quotas.QuotaExceededError) for outcome in outcomes] == [False, False, False]
     assert db.session.scalar(select(func.count()).select_from(SentimentRequest)) == 2
     assert counters() == {"day": 2}
-
-
-def row(user, its_quotas):
-    return {
-        "id": str(uuid7()),
-        "user_id": str(user.id),
-        "created_at": dt.datetime.now(dt.UTC),
-        "text": "x",
-        "sentiment": "positive",
-        "negative": 0.1,
-        "neutral": 0.2,
-        "positive": 0.7,
-        "model_version": "v",
-        "processing_time": 0.1,
-        "key_id": None,
-        "is_stored": True,
-        "quotas": its_quotas,
-    }
 
 
 def test_wrong_counter_is_corrected(limited, as_ada):
@@ -274,11 +260,11 @@ def test_wrong_counter_is_corrected(limited, as_ada):
     long_ago = QuotaCounter.corrected_at - dt.timedelta(minutes=2)
     db.session.execute(update(QuotaCounter).values(rows=99, corrected_at=long_ago))
     db.session.commit()
-    quotas.correct()
+    quota_counters.correct()
     assert counters() == {"day": 2, "month": 2}
     db.session.execute(update(QuotaCounter).values(rows=99))
     db.session.commit()
-    quotas.correct()  # not again within a minute
+    quota_counters.correct()  # not again within a minute
     assert counters() == {"day": 99, "month": 99}
 
 
@@ -287,16 +273,16 @@ def test_new_counter_is_corrected_at_once(limited, as_ada):
     score(limited(rows_per_day=5), as_ada, 2)
     db.session.execute(update(QuotaCounter).values(rows=1))
     db.session.commit()
-    quotas.correct()
+    quota_counters.correct()
     assert counters() == {"day": 2}
 
 
 def test_all_counters_are_corrected(limited, ada, as_ada, monkeypatch):
-    monkeypatch.setattr(quotas, "CORRECTED_TOGETHER", 1)
+    monkeypatch.setattr(quota_counters, "CORRECTED_TOGETHER", 1)
     score(limited(rows_per_day=5, rows_per_month=5), as_ada, 2)
     db.session.execute(update(QuotaCounter).values(rows=99))
     db.session.commit()
-    quotas.correct()
+    quota_counters.correct()
     assert counters() == {"day": 2, "month": 2}
 
 
@@ -307,7 +293,7 @@ def test_counters_of_all_users_of_a_group_are_locked_before_it_is_stored(limited
         administration.administer(bob.id, {"rows_per_day": 9})
         quotas.prepare(bob.id, None)
         with statements() as seen:
-            WRITER.get()._insert([row(ada, [quotas.Quota(ada.id, "day", 2)]), row(bob, [])])
+            WRITER.get()._insert([row(ada, quotas=[quotas.Quota(ada.id, "day", 2)]), row(bob, quotas=[])])
     locking = [statement for statement in seen if "FOR UPDATE" in statement or "EXECUTE" in statement]
     assert ["EXECUTE" in statement for statement in locking] == [False, True]
     assert dict(db.session.execute(select(QuotaCounter.user_id, QuotaCounter.rows)).all()) == {ada.id: 1, bob.id: 1}
@@ -335,7 +321,7 @@ def test_missing_prepared_statement_is_prepared_again(client, as_ada):
 
 def test_counters_are_deleted_with_their_account(limited, ada, as_ada):
     score(limited(rows_per_day=5), as_ada)
-    quotas.delete_counters(ada.id)
+    quota_counters.delete_all_of(ada.id)
     assert counters() == {}
 
 
@@ -384,7 +370,7 @@ def test_counters_of_past_periods_are_deleted(limited, as_ada):
         update(QuotaCounter).where(QuotaCounter.period == "day").values(starts_on=QuotaCounter.starts_on - 90)
     )
     db.session.commit()
-    assert quotas.delete_expired() == 1
+    assert quota_counters.delete_expired() == 1
     assert db.session.scalars(select(QuotaCounter.period)).all() == ["month"]
 
 

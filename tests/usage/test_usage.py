@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
+from usage_rows import row
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.runtime import Scorer
@@ -73,28 +74,10 @@ def test_request_that_nginx_repeats_counts_once(make_app, as_ada, store):
     assert rows_of(client, as_ada) == 1
 
 
-def row(user, *, is_stored=True, id_=None):
-    return {
-        "id": str(id_ or uuid4()),
-        "user_id": str(user.id),
-        "created_at": dt.datetime.now(dt.UTC),
-        "text": "x",
-        "sentiment": "positive",
-        "negative": 0.1,
-        "neutral": 0.2,
-        "positive": 0.7,
-        "model_version": "v",
-        "processing_time": 0.1,
-        "key_id": None,
-        "is_stored": is_stored,
-        "quotas": (),
-    }
-
-
 def test_group_counts_each_row_once_although_it_is_written_twice(app, ada, make_user):
     """As after a lost answer, and with a repeated row within a group."""
-    bob, same = make_user("bob"), uuid4()
-    rows = [row(ada), row(ada), row(ada, is_stored=False), row(bob), row(ada, id_=same), row(ada, id_=same)]
+    bob, same = make_user("bob"), str(uuid4())
+    rows = [row(ada), row(ada), row(ada, is_stored=False), row(bob), row(ada, id=same), row(ada, id=same)]
     writer = WRITER.get()
     for _ in range(2):
         writer._insert(rows)
