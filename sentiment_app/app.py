@@ -14,6 +14,7 @@ from sentiment_app.audit import routes as audit
 from sentiment_app.auth import credentials, tokens
 from sentiment_app.auth import routes as auth
 from sentiment_app.config import Settings
+from sentiment_app.console import routes as console
 from sentiment_app.infrastructure import database, logs, metrics, queue
 from sentiment_app.infrastructure.app_state import SETTINGS, START
 from sentiment_app.infrastructure.metrics import Gauge
@@ -104,6 +105,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     audit.init_app(app)
     _init_models(app, settings)
     tasks.init_app(app)
+    console.init_app(app)
     BODY_LIMIT.set(app, make_body_limit())
     passwords.HASHING_LIMIT.set(app, passwords.make_hashing_limit())
     HASHING.set(app, HashingProcess())
@@ -111,6 +113,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     for feature in (auth, users, audit, sentiment, registry, tasks, webhooks, privacy, usage):
         prefix = API + (feature.blueprint.url_prefix or "")
         app.register_blueprint(feature.blueprint, url_prefix=prefix)
+    app.register_blueprint(console.blueprint)
     return app
 
 
@@ -126,7 +129,9 @@ def _init_guard(app: Flask, settings: Settings) -> None:
         is_live=lambda credential: sessions.is_live(credential) or api_keys.is_valid(credential),
     )
     ADMISSION.set(app, admission)
-    Guard(credentials.identify, accounts.is_administrator, admission, limits).init_app(app)
+    Guard(credentials.identify, credentials.identify_browser, accounts.is_administrator, admission, limits).init_app(
+        app
+    )
 
 
 def _start(app: Flask, serving: Serving) -> None:
@@ -175,5 +180,6 @@ def _add_security_headers(response: Response) -> Response:
     if "Cache-Control" not in headers:
         headers.add("Cache-Control", "no-store")
     headers.add("X-Content-Type-Options", "nosniff")
-    headers.add("Referrer-Policy", "no-referrer")
+    if "Referrer-Policy" not in headers:
+        headers.add("Referrer-Policy", "no-referrer")
     return response

@@ -8,7 +8,7 @@ import limits
 from sentiment_app.auth import tokens
 from sentiment_app.config import KEY_CACHE_LIFE
 from sentiment_app.errors import InvalidTokenError
-from sentiment_app.users import api_keys
+from sentiment_app.users import api_keys, sessions
 from sentiment_app.users.models import ApiKey
 from sentiment_app.web import rate_limits
 from sentiment_app.web.guard import ApiKeyGrant, Principal
@@ -33,6 +33,24 @@ def identify(credential: str) -> Principal:
         principal = Principal(key.user_id, key.id, _grant(key))
         expires_at = key.expires_at.timestamp() if key.expires_at else float("inf")
         verified.add(credential, principal, min(time.time() + KEY_CACHE_LIFE.total_seconds(), expires_at))
+    return principal
+
+
+def identify_browser(cookie: str) -> Principal:
+    """The caller whose browser sent this cookie of the console.
+
+    Raises:
+        InvalidTokenError: it belongs to no session, or the session has ended.
+        RateLimitedError: the caller's network sent too many cookies that this process does not know.
+    """
+    verified, known_as = tokens.VERIFIED.get(), f"cookie {cookie}"
+    principal = verified.find(known_as)
+    if principal is None:
+        rate_limits.check(rate_limits.RATE_LIMITS.get().hit("key"))
+        session = sessions.use_cookie(cookie)
+        principal = Principal(session.user_id, session.id)
+        expires_at = min(time.time() + KEY_CACHE_LIFE.total_seconds(), session.expires_at.timestamp())
+        verified.add(known_as, principal, expires_at)
     return principal
 
 

@@ -16,8 +16,8 @@ class BadCredentialsError(UnauthenticatedError):
     detail = "The username or the password is wrong."
 
 
-def sign_in(username: str, password: str, origin: sessions.Origin) -> Session:
-    """Start a session.
+def sign_in(username: str, password: str, origin: sessions.Origin, cookie: str | None = None) -> Session:
+    """Start a session; in the console, with a cookie.
 
     Raises:
         BadCredentialsError: the credentials are wrong. An unknown user takes the same time as a wrong password.
@@ -29,7 +29,7 @@ def sign_in(username: str, password: str, origin: sessions.Origin) -> Session:
             audit.record_failed_sign_in(account.id if account else None)
             break
         with contextlib.suppress(sessions.AccountChangedError):
-            session = sessions.start(user.id, user.password_hash, origin)
+            session = sessions.start(user.id, user.password_hash, origin, cookie)
             with contextlib.suppress(UnavailableError):  # the next sign-in tries again
                 users.rehash_password(user, password)
             return session

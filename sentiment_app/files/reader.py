@@ -18,6 +18,10 @@ from sentiment_app.files.rows import Row, make_storable
 NDJSON, CSV, JSON = "application/x-ndjson", "text/csv", "application/json"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 PARQUET = "application/vnd.apache.parquet"
+# NDJSON has no registered media type. The first type is documented, and the other types are also accepted.
+NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl")
+CSV_TYPES = (CSV, "text/tab-separated-values")
+PARQUET_TYPES = (PARQUET, "application/x-parquet")
 # The modules that read files which are not text.
 BINARY = {XLSX: "workbook", PARQUET: "parquet"}
 SUFFIXES = {

@@ -158,32 +158,50 @@ def _check_state(release: ModelRelease) -> None:
         raise ModelError("it is retired")
 
 
-class _Basis(NamedTuple):
+class Comparison(NamedTuple):
     """Texts that two models were measured on, and the macro recall of the candidate and of the active model."""
 
     texts: str
-    mean: float
-    floor: float
+    candidate: float
+    active: float
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether the candidate is good enough."""
+        return self.candidate >= self.active - METRIC_TOLERANCE  # written so that NaN is refused
+
+
+def compare(version: str) -> list[Comparison]:
+    """Compare a version with the active model as the promotion check does; empty if they have no texts in common.
+
+    Raises:
+        NotFoundError: the version is not released.
+    """
+    active = releases.active_version()
+    if active in (None, version):
+        return []
+    return list(_compare(releases.manifest_of(version), releases.manifest_of(active)))
 
 
 def _check_metrics(candidate: Manifest, active: Manifest) -> None:
     """Compare two models on every set of texts that both were measured on."""
-    bases = list(_bases(candidate, active))
-    if not bases and _recalls(active):  # otherwise the active model was not measured either
+    comparisons = list(_compare(candidate, active))
+    if not comparisons and _recalls(active):  # otherwise the active model was not measured either
         raise ModelError(
             f"it has no metrics on the texts of the active model {active['version']}. Compare both models with 'flask "
             "model evaluate --compare', on texts that neither model was trained on. To activate it nevertheless, use "
             "--allow-worse (in the API allow_worse=true)"
         )
-    for texts, mean, floor in bases:
-        if not mean >= floor - METRIC_TOLERANCE:  # written so that NaN is refused
+    for comparison in comparisons:
+        if not comparison.is_passed:
             raise ModelError(
-                f"its macro recall on {texts} is {mean:.3f}, and the active model {active['version']} has {floor:.3f}. "
-                "To activate it nevertheless, use --allow-worse (in the API allow_worse=true)"
+                f"its macro recall on {comparison.texts} is {comparison.candidate:.3f}, and the active model "
+                f"{active['version']} has {comparison.active:.3f}. To activate it nevertheless, use --allow-worse (in "
+                "the API allow_worse=true)"
             )
 
 
-def _bases(candidate: Manifest, active: Manifest) -> Iterator[_Basis]:
+def _compare(candidate: Manifest, active: Manifest) -> Iterator[Comparison]:
     ours, theirs = _recalls(candidate), _recalls(active)
     common = sorted(ours.keys() & theirs.keys())
     weights = {key: candidate["metrics"]["by_source"][key[0]]["texts"] for key in common}
@@ -192,11 +210,11 @@ def _bases(candidate: Manifest, active: Manifest) -> Iterator[_Basis]:
             sum(recalls[key] * weight for key, weight in weights.items()) / sum(weights.values())
             for recalls in (ours, theirs)
         )
-        yield _Basis(", ".join(name for name, _ in common), mean, floor)
+        yield Comparison(", ".join(name for name, _ in common), mean, floor)
     against = candidate["metrics"].get("against", {})
     if against.get("version") == active["version"]:
         texts = f"{against['texts']:,} texts that neither model was trained on"
-        yield _Basis(texts, against["macro_recall"], against["its_macro_recall"])
+        yield Comparison(texts, against["macro_recall"], against["its_macro_recall"])
 
 
 def _recalls(manifest: Manifest) -> Mapping[tuple[str, str], float]:

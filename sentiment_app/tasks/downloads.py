@@ -5,6 +5,7 @@ import errno
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
+from uuid import UUID
 
 import structlog
 from flask import Flask, Response, stream_with_context
@@ -12,8 +13,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.errors import AppError, UnavailableError
 from sentiment_app.files.errors import FileError
+from sentiment_app.files.reader import CSV, PARQUET_TYPES, XLSX
 from sentiment_app.infrastructure.app_state import SETTINGS, AppKey
 from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
+from sentiment_app.tasks import render
+from sentiment_app.tasks.service import Results
 from sentiment_app.web.guard import holders
 
 # Each download occupies a thread for a long time. Parquet is written by another process, which occupies memory.
@@ -60,6 +64,21 @@ def stream_download(
     if filename:
         response.headers.set("Content-Disposition", "attachment", filename=filename)
     return response
+
+
+def stream_results(
+    opened: Results, media_type: str, task_id: UUID, *, with_header: bool = True, raw: bool = False
+) -> Response:
+    """Stream results as NDJSON, CSV, an Excel workbook or Parquet."""
+    rows, included = opened.rows, opened.included
+    if media_type == CSV:
+        return stream_download(render.csv_table(rows, included, with_header=with_header, raw=raw), media_type)
+    if media_type == XLSX:
+        return stream_download(render.workbook(rows, included), media_type, f"results-{task_id}.xlsx")
+    if media_type in PARQUET_TYPES:
+        limit = PARQUET_DOWNLOADS.get()
+        return stream_download(render.parquet(rows, included), media_type, f"results-{task_id}.parquet", limit)
+    return stream_download(render.ndjson(rows, included), media_type)
 
 
 def stream(pieces: Iterator[Any], media_type: str) -> Response:

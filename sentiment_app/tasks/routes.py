@@ -4,22 +4,31 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from typing import IO, Any, cast
+from typing import Any
 from uuid import UUID
 
 import structlog
 from flask import Blueprint, Flask, Response, jsonify, request, url_for
 
 from sentiment_app.errors import UnavailableError
-from sentiment_app.files.reader import CSV, NDJSON, PARQUET, XLSX
+from sentiment_app.files.reader import CSV, NDJSON, NDJSON_TYPES, PARQUET, PARQUET_TYPES, XLSX
 from sentiment_app.files.rows import Row
-from sentiment_app.infrastructure.app_state import SETTINGS, AppKey, settings
+from sentiment_app.infrastructure.app_state import SETTINGS, AppKey
 from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
-from sentiment_app.tasks import downloads, metrics, progress_stream, quotas, render, schemas, service, submission
+from sentiment_app.tasks import (
+    downloads,
+    metrics,
+    progress_stream,
+    quotas,
+    render,
+    schemas,
+    service,
+    submission,
+    upload,
+)
 from sentiment_app.tasks.models import UNFINISHED, Task
-from sentiment_app.tasks.request_body import watch_sender
 from sentiment_app.tasks.submission import Submission
-from sentiment_app.tasks.upload import MULTIPART, NDJSON_TYPES, PARQUET_TYPES, Upload, fingerprint, open_upload
+from sentiment_app.tasks.upload import MULTIPART, fingerprint
 from sentiment_app.web.guard import caller, holders
 from sentiment_app.web.operation import JSON, operation
 from sentiment_app.web.problems import InvalidFieldsError
@@ -36,29 +45,18 @@ IDEMPOTENCY_KEY = re.compile(r'"?([\x21\x23-\x7e]{1,255})"?')
 PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 SUBMITTED = ("Location", "Retry-After", "Preference-Applied")
 
-# Requests that wait for a task, and uploads. Each occupies a thread for a long time.
+# Requests that wait for a task. Each occupies a thread for a long time.
 WAITING = AppKey[ConcurrencyLimit]("waiting")
-UPLOADS = AppKey[ConcurrencyLimit]("uploads")
-# Files that another process reads. Each occupies memory: the file, and up to 320 MB.
-CONVERSIONS = AppKey[ConcurrencyLimit]("conversions")
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/sentiment")
 
 log = structlog.get_logger()
 
 
-class TooManyUploadsError(UnavailableError):
-    """Too many uploads are in progress."""
-
-    detail = "Too many uploads are in progress. Retry in a few seconds."
-
-
 def init_app(app: Flask) -> None:
     """Give the application its limits on requests that occupy a thread for a long time."""
-    limit = SETTINGS.get(app).max_held_requests
-    WAITING.set(app, ConcurrencyLimit(limit, UnavailableError))
-    UPLOADS.set(app, ConcurrencyLimit(limit, TooManyUploadsError))
-    CONVERSIONS.set(app, ConcurrencyLimit(1, TooManyUploadsError, waiting=limit))
+    WAITING.set(app, ConcurrencyLimit(SETTINGS.get(app).max_held_requests, UnavailableError))
+    upload.init_app(app)
     downloads.init_app(app)
     metrics.init_app(app)
 
@@ -118,20 +116,9 @@ def submit_file(query: dict[str, Any]) -> Response:
     The file may also be sent as a part of a form (multipart/form-data). The options may then be fields of the form that
     come before the file, and the type of the file follows from its name.
     """
-    with UPLOADS.get().acquire(*holders()), watch_sender(settings().upload_seconds) as body:
-        upload = open_upload(schemas.UploadQuerySchema(), query, body)
-        to_submit = _submission(upload.options.pop("model"), upload.options.pop("webhook_url"))
-        task = _receive(to_submit, upload)
+    with upload.receive(schemas.UploadQuerySchema(), query) as file:
+        task = file.submit(_submission(file.options.pop("model"), file.options.pop("webhook_url")))
     return _submitted(task)  # outside the limit on uploads, because it may wait for the task
-
-
-def _receive(to_submit: Submission, upload: Upload) -> Task:
-    earlier = submission.find_by_idempotency_key(to_submit)
-    if earlier:
-        upload.stream.drain()
-        return submission.find_replay(to_submit, upload.fingerprint()) or earlier
-    stream = cast(IO[bytes], upload.stream)
-    return submission.submit_file(to_submit, stream, upload.format(), upload.fingerprint, CONVERSIONS.get().acquire)
 
 
 @blueprint.post("/tasks/preview")
@@ -148,9 +135,8 @@ def preview(query: dict[str, Any]) -> dict[str, Any]:
     Nothing is stored. Send the whole file, or its beginning if it is not compressed, with the same options as for
     a task.
     """
-    with UPLOADS.get().acquire(*holders()), watch_sender(settings().upload_seconds) as body:
-        upload = open_upload(schemas.FileQuerySchema(), query, body)
-        return submission.preview_file(cast(IO[bytes], upload.stream), upload.format(), CONVERSIONS.get().acquire)
+    with upload.receive(schemas.FileQuerySchema(), query) as file:
+        return file.preview()
 
 
 @blueprint.get("/tasks")
@@ -215,21 +201,12 @@ def results(task_id: UUID, query: dict[str, Any]) -> Response:
     opened = service.results(
         caller().user_id, task_id, after, partial=query["may_be_partial"], include=query["include"]
     )
-    status, _, rows, included = opened
     media_type = request.accept_mimetypes.best_match([JSON, *NDJSON_TYPES, CSV, XLSX, *PARQUET_TYPES]) or JSON
-    if media_type in NDJSON_TYPES:
-        return downloads.stream_download(render.ndjson(rows, included), media_type)
-    if media_type == CSV:
+    if media_type != JSON:
         raw = query["formulas"] == "raw"
-        return downloads.stream_download(render.csv_table(rows, included, with_header=after < 0, raw=raw), media_type)
-    if media_type == XLSX:
-        return downloads.stream_download(render.workbook(rows, included), media_type, f"results-{task_id}.xlsx")
-    if media_type in PARQUET_TYPES:
-        return downloads.stream_download(
-            render.parquet(rows, included), media_type, f"results-{task_id}.parquet", downloads.PARQUET_DOWNLOADS.get()
-        )
-    items = [render.as_object(result, included) for result in islice(rows, limit)]
-    has_more = len(items) == limit or status in UNFINISHED
+        return downloads.stream_results(opened, media_type, task_id, with_header=after < 0, raw=raw)
+    items = [render.as_object(result, opened.included) for result in islice(opened.rows, limit)]
+    has_more = len(items) == limit or opened.status in UNFINISHED
     return jsonify({"items": items, "next_cursor": (items[-1]["index"] if items else after) if has_more else None})
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONPATH
 from sentiment_app.errors import ConflictError, GoneError, InvalidError, NotFoundError
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.ml.runtime import LABELS, Scores
-from sentiment_app.sentiment.service import LOW_COVERAGE
+from sentiment_app.sentiment.service import LOW_COVERAGE, MIN_COVERAGE
 from sentiment_app.tasks import chunks, lifecycle, quotas, retention, totals
 from sentiment_app.tasks.kept_columns import Column
 from sentiment_app.tasks.models import OPEN, SETTLED, UNFINISHED, Chunk, Task
@@ -175,6 +175,10 @@ def is_small(task: Task) -> bool:
     return task.status == "completed" and task.total <= INLINE_ROWS
 
 
+Choice = Literal["negative", "neutral", "positive", "failed", "warned"]
+"""Selects results: a label, rows with an error, or rows with a warning."""
+
+
 class Results(NamedTuple):
     """Results in the order of the input, read chunk by chunk; and the state of the task when they were opened."""
 
@@ -192,8 +196,11 @@ def results(
     partial: bool = False,
     with_gaps: bool = False,
     include: Collection[Literal["text", "columns"]] = (),
+    choice: Choice | None = None,
 ) -> Results:
     """The results of a task, beginning after an index. One statement decides which chunks they come from.
+
+    With `choice`, only some of the results; chunks without such rows are not read.
 
     With `partial`, the task need not be completed. While it is unfinished, the results end before the first chunk that
     is not done, so that a caller who continues after the last index misses no row. Chunks of a failed or cancelled task
@@ -208,7 +215,7 @@ def results(
         TaskNotCompletedError: the task is not completed, and the caller did not ask for partial results.
         ColumnsNotKeptError: the results cannot include columns.
     """
-    outline = _outline(user_id, task_id, after)
+    outline = _outline(user_id, task_id, after, choice)
     status = outline[0].status
     if status == "expired":
         raise ExpiredError
@@ -218,9 +225,10 @@ def results(
         raise TaskNotCompletedError(task.status, done.completed + done.failed, task.total)
     ends_at_gap = status in UNFINISHED and not with_gaps
     included = Included("text" in include, _kept_columns(user_id, task_id) if "columns" in include else None)
-    return Results(
-        status, outline[0].finished_at, _results(outline, after, included, ends_at_gap=ends_at_gap), included
-    )
+    rows = _results(outline, after, included, ends_at_gap=ends_at_gap)
+    if choice:
+        rows = (result for result in rows if _is_chosen(result, choice))
+    return Results(status, outline[0].finished_at, rows, included)
 
 
 def _kept_columns(user_id: UUID | None, task_id: UUID) -> list[Column]:
@@ -239,10 +247,22 @@ def _results(outline: Sequence[Any], after: int, included: Included, *, ends_at_
             return
 
 
+def _is_chosen(result: Result, choice: Choice) -> bool:
+    if choice == "failed":
+        return result.scores is None
+    if choice == "warned":
+        return result.coverage is not None and result.coverage < MIN_COVERAGE and result.scores is not None
+    return result.scores is not None and result.scores.label == choice
+
+
 @unit_of_work
-def _outline(user_id: UUID | None, task_id: UUID, after: int) -> Sequence[Any]:
+def _outline(user_id: UUID | None, task_id: UUID, after: int, choice: Choice | None = None) -> Sequence[Any]:
     """The chunks of a task, each with the status of the task. A task without chunks has a row without a chunk."""
     is_wanted = (Chunk.task_id == Task.id) & (Chunk.first + Chunk.size > after + 1)
+    if choice in LABELS:
+        is_wanted &= Chunk.counts[LABELS.index(choice) + 1] > 0
+    elif choice:
+        is_wanted &= (Chunk.failed if choice == "failed" else Chunk.warned) > 0
     statement = (
         select(
             *(Task.user_id, Task.status, Task.finished_at),

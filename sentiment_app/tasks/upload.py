@@ -1,23 +1,48 @@
 """Uploaded files: the body of a request or a file in a form, with the options that say how to read it."""
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, NamedTuple, cast
 
-from flask import request
+from flask import Flask, request
 from werkzeug.http import parse_options_header
 
-from sentiment_app.files.reader import CSV, JSON, NDJSON, PARQUET, XLSX, Format, recognize
-from sentiment_app.infrastructure.app_state import settings
-from sentiment_app.tasks.request_body import Body, FormFile, HashingStream
+from sentiment_app.errors import UnavailableError
+from sentiment_app.files.reader import (
+    CSV,
+    CSV_TYPES,
+    JSON,
+    NDJSON,
+    NDJSON_TYPES,
+    PARQUET,
+    PARQUET_TYPES,
+    XLSX,
+    Format,
+    recognize,
+)
+from sentiment_app.infrastructure.app_state import SETTINGS, AppKey, settings
+from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
+from sentiment_app.tasks import submission
+from sentiment_app.tasks.models import Task
+from sentiment_app.tasks.request_body import Body, FormFile, HashingStream, watch_sender
+from sentiment_app.tasks.submission import Submission
+from sentiment_app.web.guard import holders
 from sentiment_app.web.problems import UnsupportedMediaTypeError
 from sentiment_app.web.schemas import Schema, load
 
-# NDJSON has no registered media type. The first type is documented, and the other types are also accepted.
-NDJSON_TYPES = (NDJSON, "application/ndjson", "application/jsonl")
-CSV_TYPES = (CSV, "text/tab-separated-values")
-PARQUET_TYPES = (PARQUET, "application/x-parquet")
 MULTIPART = "multipart/form-data"
+
+# Uploads that are in progress. Each occupies a thread for a long time.
+UPLOADS = AppKey[ConcurrencyLimit]("uploads")
+# Files that another process reads. Each occupies memory: the file, and up to 320 MB.
+CONVERSIONS = AppKey[ConcurrencyLimit]("conversions")
+
+
+class TooManyUploadsError(UnavailableError):
+    """Too many uploads are in progress."""
+
+    detail = "Too many uploads are in progress. Retry in a few seconds."
 
 
 class Upload(NamedTuple):
@@ -48,6 +73,33 @@ class Upload(NamedTuple):
     def fingerprint(self) -> str:
         """Identifies the request. Reads the rest of the file."""
         return fingerprint(self.stream.digest(), self.identity)
+
+    def submit(self, to_submit: Submission) -> Task:
+        """Create a task from the file, or find the task of an earlier request with the same Idempotency-Key."""
+        earlier = submission.find_by_idempotency_key(to_submit)
+        if earlier:
+            self.stream.drain()
+            return submission.find_replay(to_submit, self.fingerprint()) or earlier
+        stream, acquire = cast(IO[bytes], self.stream), CONVERSIONS.get().acquire
+        return submission.submit_file(to_submit, stream, self.format(), self.fingerprint, acquire)
+
+    def preview(self) -> dict[str, Any]:
+        """How the file is read. The fields of PreviewSchema."""
+        return submission.preview_file(cast(IO[bytes], self.stream), self.format(), CONVERSIONS.get().acquire)
+
+
+def init_app(app: Flask) -> None:
+    """Give the application its limits on uploads."""
+    limit = SETTINGS.get(app).max_held_requests
+    UPLOADS.set(app, ConcurrencyLimit(limit, TooManyUploadsError))
+    CONVERSIONS.set(app, ConcurrencyLimit(1, TooManyUploadsError, waiting=limit))
+
+
+@contextlib.contextmanager
+def receive(schema: Schema, query: dict[str, Any]) -> Iterator[Upload]:
+    """The file in the body of the current request, within the limits on uploads. For the arguments, see open_upload."""
+    with UPLOADS.get().acquire(*holders()), watch_sender(settings().upload_seconds) as body:
+        yield open_upload(schema, query, body)
 
 
 def fingerprint(content: bytes, content_type: str | None = None) -> str:

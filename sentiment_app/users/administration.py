@@ -53,14 +53,15 @@ def start_password_reset(user_id: UUID, life: timedelta, *, by: UUID | None = No
     return one_time_tokens.create(Purpose.PASSWORD_RESET, user_id, life)
 
 
-def finish_password_reset(token: str, new: str) -> None:
-    """Set a new password with a token, which is used up, and end all sessions of the account.
+def finish_password_reset(token: str, new: str) -> User:
+    """Set a new password with a token, which is used up, and end all sessions of the account. Returns the account.
 
     Raises:
         InvalidOneTimeTokenError, WeakPasswordError
     """
     use_id, user = uuid.uuid4(), _find_reset(token)
     admission().end(_use_reset(user.id, token, use_id, service.hash_if_acceptable(new, user)))
+    return user
 
 
 @unit_of_work

@@ -79,6 +79,7 @@ class Session(Base):
         CheckConstraint("(ended_at IS NULL) = (end_reason IS NULL)", name="ended_with_reason"),
         Index("ix_sessions_expires_at", "expires_at"),
         Index("ix_sessions_ended_at", "ended_at", postgresql_where="ended_at IS NOT NULL"),
+        Index("uq_sessions_cookie_hash", "cookie_hash", unique=True, postgresql_where="cookie_hash IS NOT NULL"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -92,6 +93,8 @@ class Session(Base):
     """The IPv4 address or the IPv6 network from which the user signed in."""
     agent: Mapped[str | None]
     last_used_at: Mapped[datetime | None] = mapped_column(UTC)
+    cookie_hash: Mapped[bytes | None] = mapped_column(BYTEA)
+    """The SHA-256 digest of the console's cookie, if the user signed in there."""
 
 
 class ApiKey(Base):

@@ -1,6 +1,7 @@
 """Sessions: they start with a sign-in, last while their refresh tokens are renewed, and store why they ended."""
 
 import enum
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
@@ -44,17 +45,19 @@ class AccountChangedError(Exception):
     """The account was deactivated, or its password changed, during a sign-in."""
 
 
-def start(user_id: UUID, verified_hash: str, origin: Origin) -> Session:
-    """Start a session of a user whose password was verified against `verified_hash`.
+def start(user_id: UUID, verified_hash: str, origin: Origin, cookie: str | None = None) -> Session:
+    """Start a session of a user whose password was verified against `verified_hash`; in the console, with a cookie.
 
     Raises:
         AccountChangedError: the user was deactivated or deleted meanwhile, or has another password.
     """
-    return _start(uuid.uuid7(), uuid.uuid4(), user_id, verified_hash, origin)
+    return _start(uuid.uuid7(), uuid.uuid4(), user_id, verified_hash, origin, cookie)
 
 
 @unit_of_work
-def _start(session_id: UUID, jti: UUID, user_id: UUID, verified_hash: str, origin: Origin) -> Session:
+def _start(
+    session_id: UUID, jti: UUID, user_id: UUID, verified_hash: str, origin: Origin, cookie: str | None
+) -> Session:
     user = db.session.get(User, user_id, with_for_update={"read": True}, populate_existing=True)
     if user is None or not user.is_active or user.password_hash != verified_hash:
         raise AccountChangedError
@@ -70,8 +73,24 @@ def _start(session_id: UUID, jti: UUID, user_id: UUID, verified_hash: str, origi
             expires_at=_new_expiry(now),
             network=origin.network,
             agent=agent,
+            cookie_hash=_hash(cookie) if cookie else None,
         )
     )
+
+
+@unit_of_work
+def use_cookie(cookie: str) -> Session:
+    """The session of a cookie, whose idle life begins anew.
+
+    Raises:
+        InvalidTokenError: there is no such session, or it has ended.
+    """
+    live = Session.cookie_hash == _hash(cookie), Session.ended_at.is_(None), Session.expires_at > func.now()
+    session = db.session.scalar(select(Session).where(*live).with_for_update())
+    if session is None:
+        raise InvalidTokenError
+    session.last_used_at, session.expires_at = datetime.now(UTC), _new_expiry(session.created_at)
+    return session
 
 
 def refresh(session_id: UUID, presented_jti: UUID) -> Session:
@@ -216,6 +235,10 @@ def _mark_ended(reason: Reason, *conditions: ColumnElement[bool]) -> None:
     found = db.session.execute(ended, execution_options=UNSYNCHRONIZED).all()
     if found:  # all of one user
         audit.record(Event.SESSION_ENDED, found[0].user_id, f"{reason}: {_list_ids([row.id for row in found])}")
+
+
+def _hash(cookie: str) -> bytes:
+    return hashlib.sha256(cookie.encode()).digest()
 
 
 def _list_ids(ids: Sequence[UUID]) -> str:

@@ -26,8 +26,8 @@ blueprint = Blueprint("docs", __name__, template_folder="templates")
 @blueprint.get("/")
 @operation(access="public", rates=(), documented=False)
 def home() -> Response:
-    """Redirect to the documentation page, for visitors who know only the host's name."""
-    return cast(Response, redirect("/docs"))
+    """Redirect to the console, for visitors who know only the host's name."""
+    return cast(Response, redirect("/console"))
 
 
 @blueprint.get("/openapi.json")

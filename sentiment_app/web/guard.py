@@ -12,7 +12,7 @@ from flask_limiter.util import get_remote_address
 from limits import RateLimitItem
 
 from sentiment_app.errors import ForbiddenError, InvalidTokenError, UnauthenticatedError
-from sentiment_app.web import rate_limits
+from sentiment_app.web import cookies, rate_limits
 from sentiment_app.web.admission import Admission, Verdict
 from sentiment_app.web.operation import Operation, operation_of
 from sentiment_app.web.rate_limits import RateLimits
@@ -72,12 +72,14 @@ class Guard:
 
     Args:
         identify: verifies an access token or an API key. Raises InvalidTokenError or RateLimitedError.
+        identify_browser: verifies the cookie of the console. Raises the same errors.
         is_administrator: whether a user is currently an administrator.
         admission: knows ended sessions, and counts the user's first rate.
         rate_limits: counts all other rates.
     """
 
     identify: Callable[[str], Principal]
+    identify_browser: Callable[[str], Principal]
     is_administrator: Callable[[UUID], bool]
     admission: Admission
     rate_limits: RateLimits
@@ -91,6 +93,8 @@ class Guard:
         if request.endpoint is None:  # a 404 or 405 reveals no more than /openapi.json
             return
         operation = operation_of(current_app.view_functions[request.endpoint])
+        if operation.page:
+            cookies.check_origin()
         if operation.access == "public":
             self._count(operation.rates, None)
             return
@@ -100,7 +104,7 @@ class Guard:
             _refuse(principal, ForbiddenError())
 
     def _admit(self, operation: Operation) -> Principal:
-        principal = self.identify(_bearer_token())
+        principal = self.identify_browser(cookies.token()) if operation.page else self.identify(_bearer_token())
         if principal.key:  # before the rates of the user, which a key must not use up where it may not be used
             self._check_key(principal, principal.key, operation)
         verdict, standing = self.admission.admit(principal.user_id, principal.credential_id, operation.rates[0])

@@ -74,6 +74,7 @@ class Operation:
         max_body, max_values: the limits on the JSON body, in bytes and in values. Each value costs about 2 µs, however
             small it is.
         request_headers: headers that the view understands.
+        page: whether it is a page of the console. Its caller is identified by the cookie, and never by a header.
         status, returns, media_types: the successful response.
         also: another successful status.
         errors: statuses that do not follow from the other fields.
@@ -92,6 +93,7 @@ class Operation:
     max_body: int = 8 * 1024
     max_values: int = 500
     request_headers: tuple[str, ...] = ()
+    page: bool = False
     status: int = 200
     returns: Schema | None = None
     also: int | None = None

@@ -14,7 +14,7 @@ from sentiment_app.files.reader import PARQUET, XLSX
 from sentiment_app.files.xlsx_writer import write_workbook
 from sentiment_app.infrastructure.database import db
 from sentiment_app.tasks import chunks, submission
-from sentiment_app.tasks import routes as tasks
+from sentiment_app.tasks import upload as tasks
 from sentiment_app.tasks.models import Chunk
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"

@@ -11,7 +11,8 @@ from sentiment_app.errors import UnavailableError
 from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
 from sentiment_app.tasks import executor, progress_stream, schemas, service
 from sentiment_app.tasks.downloads import DOWNLOADS
-from sentiment_app.tasks.routes import UPLOADS, WAITING
+from sentiment_app.tasks.routes import WAITING
+from sentiment_app.tasks.upload import UPLOADS
 
 BATCH, TASKS = "/api/v1/sentiment/analyze/batch", "/api/v1/sentiment/tasks"
 

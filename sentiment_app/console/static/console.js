@@ -1,0 +1,168 @@
+// What the pages do beyond htmx: show problems in place, examples, copying, and files with a preview and progress.
+"use strict";
+
+const PREVIEW_BYTES = 1024 * 1024;
+const WHOLE = /\.(xlsx|parquet|gz|zst)$/i; // of these files, a preview needs every byte
+
+document.documentElement.classList.remove("no-script");
+
+function showProblem(html) {
+  const page = new DOMParser().parseFromString(html, "text/html");
+  const problem = page.querySelector("#problem");
+  const place = document.querySelector("#problem");
+  place.replaceChildren(...(problem ? problem.childNodes : [document.createTextNode("The service did not answer. Try again.")]));
+  place.scrollIntoView({ block: "nearest" });
+}
+
+function clearProblem() {
+  document.querySelector("#problem").replaceChildren();
+}
+
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (event.detail.elt.id !== "state") clearProblem();
+});
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.xhr.status >= 400) showProblem(event.detail.xhr.responseText);
+});
+document.addEventListener("htmx:sendError", () => showProblem(""));
+// An empty text needs no request: the result is cleared.
+document.addEventListener("htmx:confirm", (event) => {
+  if (event.detail.elt.id === "score" && !document.querySelector("#text").value.trim()) {
+    event.preventDefault();
+    document.querySelector("#result").replaceChildren();
+  }
+});
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.dataset.example) {
+    const text = document.querySelector("#text");
+    text.value = button.dataset.example;
+    text.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  if (button.dataset.copy) {
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    const label = button.textContent;
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = label; }, 1500);
+  }
+  if (button.dataset.question && !window.confirm(button.dataset.question)) event.preventDefault();
+});
+
+// A form that is refused keeps its input, and the reason is shown on the same page.
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!("inline" in form.dataset) || event.defaultPrevented) return;
+  event.preventDefault();
+  clearProblem();
+  const button = event.submitter;
+  if (button) button.disabled = true;
+  try {
+    const response = await fetch(form.action, {
+      method: "POST",
+      body: new URLSearchParams(new FormData(form)),
+      headers: { Accept: "text/html" },
+    });
+    const html = await response.text();
+    if (!response.ok) {
+      showProblem(html);
+    } else if (response.redirected) {
+      window.location.assign(response.url);
+    } else {
+      const page = new DOMParser().parseFromString(html, "text/html");
+      document.querySelector("main").replaceWith(page.querySelector("main"));
+      document.querySelector("main").focus();
+    }
+  } catch {
+    showProblem("");
+  } finally {
+    if (button) button.disabled = false;
+  }
+});
+
+class Upload {
+  constructor(form) {
+    this.form = form;
+    this.input = form.querySelector("#file");
+    this.progress = form.querySelector("#sent");
+    this.cancel = form.querySelector("#cancel");
+    this.request = null;
+    this.input.addEventListener("change", () => this.preview());
+    form.addEventListener("change", (event) => { if (event.target !== this.input) this.preview(); });
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      event.submitter?.hasAttribute("formaction") ? this.preview() : this.send();
+    });
+    this.cancel.addEventListener("click", () => this.request?.abort());
+    const drop = form.querySelector("#drop");
+    for (const kind of ["dragover", "dragleave", "drop"]) {
+      drop.addEventListener(kind, (event) => {
+        event.preventDefault();
+        drop.classList.toggle("over", kind === "dragover");
+        if (kind === "drop" && event.dataTransfer.files.length) {
+          this.input.files = event.dataTransfer.files;
+          this.preview();
+        }
+      });
+    }
+  }
+
+  // The fields come before the file. If the file is large, a preview sends its beginning.
+  body(file) {
+    const data = new FormData();
+    for (const [name, value] of new FormData(this.form)) if (name !== "file") data.append(name, value);
+    data.append("file", file, this.input.files[0].name);
+    return data;
+  }
+
+  async preview() {
+    const file = this.input.files[0];
+    if (!file) return;
+    clearProblem();
+    const head = WHOLE.test(file.name) ? file : file.slice(0, PREVIEW_BYTES);
+    const page = await this.post(this.form.dataset.preview, this.body(head), false);
+    if (!page) return;
+    for (const id of ["options", "preview"]) document.getElementById(id).replaceWith(page.getElementById(id));
+  }
+
+  async send() {
+    clearProblem();
+    this.progress.hidden = this.cancel.hidden = false;
+    await this.post(this.form.action, this.body(this.input.files[0]), true);
+    this.progress.hidden = this.cancel.hidden = true;
+  }
+
+  // fetch cannot report how much was sent, so this is an XMLHttpRequest. Resolves to a page, or to null.
+  post(url, body, showsProgress) {
+    this.request?.abort();
+    return new Promise((resolve) => {
+      const request = new XMLHttpRequest();
+      this.request = request;
+      request.open("POST", url);
+      request.setRequestHeader("Accept", "text/html");
+      if (showsProgress) {
+        request.upload.addEventListener("progress", (event) => {
+          if (event.lengthComputable) this.progress.value = (100 * event.loaded) / event.total;
+        });
+      }
+      request.addEventListener("load", () => {
+        if (request.status >= 400) {
+          showProblem(request.responseText);
+          resolve(null);
+        } else if (showsProgress) {
+          window.location.assign(request.responseURL);
+          resolve(null);
+        } else {
+          resolve(new DOMParser().parseFromString(request.responseText, "text/html"));
+        }
+      });
+      request.addEventListener("error", () => { showProblem(""); resolve(null); });
+      request.addEventListener("abort", () => resolve(null));
+      request.send(body);
+    });
+  }
+}
+
+const uploadForm = document.querySelector("#upload");
+if (uploadForm) new Upload(uploadForm);

@@ -1,0 +1,83 @@
+"""The cookie of the console, and the protection of its forms against other sites (CSRF).
+
+The cookie is a random token. It identifies a session after sign-in; before, it only protects the form to sign in.
+Every write needs an Origin that is this service, and a token that only pages of this service can contain: an HMAC of
+the cookie. The API never reads the cookie, so it needs no such protection.
+"""
+
+import hashlib
+import hmac
+import secrets
+
+from flask import Response, request
+
+from sentiment_app.errors import ForbiddenError, UnauthenticatedError
+
+# A browser accepts a cookie with this prefix only over HTTPS (or from localhost), from this host and for this host.
+NAME = "__Host-sentiment"
+RANDOM_BYTES = 32
+SAFE_METHODS = ("GET", "HEAD")
+FIELD, HEADER = "csrf_token", "X-CSRF-Token"
+
+
+class CrossSiteError(ForbiddenError):
+    """A page of another site may have sent this form."""
+
+    kind = "cross-site-request"
+    detail = "The form was not sent from a current page of this service. Reload the page, and send the form again."
+
+
+def token() -> str:
+    """The cookie of the current request.
+
+    Raises:
+        UnauthenticatedError: the request has no cookie.
+    """
+    found = request.cookies.get(NAME)
+    if not found:
+        raise UnauthenticatedError
+    return found
+
+
+def generate() -> str:
+    """A new random token."""
+    return secrets.token_urlsafe(RANDOM_BYTES)
+
+
+def add(response: Response, cookie: str, seconds: int | None = None) -> None:
+    """Set the cookie for some seconds, or until the browser is closed."""
+    response.set_cookie(NAME, cookie, max_age=seconds, secure=True, httponly=True, samesite="Strict")
+
+
+def remove(response: Response) -> None:
+    """Delete the cookie."""
+    response.delete_cookie(NAME, secure=True, httponly=True, samesite="Strict")
+
+
+def csrf_token(cookie: str) -> str:
+    """The token that forms send together with this cookie."""
+    return hmac.new(cookie.encode(), b"csrf", hashlib.sha256).hexdigest()
+
+
+def check_origin() -> None:
+    """Refuse a write that does not come from a page of this service.
+
+    Raises:
+        CrossSiteError
+    """
+    if request.method in SAFE_METHODS:
+        return
+    site = request.headers.get("Sec-Fetch-Site", "same-origin")
+    if request.headers.get("Origin") != request.host_url.rstrip("/") or site != "same-origin":
+        raise CrossSiteError
+
+
+def check_csrf_token(given: str | None) -> None:
+    """Refuse a form without the token that belongs to the cookie.
+
+    Raises:
+        CrossSiteError
+    """
+    expected = csrf_token(request.cookies.get(NAME, ""))
+    if not request.cookies.get(NAME) or not hmac.compare_digest((given or "").encode(), expected.encode()):
+        raise CrossSiteError
