@@ -13,6 +13,7 @@ from sentiment_app.ml.runtime import LABELS
 from sentiment_app.registry import releases
 from sentiment_app.sentiment import service
 from sentiment_app.usage import quota_headers, quotas
+from sentiment_app.web import cookies
 from sentiment_app.web.guard import caller
 from sentiment_app.web.schemas import NormalText, Schema, Text
 
@@ -73,7 +74,7 @@ def _page(**context: Any) -> Response:
 
 def _calls(text: str) -> dict[str, str]:
     """How a program scores this text: a command of the shell, and Python."""
-    url, body = url_for("sentiment.analyze", _external=True), json.dumps({"text": text}, ensure_ascii=False)
+    url, body = cookies.own_origin() + url_for("sentiment.analyze"), json.dumps({"text": text}, ensure_ascii=False)
     curl = (
         f'curl {url} -H "Authorization: Bearer $SENTIMENT_KEY" \\\n'
         f"  -H 'Content-Type: application/json' -d {shlex.quote(body)}"

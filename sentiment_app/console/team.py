@@ -14,6 +14,7 @@ from sentiment_app.privacy import service as privacy
 from sentiment_app.users import administration, one_time_tokens, schemas, service
 from sentiment_app.users import sessions as user_sessions
 from sentiment_app.users.one_time_tokens import NewToken, Purpose
+from sentiment_app.web import cookies
 from sentiment_app.web.guard import caller
 from sentiment_app.web.schemas import PageQuerySchema, Schema, paged
 
@@ -30,7 +31,7 @@ def team(query: dict[str, Any]) -> Response:
 def invite(form: dict[str, Any]) -> Response:
     """Make an invitation, and show its link once."""
     made = one_time_tokens.create(Purpose.INVITATION, None, timedelta(days=form["expires_in_days"]))
-    link = url_for("console.registration_form", invitation=made.token, _external=True)
+    link = cookies.own_origin() + url_for("console.registration_form", invitation=made.token)
     return _team(PageQuerySchema().load({}), link=link, made=made)
 
 
@@ -48,7 +49,7 @@ def reset_password(user_id: UUID, form: dict[str, Any]) -> Response:
     """Make a link with which a user chooses a new password, and show it once."""
     life = timedelta(hours=form["expires_in_hours"])
     made = administration.start_password_reset(user_id, life, by=caller().user_id)
-    link = url_for("console.password_form", token=made.token, _external=True)
+    link = cookies.own_origin() + url_for("console.password_form", token=made.token)
     return _team(PageQuerySchema().load({}), link=link, made=made)
 
 

@@ -1,5 +1,6 @@
 """What administrators and operators do with accounts: rights, password resets and deletion."""
 
+import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,11 +20,37 @@ from sentiment_app.users.one_time_tokens import InvalidOneTimeTokenError, Purpos
 from sentiment_app.web.admission import admission
 
 
+FIRST_ADMINISTRATOR = "admin"
+
+
 class OwnAccountError(ConflictError):
     """Administrators cannot deactivate, demote or delete themselves in this way."""
 
     kind = "own-account"
     detail = "You cannot do this to your own account. Ask another administrator."
+
+
+def welcome(life: timedelta) -> one_time_tokens.NewToken | None:
+    """A token with which the first administrator chooses a password; None once an administrator has signed in.
+
+    If there is no administrator, the account FIRST_ADMINISTRATOR is created. It has a password that nobody knows.
+
+    Raises:
+        TakenError: an ordinary user has this name.
+    """
+    administrators = _find_administrators()
+    if not administrators:
+        email = f"{FIRST_ADMINISTRATOR}@localhost.localdomain"
+        administrators = [service.register(FIRST_ADMINISTRATOR, email, secrets.token_urlsafe(), is_superuser=True)]
+    if any(sessions.has_any(user.id) for user in administrators):
+        return None
+    return start_password_reset(administrators[0].id, life)
+
+
+@unit_of_work
+def _find_administrators() -> Sequence[User]:
+    found = select(User).where(User.is_superuser, User.is_active).order_by(User.id)
+    return db.session.scalars(found).all()
 
 
 def reset_password(username: str, new: str, *, revoke_keys: bool = False) -> User:

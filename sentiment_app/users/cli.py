@@ -117,6 +117,37 @@ def reset_password(username: str, password_stdin: bool, revoke_keys: bool, as_js
     _print(changed, "Reset the password of", as_json)
 
 
+@user.command("welcome")
+@click.option("--url", required=True, help="The address of the service, such as https://sentiment.example.org")
+@click.option("--expires-in-hours", type=click.IntRange(1, 24 * 7), default=24, show_default=True)
+def welcome(url: str, expires_in_hours: int) -> None:
+    """Print a link with which the first administrator chooses a password in the console.
+
+    If there is no administrator, the command creates the account `admin`. After an administrator has signed in, it
+    prints nothing.
+
+    Example: flask user welcome --url https://sentiment.example.org
+    """
+    made = administration.welcome(timedelta(hours=expires_in_hours))
+    if made:
+        click.echo(f"{url.rstrip('/')}/console/password?token={made.token}")
+
+
+@user.command("password-link")
+@click.argument("username")
+@click.option("--url", required=True, help="The address of the service, such as https://sentiment.example.org")
+@click.option("--expires-in-hours", type=click.IntRange(1, 24 * 7), default=24, show_default=True)
+def password_link(username: str, url: str, expires_in_hours: int) -> None:
+    """Print a link with which a user chooses a new password once, in the console.
+
+    Example: flask user password-link ada --url https://sentiment.example.org
+    """
+    made = administration.start_password_reset(
+        service.get_by_username(username).id, timedelta(hours=expires_in_hours)
+    )
+    click.echo(f"{url.rstrip('/')}/console/password?token={made.token}")
+
+
 @user.command("invite")
 @click.option("--expires-in-days", type=click.IntRange(1, 365), default=7, show_default=True)
 def invite(expires_in_days: int) -> None:

@@ -1,0 +1,94 @@
+"""What pages of other sites cannot do with the console: every write is refused without the token and the Origin."""
+
+import io
+import re
+import uuid
+
+import pytest
+
+from sentiment_app.web.operation import operation_of
+
+ORIGIN = "http://localhost"
+
+
+def writes(app):
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint.startswith("console.") and "POST" in rule.methods:
+            yield re.sub("<[^>]*>", str(uuid.uuid4()), rule.rule)
+
+
+def pages(app):
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint.startswith("console.") and rule.endpoint != "console.asset":
+            yield rule
+
+
+def send(browser, path, headers, token=None):
+    data = {"csrf_token": token or ""}
+    if path in ("/console/files", "/console/files/preview"):
+        data["file"] = (io.BytesIO(b"text\ngood\n"), "reviews.csv")
+    return browser.client.post(path, data=data, headers=headers)
+
+
+@pytest.mark.asvs("3.5.1", "3.5.3")
+def test_every_write_needs_the_token(app, admin_browser):
+    paths = list(writes(app))
+    assert len(paths) >= 25
+    for path in paths:
+        for token in (None, "0" * 64, "ü"):
+            answer = send(admin_browser, path, {"Origin": ORIGIN}, token)
+            assert (path, answer.status_code) == (path, 403)
+            assert "was not sent from a current page" in answer.text
+
+
+@pytest.mark.asvs("3.5.1")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "null"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://localhost.evil.example"},
+        {"Origin": "https://localhost"},
+        {"Origin": "http://[bad"},
+        {"Origin": ORIGIN, "Sec-Fetch-Site": "same-site"},
+        {"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_every_write_needs_the_origin(app, admin_browser, headers):
+    token = admin_browser.csrf_token()
+    for path in writes(app):
+        assert (path, send(admin_browser, path, headers, token).status_code) == (path, 403)
+
+
+def test_token_of_another_session_is_refused(open_browser, ada, admin):
+    stolen = open_browser(admin).csrf_token()
+    answer = send(open_browser(ada), "/console/sign-out", {"Origin": ORIGIN}, stolen)
+    assert answer.status_code == 403
+
+
+def test_forwarded_port_is_accepted(ada_browser):
+    """Vagrant forwards a port of the host that the service does not know."""
+    headers = {"Origin": "http://localhost:8443", "Sec-Fetch-Site": "same-origin"}
+    assert send(ada_browser, "/console/sign-out", headers, ada_browser.csrf_token()).status_code == 303
+
+
+def test_every_view_of_the_console_is_a_page(app):
+    for rule in pages(app):
+        assert operation_of(app.view_functions[rule.endpoint]).page, rule
+
+
+def test_no_view_outside_the_console_reads_the_cookie(app):
+    outside = [rule for rule in app.url_map.iter_rules() if not rule.endpoint.startswith("console.")]
+    assert outside
+    assert not [rule for rule in outside if operation_of(app.view_functions[rule.endpoint]).page]
+
+
+@pytest.mark.asvs("3.4.3", "3.4.6")
+def test_pages_allow_no_inline_scripts_and_styles(ada_browser):
+    answer = ada_browser.get("")
+    policy = dict(part.strip().partition(" ")[::2] for part in answer.headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", answer.text)
