@@ -86,7 +86,7 @@ def _delete(name: str) -> None:
     try:
         _flask("user", "delete", name, "--yes")
     except subprocess.CalledProcessError:
-        print(f"The account {name} stays, because it is the only administrator.")
+        sys.stderr.write(f"The account {name} stays, because it is the only administrator.\n")
 
 
 def _flask(*command: str, given: str = "") -> None:

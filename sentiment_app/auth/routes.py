@@ -54,9 +54,9 @@ def login(body: dict[str, Any]) -> tokens.TokenPair:
     members `error` and `error_description`. Failed attempts are limited by account and network.
     """
     if body.get("grant_type") == "refresh_token":
-        return tokens.issue(sessions.refresh(**tokens.read_refresh(body["refresh_token"])))
+        return tokens.issue(lambda: sessions.refresh(**tokens.read_refresh(body["refresh_token"])))
     with throttle.limit_failures(body["username"]):
-        return tokens.issue(service.sign_in(body["username"], body["password"], _origin()))
+        return tokens.issue(lambda: service.sign_in(body["username"], body["password"], _origin()))
 
 
 @blueprint.post("/auth/refresh")
@@ -72,7 +72,7 @@ def refresh(body: dict[str, Any]) -> tokens.TokenPair:
 
     A refresh token can be used once. If it is used twice, it may have been stolen, so the session ends.
     """
-    return tokens.issue(sessions.refresh(**tokens.read_refresh(body["refresh_token"])))
+    return tokens.issue(lambda: sessions.refresh(**tokens.read_refresh(body["refresh_token"])))
 
 
 @blueprint.post("/auth/logout")

@@ -137,6 +137,11 @@ def rotate(*, revoke_old: bool = False, force: bool = False) -> UUID:
 def _rotate(id_: UUID, salt: bytes, revoke_old: bool, force: bool) -> None:
     db.session.execute(select(func.pg_advisory_xact_lock(ROTATION_LOCK)))
     found = _find()
+    if found and found[0].age < 0 and not revoke_old:  # the newest key must be the key that was created last
+        raise RecentRotationError(
+            "The clock of the database went back: the newest key is from the future. Wait until "
+            f"{found[0].created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, or use --revoke-old."
+        )
     if any(key.id == id_ for key in found):
         return  # this runs again after a lost answer
     if not revoke_old:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, TypedDict
 from uuid import UUID
 
@@ -96,10 +97,15 @@ def init_app(app: Flask, settings: Settings) -> None:
     TOKEN_KEYS.set(app, TokenKeys(settings.jwt_secret_key, on_change=verified.clear))
 
 
-def issue(session: Session) -> TokenPair:
-    """An access token for a session, and the refresh token that renews it."""
-    subject, claims = str(session.user_id), {"sid": str(session.id)}
+def issue(start: Callable[[], Session]) -> TokenPair:
+    """An access token for the session that `start` begins or renews, and the refresh token that renews it.
+
+    The signing key is read first. If it could not be read after the refresh token was replaced, the client would
+    present its old token again, and the session would end as if the token had been stolen.
+    """
     g.signing_key = TOKEN_KEYS.get().signing_key()
+    session = start()
+    subject, claims = str(session.user_id), {"sid": str(session.id)}
     headers = {"kid": g.signing_key.id}
     refresh_claims = {**claims, "jti": str(session.refresh_jti)}
     return TokenPair(

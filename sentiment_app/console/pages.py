@@ -66,9 +66,7 @@ def _render(template: str, status: int, **context: Any) -> Response:
         # The link is on a page of another site, so the browser has not sent the cookie. It does after a reload.
         return _protect(Response(render_template("console/reload.html"), mimetype=HTML))
     known = cookie or cookies.generate()
-    html = render_template(
-        f"console/{template}", csrf_token=cookies.csrf_token(known), version=__version__, **context
-    )
+    html = render_template(f"console/{template}", csrf_token=cookies.csrf_token(known), version=__version__, **context)
     response = Response(html, status, mimetype=HTML)
     if cookie is None:
         cookies.add(response, known)

@@ -3,8 +3,8 @@
 import functools
 import select
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -33,7 +33,13 @@ UNDEFINED_TABLE = "42P01"
 UNKNOWN_STATEMENT = "26000"
 CONFLICTS = ("40001", "40P01")  # serialization_failure, deadlock_detected: the transaction was rolled back
 
+LOCK_NOT_AVAILABLE = "55P03"
+
 CONNECT_SECONDS = 3.0
+# A process that was frozen within a transaction keeps its locks, until the server ends its connection.
+IDLE_SECONDS = 15.0
+# How long the rows of a group wait for a lock, because the rows of all users wait with them.
+GROUP_LOCK_SECONDS = 2.0
 # How long the client waits after the statement timeout. Usually the server has enforced the timeout by then.
 GRACE_SECONDS = 2.0
 # A silent connection is probed after this many seconds, and closed after this many failed probes, one per second.
@@ -66,7 +72,7 @@ migrate = Migrate(db=db, directory=str(MIGRATIONS))
 
 def flask_config(settings: Settings) -> dict[str, Any]:
     """Flask-SQLAlchemy's configuration. Every wait has an upper bound (libpq, section 32.1.2)."""
-    options = {
+    options: dict[str, Any] = {
         "hide_parameters": True,
         "pool_timeout": settings.database_retry_seconds,
         "connect_args": {
@@ -77,12 +83,22 @@ def flask_config(settings: Settings) -> dict[str, Any]:
             "keepalives_count": KEEPALIVE_PROBES,
             # Planning a prepared statement anew each time takes longer than any plan could save.
             "options": f"-c statement_timeout={settings.database_statement_seconds * 1000:.0f} "
-            "-c plan_cache_mode=force_generic_plan",
+            f"-c idle_in_transaction_session_timeout={IDLE_SECONDS * 1000:.0f} -c plan_cache_mode=force_generic_plan",
         },
     }
     size = settings.database_pool_size
     # For the group writer, which writes one batch at a time.
-    autocommit = {"url": settings.database_url, "isolation_level": "AUTOCOMMIT", "pool_size": 1, "max_overflow": 1}
+    arguments = options["connect_args"]
+    autocommit = {
+        "url": settings.database_url,
+        "isolation_level": "AUTOCOMMIT",
+        "pool_size": 1,
+        "max_overflow": 1,
+        "connect_args": {
+            **arguments,
+            "options": f"{arguments['options']} -c lock_timeout={GROUP_LOCK_SECONDS * 1000:.0f}",
+        },
+    }
     return {
         "SQLALCHEMY_DATABASE_URI": settings.database_url,
         "SQLALCHEMY_ENGINE_OPTIONS": {**options, "pool_size": size, "max_overflow": size},
@@ -103,9 +119,13 @@ def autocommit() -> AbstractContextManager[Connection]:
     return db.engines[AUTOCOMMIT].connect()
 
 
-def transaction() -> AbstractContextManager[Connection]:
-    """A connection, separate from the session, in a transaction that is committed at the end."""
-    return db.engine.begin()
+@contextmanager
+def transaction() -> Iterator[Connection]:
+    """The same connection, in a transaction that is committed at the end."""
+    with autocommit() as connection:
+        connection.execution_options(isolation_level="READ COMMITTED")
+        with connection.begin():
+            yield connection
 
 
 def install_wait_timeout(settings: Settings) -> None:
@@ -154,8 +174,8 @@ def is_disconnect(error: BaseException) -> bool:
 
 
 def is_overload(error: BaseException) -> bool:
-    """Whether the server answers too slowly: no connection became free, or a statement was cancelled."""
-    return isinstance(error, PoolTimeoutError) or sqlstate(error) == QUERY_CANCELED
+    """Whether the server answers too slowly: no connection or lock became free, or a statement was cancelled."""
+    return isinstance(error, PoolTimeoutError) or sqlstate(error) in (QUERY_CANCELED, LOCK_NOT_AVAILABLE)
 
 
 def is_out_of_resources(error: BaseException) -> bool:

@@ -4,7 +4,8 @@ Under load, a commit for each row costs more than everything else in a request. 
 requests that have begun, which doubles its size. A request that arrives alone does not wait.
 """
 
-from collections import ChainMap
+import time
+from collections import ChainMap, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from operator import itemgetter
@@ -19,7 +20,7 @@ from sentiment_app.errors import UnavailableError
 from sentiment_app.infrastructure import metrics
 from sentiment_app.infrastructure.app_state import AppKey
 from sentiment_app.infrastructure.coalescing import Coalescer
-from sentiment_app.infrastructure.database import UNKNOWN_STATEMENT, retry_on_disconnect, sqlstate
+from sentiment_app.infrastructure.database import LOCK_NOT_AVAILABLE, UNKNOWN_STATEMENT, retry_on_disconnect, sqlstate
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.usage import counters
 from sentiment_app.usage.models import QuotaCounter, UsageRecord
@@ -29,6 +30,9 @@ from sentiment_app.usage.quotas import QuotaUse, owners, refuse_excess
 GRACE_SECONDS = 5.0
 # How long a group waits at most for the rows of requests that have begun.
 MAX_DELAY_SECONDS = 0.008
+# How long rows of a user are refused at once after a lock of the user did not become free.
+LOCKED_SECONDS = 5.0
+MAX_LOCKED_USERS = 2
 
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types here
 # A column with a default in the database needs no value.
@@ -94,6 +98,12 @@ answer.
 """
 
 
+class CountersLockedError(UnavailableError):
+    """Another process has locked the counters of the user's quotas, and did not release them in time."""
+
+    detail = "The quota of your account is locked by another process. Retry later."
+
+
 class GroupWriter:
     """Writes rows in groups. `write` returns when its row is committed.
 
@@ -106,7 +116,9 @@ class GroupWriter:
     def __init__(self, connect: Connect, begin: Connect, retry_seconds: float) -> None:
         self._connect, self._begin = connect, begin
         self._retry_seconds = retry_seconds
-        self._rows = Coalescer(self._store, timeout=retry_seconds + GRACE_SECONDS, max_delay=MAX_DELAY_SECONDS)
+        self._locked_until: dict[str, float] = {}
+        """Users whose counters another process has locked. Only the leader of a group uses this."""
+        self._rows = Coalescer(self._process, timeout=retry_seconds + GRACE_SECONDS, max_delay=MAX_DELAY_SECONDS)
 
     def announce(self) -> None:
         """Announce that this thread's request will write a row, or withdraw."""
@@ -129,17 +141,41 @@ class GroupWriter:
         except TimeoutError:
             raise UnavailableError from None
 
+    def _process(self, rows: list[Row]) -> list[Outcome]:
+        """Store a group, except the rows of users whose counters another process has locked."""
+        now = time.monotonic()
+        self._locked_until = {user_id: end for user_id, end in self._locked_until.items() if end > now}
+        stored = iter(self._store([row for row in rows if row["user_id"] not in self._locked_until]))
+        locked = set(self._locked_until)
+        return [CountersLockedError() if row["user_id"] in locked else next(stored) for row in rows]
+
     def _store(self, rows: list[Row]) -> list[Outcome]:
         try:
             outcomes = retry_on_disconnect(self._retry_seconds, self._insert, rows)
-        except (IntegrityError, DataError) as error:
-            if len(rows) == 1:
-                return [error]
-            # One row is not acceptable: insert each row alone, so that the others do not fail with it.
-            return [outcome for row in rows for outcome in self._store([row])]
         except Exception as error:  # noqa: BLE001  # each waiting request raises it
-            return [error] * len(rows)
+            return self._store_parts(rows, error)
         metrics.commit_rows.observe(len(rows))
+        return outcomes
+
+    def _store_parts(self, rows: list[Row], error: Exception) -> list[Outcome]:
+        """Store rows that could not be stored together in parts, so that one row or user does not affect the others."""
+        is_locked = sqlstate(error) == LOCK_NOT_AVAILABLE
+        key = "user_id" if is_locked else "id"
+        parts: dict[str, list[int]] = defaultdict(list)
+        for index, row in enumerate(rows):
+            parts[row[key]].append(index)
+        if is_locked and len(parts) == 1:
+            self._locked_until[rows[0]["user_id"]] = time.monotonic() + LOCKED_SECONDS
+        if len(parts) == 1 or not (is_locked or isinstance(error, IntegrityError | DataError)):
+            return [error] * len(rows)
+        outcomes: list[Outcome] = [error] * len(rows)
+        failures = 0
+        for indexes in parts.values():
+            if failures < MAX_LOCKED_USERS:  # otherwise the whole table is probably locked
+                found = self._store([rows[index] for index in indexes])
+                failures += isinstance(found[0], Exception) and sqlstate(found[0]) == LOCK_NOT_AVAILABLE
+                for index, outcome in zip(indexes, found, strict=True):
+                    outcomes[index] = outcome
         return outcomes
 
     def _insert(self, rows: list[Row]) -> list[Outcome]:
@@ -152,13 +188,21 @@ class GroupWriter:
             wanted = [owners(row["quotas"], UUID(row["user_id"])) for row in rows]
             counters.create(connection, dict(ChainMap(*wanted)))
         with self._begin() as connection:
-            checked = refuse_excess(connection, list(distinct.values()))
-            outcomes: dict[str, Outcome] = dict(zip(distinct, checked, strict=True))
+            outcomes = self._refuse_excess(connection, distinct)
             refused = {id_ for id_, outcome in outcomes.items() if isinstance(outcome, Exception)}
-            if refused:  # rows that were stored before, when the answer was lost, are not refused
-                outcomes |= {id_: [] for id_ in self._find_stored(connection, refused)}
             self._execute(connection, [row for id_, row in distinct.items() if id_ not in refused])
         return [outcomes[row["id"]] for row in rows]
+
+    def _refuse_excess(self, connection: Connection, rows: dict[str, Row]) -> dict[str, Outcome]:
+        outcomes: dict[str, Outcome] = dict(zip(rows, refuse_excess(connection, list(rows.values())), strict=True))
+        if not any(isinstance(outcome, Exception) for outcome in outcomes.values()):
+            return outcomes
+        # Rows that were stored before, when the answer was lost, need no place in the quota.
+        stored = self._find_stored(connection, rows)
+        if stored:
+            new = {id_: row for id_, row in rows.items() if id_ not in stored}
+            outcomes = dict.fromkeys(stored, ()) | self._refuse_excess(connection, new)
+        return outcomes
 
     def _find_stored(self, connection: Connection, ids: Collection[str]) -> set[str]:
         found = union(*(select(table.id).where(table.id.in_(ids)) for table in (SentimentRequest, UsageRecord)))

@@ -167,6 +167,7 @@ def bisect(claim: Claim) -> None:
     db.session.flush()
     for start, end in ((0, middle), (middle, chunk.size)):
         errors = claim.errors.items()
+        scored = Assessments(claim.found.scores[start:end], claim.found.coverage[start:end])
         half = {
             "id": uuid.uuid7(),
             "task_id": claim.task_id,
@@ -175,7 +176,8 @@ def bisect(claim: Claim) -> None:
             "texts": pack(claim.texts[start:end]),
             "keys": pack(keys[start:end]),
             "columns": None if columns is None else pack(columns[start:end]),
-            **write(Assessments(claim.found.scores[start:end], claim.found.coverage[start:end])),
+            **write(scored),
+            **totals.of_assessments(scored),  # rows that have scores do not wait any more
             "errors": {str(int(index) - start): error for index, error in errors if start <= int(index) < end},
             # After one more crash the half is bisected again. A text that stands alone gets all attempts.
             "attempts": MAX_ATTEMPTS - 1 if end - start > 1 else 0,

@@ -48,6 +48,7 @@ def score(claim: Claim) -> None:
     try:
         scorer = serving().pinned(claim.model_version).scorer
         found, errors = _score_texts(scorer, claim)
+        _store(claim, found, errors)
     except LeaseLostError:
         log.info("lease_lost", chunk=str(claim.id))
         return
@@ -63,9 +64,12 @@ def score(claim: Claim) -> None:
     except BaseException:
         chunks.release_lease(claim.id, claim.token)
         raise
+
+
+def _store(claim: Claim, found: Assessments, errors: dict[str, Any]) -> None:
     quotas.prepare(claim.user_id, claim.key_id)
     if not chunks.store(claim, found, errors):
-        log.info("lease_lost", chunk=str(claim.id))
+        raise LeaseLostError
 
 
 def _score_texts(scorer: TextScorer, claim: Claim) -> tuple[Assessments, dict[str, Any]]:

@@ -1,9 +1,10 @@
 """Quotas: the limits on a user's unfinished tasks, and on the rows in them. For rows in a day or month, see usage."""
 
 from collections.abc import Collection
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, union_all
+from sqlalchemy import Select, func, select, union_all
 
 from sentiment_app.errors import RateLimitedError, TooLargeError
 from sentiment_app.infrastructure import queue
@@ -73,15 +74,21 @@ def reserve_rows(user_id: UUID, task_id: UUID, rows: int) -> None:
 def count_pending(sql: Sql, subjects: Collection[UUID]) -> dict[UUID, int]:
     """The rows of unfinished tasks that wait to be scored, by account and by API key."""
     is_unfinished = Task.status.in_(UNFINISHED) & Task.deleted_at.is_(None)
-    # A chunk that runs when its task fails or is deleted may still be stored.
-    states = is_unfinished & (Chunk.state != "done"), ~is_unfinished & (Chunk.state == "running")
-    waiting = [
-        select(subject.label("subject"), (Chunk.size - Chunk.completed).label("rows"))
-        .join(Task, Task.id == Chunk.task_id)
-        .where(subject.in_(subjects), is_waiting)
-        for subject in (Task.user_id, Task.key_id)
-        for is_waiting in states
-    ]
+    rows = (Chunk.size - Chunk.completed).label("rows")
+    # A chunk that runs when its task fails or is deleted may still be stored. There are few such chunks, and an index
+    # has them: from the tasks, PostgreSQL would search all chunks of all tasks that have ended.
+    running = select(Chunk.task_id, rows).where(Chunk.state.in_(("queued", "running")), Chunk.state == "running")
+    late = running.cte("running")
+    waiting: list[Select[Any]] = []
+    for subject in (Task.user_id, Task.key_id):
+        chosen = select(subject.label("subject"))
+        of_tasks = chosen.add_columns(rows).join(Chunk, Task.id == Chunk.task_id)
+        waiting += [
+            of_tasks.where(subject.in_(subjects), is_unfinished, Chunk.state != "done"),
+            chosen.add_columns(late.c.rows)
+            .join(late, Task.id == late.c.task_id)
+            .where(subject.in_(subjects), ~is_unfinished),
+        ]
     found = union_all(*waiting).subquery()
     counted = select(found.c.subject, func.sum(found.c.rows)).group_by(found.c.subject)
     return {id_: int(rows) for id_, rows in sql.execute(counted)}

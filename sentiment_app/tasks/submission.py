@@ -239,6 +239,8 @@ def submit(
     try:
         total = 0
         for part in _divide(_keep_alive(task_id, rows)):
+            if total:  # a quota may have been set, or a day may have begun, since the upload began
+                waits |= row_quotas.prepare(submission.user_id, submission.key_id)
             _add_chunk(uuid.uuid7(), submission.user_id, task_id, total, part)
             total += len(part)
             if not waits:

@@ -1,6 +1,7 @@
 """`flask user usage` and `flask user set-quota`."""
 
 import datetime as dt
+import re
 from typing import Any
 
 import click
@@ -67,7 +68,7 @@ def set_quota(username: str, as_json: bool, **options: str | None) -> None:
 def _limit(text: str) -> int | None:
     if text == "default":
         return None
-    if not text.isdecimal() or not text.isascii() or int(text) > MAX_ROWS:
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) > MAX_ROWS:
         raise click.UsageError(f"{text!r} is neither a number of rows up to {MAX_ROWS:,} nor 'default'.")
     return int(text)
 

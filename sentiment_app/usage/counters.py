@@ -6,7 +6,6 @@ reconciler corrects new counters within seconds, and all counters about every mi
 """
 
 import datetime as dt
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
@@ -58,16 +57,20 @@ def create(sql: Sql, owners: Mapping[Counter, UUID]) -> None:
     sql.execute(insert(QuotaCounter).from_select(names, missing).on_conflict_do_nothing())
 
 
-def lock(sql: Sql, subjects: Collection[Any]) -> defaultdict[Counter, int]:
+def lock(sql: Sql, subjects: Collection[Any], owners: Mapping[Counter, UUID] | None = None) -> dict[Counter, int]:
     """Lock all current counters of accounts and keys, in the same order everywhere, and return their rows.
 
     Also counters of quotas that are not known here: the statement that raises the counters would lock them later, in
-    another order.
+    another order. A counter of `owners` that does not exist, because its period has begun or its quota was set a moment
+    ago, is counted.
     """
     counters = select(QuotaCounter.subject_id, QuotaCounter.period, QuotaCounter.rows)
     counters = counters.where(QuotaCounter.subject_id.in_(subjects), _is_current()).order_by(*COUNTER)
     found = {(row.subject_id, row.period): row.rows for row in sql.execute(counters.with_for_update())}
-    return defaultdict(int, found)
+    for counter, user_id in (owners or {}).items():
+        if counter not in found:
+            found[counter] = int(sql.scalar(count_usage(*counter, user_id)) or 0)
+    return found
 
 
 def increase(user_id: UUID, key_id: UUID | None, rows: int) -> None:

@@ -7,6 +7,7 @@ a quota together.
 """
 
 import datetime as dt
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -25,6 +26,8 @@ from sentiment_app.web.guard import Principal
 PERIODS = ("day", "month")
 # How soon every process knows the own quota of an account.
 REFRESH_SECONDS = 10.0
+# When to try again if only rows that wait in tasks have used up a quota.
+WAITING_SECONDS = 60
 
 CountPending = Callable[[Sql, Collection[UUID]], Mapping[UUID, int]]
 """Counts the rows of tasks that wait to be scored, by account and by API key."""
@@ -56,13 +59,19 @@ class QuotaExceededError(RateLimitedError):
 
     kind = "quota-exceeded"
 
-    def __init__(self, quota: Quota, rows: int, user_id: UUID) -> None:
+    def __init__(self, quota: Quota, rows: int, user_id: UUID, *, is_waiting: bool) -> None:
         resets_at = next_start(quota.period)
-        super().__init__(
+        detail = (
             f"{_whose(quota, user_id)} may score {quota.limit:,} rows in a {quota.period}. With this request, {rows:,} "
-            f"would be used or wait in tasks. The quota begins anew on {resets_at:%Y-%m-%d} at 00:00 UTC."
+            "would be used or wait in tasks. "
         )
-        self.retry_after_seconds = max(1, int((resets_at - dt.datetime.now(dt.UTC)).total_seconds()) + 1)  # type: ignore[misc]  # other errors have a fixed time
+        seconds = max(1, int((resets_at - dt.datetime.now(dt.UTC)).total_seconds()) + 1)
+        if is_waiting:
+            super().__init__(f"{detail}Rows that wait may still be cancelled or fail. Retry in a minute.")
+            seconds = min(seconds, WAITING_SECONDS)
+        else:
+            super().__init__(f"{detail}The quota begins anew on {resets_at:%Y-%m-%d} at 00:00 UTC.")
+        self.retry_after_seconds = seconds  # type: ignore[misc]  # other errors have a fixed time
 
 
 class TaskExceedsQuotaError(TooLargeError):
@@ -116,14 +125,14 @@ def refuse_excess(sql: Sql, rows: Sequence[Mapping[str, Any]]) -> list[QuotaExce
     error, or its quotas after it is stored.
     """
     subjects = {UUID(id_) for row in rows for id_ in (row["user_id"], row["key_id"]) if id_}
-    used = counters.lock(sql, subjects)
+    wanted = [owners(row["quotas"], UUID(row["user_id"])) for row in rows]
+    used = counters.lock(sql, subjects, dict(ChainMap(*wanted)))
     pending = QUOTAS.get().count_pending(sql, {quota.subject_id for row in rows for quota in row["quotas"]})
     outcomes: list[QuotaExceededError | Sequence[QuotaUse]] = []
     for row in rows:
-        needed = {quota: used[quota.counter] + pending.get(quota.subject_id, 0) + 1 for quota in row["quotas"]}
-        full = next((quota for quota in row["quotas"] if needed[quota] > quota.limit), None)
-        if full:
-            outcomes.append(QuotaExceededError(full, needed[full], UUID(row["user_id"])))
+        error = _find_excess(row["quotas"], used, pending, 1, UUID(row["user_id"]))
+        if error:
+            outcomes.append(error)
             continue
         for quota in row["quotas"]:
             used[quota.counter] += 1
@@ -153,14 +162,27 @@ def check(user_id: UUID, key_id: UUID | None, rows: int = 0, *, task_rows: int =
     quotas = find(user_id, key_id)
     if not quotas:
         return
-    used = counters.lock(db.session, {user_id, key_id} - {None})
-    pending = QUOTAS.get().count_pending(db.session, {quota.subject_id for quota in quotas})
     for quota in quotas:
         if task_rows > quota.limit:
             raise TaskExceedsQuotaError(quota, user_id)
-        needed = used[quota.counter] + pending.get(quota.subject_id, 0) + rows
-        if needed > quota.limit:
-            raise QuotaExceededError(quota, needed, user_id)
+    used = counters.lock(db.session, {user_id, key_id} - {None}, owners(quotas, user_id))
+    pending = QUOTAS.get().count_pending(db.session, {quota.subject_id for quota in quotas})
+    error = _find_excess(quotas, used, pending, rows, user_id)
+    if error:
+        raise error
+
+
+def _find_excess(
+    quotas: Sequence[Quota], used: Mapping[Counter, int], pending: Mapping[UUID, int], rows: int, user_id: UUID
+) -> QuotaExceededError | None:
+    """The error for more `rows`; of several quotas that they exceed, for the quota that begins anew last."""
+    needed = {quota: used[quota.counter] + pending.get(quota.subject_id, 0) + rows for quota in quotas}
+    exceeded = [quota for quota in quotas if needed[quota] > quota.limit]
+    if not exceeded:
+        return None
+    full = [quota for quota in exceeded if used[quota.counter] + max(1, rows) > quota.limit]
+    last = max(full or exceeded, key=lambda quota: next_start(quota.period))
+    return QuotaExceededError(last, needed[last], user_id, is_waiting=not full)
 
 
 @unit_of_work

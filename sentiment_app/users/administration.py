@@ -19,7 +19,6 @@ from sentiment_app.users.models import FormerUsername, User
 from sentiment_app.users.one_time_tokens import InvalidOneTimeTokenError, Purpose
 from sentiment_app.web.admission import admission
 
-
 FIRST_ADMINISTRATOR = "admin"
 
 

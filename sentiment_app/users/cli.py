@@ -142,9 +142,7 @@ def password_link(username: str, url: str, expires_in_hours: int) -> None:
 
     Example: flask user password-link ada --url https://sentiment.example.org
     """
-    made = administration.start_password_reset(
-        service.get_by_username(username).id, timedelta(hours=expires_in_hours)
-    )
+    made = administration.start_password_reset(service.get_by_username(username).id, timedelta(hours=expires_in_hours))
     click.echo(f"{url.rstrip('/')}/console/password?token={made.token}")
 
 

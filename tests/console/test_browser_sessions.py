@@ -45,7 +45,9 @@ def test_cookie_is_random_and_only_for_this_host(browser, ada):
     assert db.session.scalar(select(func.count()).where(Session.cookie_hash == after.value.encode())) == 0
 
 
-@pytest.mark.parametrize("target", ["//evil.example", "https://evil.example/console/", "/\\evil.example", "/docs", "x", ""])
+@pytest.mark.parametrize(
+    "target", ["//evil.example", "https://evil.example/console/", "/\\evil.example", "/docs", "x", ""]
+)
 def test_sign_in_never_leads_to_another_site(browser, ada, target):
     assert browser.sign_in(target=target).location == "/console"
 
@@ -164,7 +166,10 @@ def test_welcome_link_is_printed_until_an_administrator_signs_in(app, browser):
     link = welcome().output.strip()
     assert link.startswith("https://sentiment.example.org/console/password?token=")
     assert welcome().output.strip() not in ("", link)
-    assert browser.post("/password", {"token": link.partition("=")[2], "password": "another horse battery"}).status_code == 303
+    assert (
+        browser.post("/password", {"token": link.partition("=")[2], "password": "another horse battery"}).status_code
+        == 303
+    )
     assert "Team" in browser.get("").text
     done = welcome()
     assert (done.exit_code, done.output) == (0, "")

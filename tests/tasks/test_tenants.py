@@ -1,5 +1,6 @@
 """No route changes or shows ada's data if another user calls it with the ids of her data."""
 
+import io
 import re
 from datetime import timedelta
 from itertools import cycle
@@ -128,22 +129,57 @@ BODIES = {
         "content_type": "application/x-ndjson",
     },
 }
-LAST = "POST /api/v1/auth/logout"
+# Forms of the console. Other forms have no fields.
+FORMS = {
+    "POST /console": {"text": "of another user"},
+    "POST /console/sign-in": {"username": "ada", "password": f"not {PASSWORD}"},
+    "POST /console/register": {"username": "ADA", "email": "other@example.org", "password": PASSWORD},
+    "POST /console/password": {"token": "guessed", "password": PASSWORD},
+    "POST /console/keys": {"name": "test", "scopes": "read", "current_password": PASSWORD},
+    "POST /console/keys/<uuid:key_id>/rotate": {"current_password": PASSWORD},
+    "POST /console/account": {"username": "adam", "email": "ada@example.org", "current_password": PASSWORD},
+    "POST /console/account/delete": {"current_password": f"not {PASSWORD}"},
+    "POST /console/team/<uuid:user_id>": {"is_active": "false"},
+}
+# These end sessions of the caller.
+LAST = ("/api/v1/auth/sessions", "/console/account/sessions/end-others", "/api/v1/auth/logout", "/console/sign-out")
 
 
 def operations(app, ids, version):
-    """Every route with each of the ids. The route that ends the caller's session comes last."""
+    """Every route with each of the ids. The routes that end sessions of the caller come last."""
     found = []
     for rule in app.url_map.iter_rules():
         for method in sorted(rule.methods - {"HEAD"}):
             view = operation_of(app.view_functions[rule.endpoint])
             name = f"{method} {rule.rule}"
-            assert name in BODIES or not (view.body or view.streams), f"{name} needs a body in this test"
+            assert view.page or name in BODIES or not (view.body or view.streams), f"{name} needs a body in this test"
             paths = [rule.rule.replace("<name:version>", version).replace("<path:name>", "x")]
             for kind in re.findall(r"<uuid:(\w+)>", rule.rule):
                 paths = [path.replace(f"<uuid:{kind}>", str(id_)) for path in paths for id_ in ids[kind]]
-            found += [(method, path, BODIES.get(name, {})) for path in paths]
-    return sorted(found, key=lambda operation: (operation[1] == LAST.split()[1], operation[0] == "DELETE"))
+            options = (
+                {"form": FORMS.get(name, {}), "is_upload": bool(view.streams)} if view.page else BODIES.get(name, {})
+            )
+            found += [(method, path, options) for path in paths]
+    return sorted(
+        found, key=lambda operation: (operation[1] in LAST and operation[0] != "GET", operation[0] == "DELETE")
+    )
+
+
+def make_browser(app, username):
+    """A function that sends a request as the browser of a user who is signed in to the console."""
+    client, headers = app.test_client(), {"Origin": "http://localhost"}
+
+    def send(method, path, form=(), is_upload=False):
+        if method == "GET":
+            return client.get(path)
+        token = re.search(r'csrf_token" value="(\w+)"', client.get("/console/sign-in").text)[1]
+        data = {"csrf_token": token, **dict(form)}
+        if is_upload:
+            data["file"] = io.BytesIO(b"text\nof another user\n"), "texts.csv"
+        return client.open(path, method=method, data=data, headers=headers)
+
+    assert send("POST", "/console/sign-in", {"username": username, "password": PASSWORD}).status_code == 303
+    return send
 
 
 @pytest.mark.asvs("8.2.2", "8.4.1")
@@ -156,17 +192,22 @@ def test_no_route_changes_or_shows_data_of_another_user(
     app = make_app(max_tasks=1000, max_held_requests=1000)
     bob = make_user("bob")
     ada_ids, bob_ids = create_all_data(ada), create_all_data(bob)
-    headers, client = sign_in(bob), app.test_client()
+    headers, client, browse = sign_in(bob), app.test_client(), make_browser(app, "bob")
     before = rows_of(ada)
     assert {name: len(rows) > 0 for name, rows in before.items()} == dict.fromkeys(before, True)
     statuses = set()
     for method, path, options in operations(app, ada_ids if whose == "ada's" else bob_ids, model[1]):
         own = {**headers, **options.get("headers", {})}
-        answer = client.open(path, method=method, **{**options, "headers": own})
+        is_page = "form" in options
+        answer = (
+            browse(method, path, **options)
+            if is_page
+            else client.open(path, method=method, **{**options, "headers": own})
+        )
         statuses.add(answer.status_code)
         assert answer.status_code < 500 or path == "/docs/model", (method, path, answer.text)
         assert f"{PRIVATE} ada" not in answer.text, (method, path)
         if whose == "ada's" and any(str(id_) in path for ids in ada_ids.values() for id_ in ids):
             assert answer.status_code in (403, 404), (method, path, answer.text)
         assert rows_of(ada) == before, (method, path)
-    assert {200, 202, 204} <= statuses or whose == "ada's"
+    assert {200, 202, 204, 303} <= statuses or whose == "ada's"
