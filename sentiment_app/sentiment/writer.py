@@ -145,9 +145,12 @@ class GroupWriter:
         """Store a group, except the rows of users whose counters another process has locked."""
         now = time.monotonic()
         self._locked_until = {user_id: end for user_id, end in self._locked_until.items() if end > now}
-        stored = iter(self._store([row for row in rows if row["user_id"] not in self._locked_until]))
-        locked = set(self._locked_until)
-        return [CountersLockedError() if row["user_id"] in locked else next(stored) for row in rows]
+        if not self._locked_until:
+            return self._store(rows)
+        is_free = [row["user_id"] not in self._locked_until for row in rows]
+        free = [row for row, is_stored in zip(rows, is_free, strict=True) if is_stored]
+        outcomes = iter(self._store(free) if free else [])
+        return [next(outcomes) if is_stored else CountersLockedError() for is_stored in is_free]
 
     def _store(self, rows: list[Row]) -> list[Outcome]:
         try:

@@ -167,20 +167,29 @@ def check(user_id: UUID, key_id: UUID | None, rows: int = 0, *, task_rows: int =
             raise TaskExceedsQuotaError(quota, user_id)
     used = counters.lock(db.session, {user_id, key_id} - {None}, owners(quotas, user_id))
     pending = QUOTAS.get().count_pending(db.session, {quota.subject_id for quota in quotas})
-    error = _find_excess(quotas, used, pending, rows, user_id)
+    error = _find_excess(quotas, used, pending, rows, user_id, own_rows=task_rows)
     if error:
         raise error
 
 
 def _find_excess(
-    quotas: Sequence[Quota], used: Mapping[Counter, int], pending: Mapping[UUID, int], rows: int, user_id: UUID
+    quotas: Sequence[Quota],
+    used: Mapping[Counter, int],
+    pending: Mapping[UUID, int],
+    rows: int,
+    user_id: UUID,
+    *,
+    own_rows: int = 0,
 ) -> QuotaExceededError | None:
-    """The error for more `rows`; of several quotas that they exceed, for the quota that begins anew last."""
+    """The error for more `rows`; of several quotas that they exceed, for the quota that begins anew last.
+
+    `own_rows` of the pending rows belong to the same request.
+    """
     needed = {quota: used[quota.counter] + pending.get(quota.subject_id, 0) + rows for quota in quotas}
     exceeded = [quota for quota in quotas if needed[quota] > quota.limit]
     if not exceeded:
         return None
-    full = [quota for quota in exceeded if used[quota.counter] + max(1, rows) > quota.limit]
+    full = [quota for quota in exceeded if used[quota.counter] + max(rows, own_rows) > quota.limit]
     last = max(full or exceeded, key=lambda quota: next_start(quota.period))
     return QuotaExceededError(last, needed[last], user_id, is_waiting=not full)
 

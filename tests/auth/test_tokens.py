@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sentiment_app.auth import token_keys
 from sentiment_app.auth.models import TokenKey
 from sentiment_app.auth.token_keys import TOKEN_KEYS
+from sentiment_app.errors import UnavailableError
 from sentiment_app.infrastructure.database import db
 
 LOGIN, REFRESH, PROTECTED = "/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/protected/test"
@@ -315,6 +316,31 @@ def test_second_rotation_is_refused_while_the_previous_key_is_in_use(own, ada):
         age(31 * 86_400)
         token_keys.rotate()
         assert len(token_keys.list_keys()) == 2
+
+
+def test_key_from_the_future_is_not_replaced(own, ada):
+    """After a failover to a host whose clock is behind, a new key would not be the newest key."""
+    with own().app_context():
+        age(-60)
+        with pytest.raises(token_keys.RecentRotationError, match="went back"):
+            token_keys.rotate(force=True)
+        token_keys.rotate(revoke_old=True)
+        assert len(token_keys.list_keys()) == 1
+
+
+def test_refresh_token_stays_valid_if_the_signing_key_cannot_be_read(own, ada, monkeypatch):
+    app = own()
+    with app.app_context():
+        tokens = sign_in(app)
+        with monkeypatch.context() as patch:
+
+            def fail(*_):
+                raise UnavailableError
+
+            patch.setattr(token_keys.TokenKeys, "signing_key", fail)
+            refused = app.test_client().post(REFRESH, json={"refresh_token": tokens["refresh_token"]})
+            assert refused.status_code == 503
+        assert app.test_client().post(REFRESH, json={"refresh_token": tokens["refresh_token"]}).status_code == 200
 
 
 @pytest.mark.asvs("7.4.5")

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg2
 import pytest
 from harness import PASSWORD, call
 
@@ -45,3 +46,30 @@ def test_requests_at_the_same_time_do_not_exceed_a_quota(product):
             worker.terminate()
             worker.wait(30)
         assert usage() == (LIMIT, LIMIT)
+
+
+def test_locked_counter_of_a_user_stops_nobody_else(product):
+    """A process that is frozen within a transaction keeps the locks of the counters that it raised."""
+    with product.another_web(WEB_CONCURRENCY="1") as url:
+        api = url + "/api/v1"
+        tokens = {}
+        for name in ("frozen", "free"):
+            account = {"username": name, "email": f"{name}@example.org", "password": PASSWORD}
+            assert call(f"{api}/auth/register", account)[0] == 201
+            answer = call(f"{api}/auth/login", {"username": name, "password": PASSWORD})[1]
+            tokens[name] = answer["access_token"]
+        product.run_or_fail("flask", "user", "set-quota", "frozen", "--rows-per-day", "1000")
+
+        def score(name):
+            return call(f"{api}/sentiment/analyze", {"text": "good"}, tokens[name])[0]
+
+        counter = "SELECT 1 FROM quota_counters JOIN users ON users.id = user_id WHERE username = 'frozen'"
+        with psycopg2.connect(product.servers.database_url) as other, other.cursor() as cursor:
+            while not cursor.rowcount > 0:  # until the process knows the quota
+                assert score("frozen") == 200
+                cursor.execute(f"{counter} FOR UPDATE OF quota_counters")
+            with ThreadPoolExecutor(16) as pool:
+                answers = list(pool.map(score, ["frozen", "free", "free", "free"] * 8))
+        assert set(answers[::4]) == {503}
+        assert {status for index, status in enumerate(answers) if index % 4} == {200}
+        assert {score("free")} == {200}

@@ -10,6 +10,7 @@ from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import queue
 from sentiment_app.tasks import chunks, executor, lifecycle, reconciler
 from sentiment_app.tasks.models import Chunk, Task
+from sentiment_app.tasks.quotas import count_pending
 
 
 def chunk(chunk_id):
@@ -69,6 +70,16 @@ def test_chunk_that_crashes_workers_is_bisected(upload, lines, chunk_jobs, fetch
     assert rows[2] == (2, None, chunks.POISON_TEXT)
     assert all(sentiment for index, sentiment, _ in rows if index != 2)
     assert deaths <= 2 * chunks.MAX_ATTEMPTS + 3  # for the whole, for each halving, and for the row alone
+
+
+def test_scored_rows_of_a_bisected_chunk_do_not_wait(upload, lines, chunk_jobs, ada):
+    upload(lines(*"abcd"))
+    (chunk_id,) = chunk_jobs()
+    claim = chunks.claim(UUID(chunk_id), uuid4())
+    claim.found.scores[:3] = 1 / 3
+    assert count_pending(db.session, {ada.id}) == {ada.id: 4}
+    chunks.bisect(claim)
+    assert count_pending(db.session, {ada.id}) == {ada.id: 1}
 
 
 def test_chunk_of_another_worker_is_not_bisected(upload, lines, chunk_jobs):

@@ -8,6 +8,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 from sqlalchemy import func, update
+from sqlalchemy.exc import OperationalError
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import queue
@@ -25,6 +26,25 @@ def chunk(chunk_id):
 def outcome(fetch, task):
     rows = [json.loads(line) for line in fetch(f"/{task}/results", Accept="application/x-ndjson").text.splitlines()]
     return [(row["index"], row.get("sentiment"), row.get("error")) for row in rows]
+
+
+def test_store_that_fails_counts_no_attempt(upload, lines, chunk_jobs, monkeypatch):
+    """For example because another process has locked the counters of a quota for too long."""
+    upload(lines("good"))
+    (chunk_id,) = chunk_jobs()
+
+    def fail(*_):
+        raise OperationalError("", {}, Exception())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor.quotas, "prepare", fail)
+        for _ in range(chunks.MAX_ATTEMPTS + 1):
+            with pytest.raises(OperationalError):
+                executor.score_chunk(UUID(chunk_id))
+            assert (chunk(chunk_id).state, chunk(chunk_id).attempts) == ("waiting", 0)
+            reconciler.reconcile()
+    executor.score_chunk(UUID(chunk_id))
+    assert (chunk(chunk_id).state, chunk(chunk_id).errors) == ("done", {})
 
 
 class SlowModel:

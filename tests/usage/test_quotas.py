@@ -10,11 +10,12 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from usage_rows import row
 
+from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.runtime import Scorer
 from sentiment_app.sentiment.models import SentimentRequest
-from sentiment_app.sentiment.writer import WRITER
-from sentiment_app.tasks import chunks, lifecycle
+from sentiment_app.sentiment.writer import WRITER, CountersLockedError
+from sentiment_app.tasks import chunks, lifecycle, submission
 from sentiment_app.tasks.models import Chunk, Task
 from sentiment_app.usage import counters as quota_counters
 from sentiment_app.usage import quotas
@@ -351,6 +352,83 @@ def test_rows_of_a_refused_upload_are_not_scored(limited, ada, as_ada, small_chu
     assert used(client, as_ada) == {"day": 8}
 
 
+def test_quota_that_is_set_during_an_upload_counts_what_was_used(limited, ada, small_chunks):
+    client = limited()
+    with client.application.app_context():
+        writer = WRITER.get()
+        writer._insert([row(ada) for _ in range(5)])
+
+        def rows():
+            for line in range(1, 11):
+                if line == 5:
+                    administration.administer(ada.id, {"rows_per_day": 12})
+                yield Row(line, None, "good")
+
+        with pytest.raises(quotas.QuotaExceededError):
+            submission.submit(submission.Submission(ada.id), rows(), lambda: "")
+    assert db.session.scalar(select(func.count()).select_from(Task)) == 0
+
+
+def test_missing_counter_is_counted_and_not_zero(limited, ada):
+    """A period begins, or a quota is set, between the creation of the counter and its use."""
+    with limited().application.app_context():
+        WRITER.get()._insert([row(ada) for _ in range(3)])
+        assert counters() == {}
+        limit = [quotas.Quota(ada.id, "day", 3)]
+        assert isinstance(quotas.refuse_excess(db.session, [row(ada, quotas=limit)])[0], quotas.QuotaExceededError)
+
+
+def test_rows_that_only_wait_are_worth_a_retry_soon(limited, ada, as_ada):
+    client = limited(rows_per_month=10)
+    assert submit(client, as_ada, 10).status_code == 202
+    answer = client.post(ANALYZE, json={"text": "good"}, headers=as_ada)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "60")
+    assert "Retry in a minute" in answer.json["detail"]
+
+
+def test_retry_after_is_the_time_of_the_quota_that_begins_anew_last(limited, as_ada):
+    client = limited(rows_per_day=1, rows_per_month=1)
+    assert score(client, as_ada) == [200]
+    answer = client.post(ANALYZE, json={"text": "good"}, headers=as_ada)
+    assert "1 rows in a month" in answer.json["detail"]
+
+
+def test_repeated_request_takes_no_place_from_another_request_of_its_group(limited, ada):
+    with limited().application.app_context():
+        limit = [quotas.Quota(ada.id, "day", 2)]
+        repeated, new = row(ada, quotas=limit), row(ada, quotas=limit)
+        WRITER.get()._insert([repeated])
+        outcomes = WRITER.get()._insert([repeated, new])
+        assert not any(isinstance(outcome, Exception) for outcome in outcomes)
+    assert counters() == {"day": 2}
+
+
+class LockNotAvailable(Exception):  # noqa: N818  # as psycopg2's error, whose pgcode only the driver can set
+    pgcode = "55P03"
+
+
+def test_users_whose_counters_are_locked_do_not_affect_others(limited, ada, make_user, monkeypatch):
+    bob = make_user("bob")
+    with limited().application.app_context():
+        writer = WRITER.get()
+        insert, calls = writer._insert, []
+
+        def insert_unless_locked(rows):
+            calls.append(len(rows))
+            if any(entry["user_id"] == str(ada.id) for entry in rows):
+                raise OperationalError("", {}, LockNotAvailable())
+            return insert(rows)
+
+        monkeypatch.setattr(writer, "_insert", insert_unless_locked)
+        outcomes = writer._process([row(ada), row(bob), row(ada)])
+        assert [isinstance(outcome, OperationalError) for outcome in outcomes] == [True, False, True]
+        assert calls == [3, 2, 1]
+        # Meanwhile, rows of this user wait for nothing.
+        outcomes = writer._process([row(ada), row(bob)])
+        assert [isinstance(outcome, CountersLockedError) for outcome in outcomes] == [True, False]
+        assert calls == [3, 2, 1, 1]
+
+
 def test_quota_of_a_key_is_known_at_once(limited, ada):
     client = limited()
     for _ in range(2):
@@ -407,6 +485,7 @@ def test_administrator_may_limit_the_own_account(client, admin, as_admin):
         (["--rows-per-day", "default"], 0, "ada: rows per day: the setting"),
         (["--rows-per-day", "-1"], 2, "neither a number"),
         (["--rows-per-day", "\u0663"], 2, "neither a number"),
+        (["--rows-per-day", "9" * 5000], 2, "neither a number"),
         ([], 2, "Give --rows-per-day"),
     ],
 )
