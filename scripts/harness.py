@@ -87,21 +87,22 @@ class Product:
         (folder / "manifest.json").write_bytes(artifact.manifest)
         (folder / "serving.npz").write_bytes(artifact.serving)
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a module in the environment of the product until it ends."""
+    def run(self, *command: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a module in the environment of the product until it ends; `given` is its input."""
         return subprocess.run(  # noqa: S603  # our own commands
             [sys.executable, "-m", *command],
             env=self.environment,
             cwd=ROOT,
+            input=given,
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
 
-    def run_or_fail(self, *command: str) -> str:
+    def run_or_fail(self, *command: str, given: str | None = None) -> str:
         """Run a module that must succeed, and return its output."""
-        done = self.run(*command)
+        done = self.run(*command, given=given)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -1,20 +1,11 @@
 """The documentation pages in a real browser: they load nothing from other hosts, and "Try it out" works."""
 
-import shutil
-
 import pytest
+from browser import CHROMIUM, open_browser
 from harness import PASSWORD
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE_MS = 180_000
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on this machine (on Debian: apt install chromium)"
@@ -25,8 +16,7 @@ pytestmark = pytest.mark.skipif(
 def page(product):
     """A browser page. The test fails after a request to another host or an error in a script."""
     wrong = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+    with open_browser() as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 1400})
         # On a busy machine, a page takes longer than Playwright's five seconds.
         expect.set_options(timeout=PATIENCE_MS)
@@ -38,7 +28,6 @@ def page(product):
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
         yield page
-        browser.close()
     assert not wrong
 
 
