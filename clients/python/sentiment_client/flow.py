@@ -1,0 +1,125 @@
+"""The requests of the API, written once for the client that blocks and for the client that does not.
+
+An operation is a generator, a *flow*: it yields requests and pauses, and gets the responses. A driver sends the
+requests with httpx.Client or httpx.AsyncClient. The idea comes from httpx's authentication flows.
+"""
+
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from sentiment_client import errors
+
+T = TypeVar("T")
+Content = Callable[[], Iterable[bytes]] | bytes | None
+"""The body of a request. A function is called for each attempt, so that the body can be sent again."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+REPEATABLE = (429, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request.
+
+    Args:
+        path: after `/api/v1`.
+        is_safe: whether it may be repeated after a lost connection, when it was perhaps carried out.
+        is_repeatable: whether its body can be sent again.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: Content = None
+    json: Any = None
+    is_safe: bool = True
+    is_repeatable: bool = True
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait for some seconds."""
+
+    seconds: float
+
+
+Step = Request | Pause
+Flow = Generator[Step, Any, T]
+
+
+def send(request: Request, patience: float) -> Flow[httpx.Response]:
+    """Send a request, and repeat it for at most `patience` seconds while it may succeed later.
+
+    The driver answers with a response, or with the error of httpx.
+
+    Raises:
+        ApiError: the service refused it.
+        ServiceUnreachableError: there was no answer.
+    """
+    deadline = time.monotonic() + patience
+    attempt = 0
+    while True:
+        answer = yield request
+        may_repeat = request.is_repeatable
+        if isinstance(answer, httpx.Response):
+            if answer.is_success:
+                return answer
+            error: Exception = errors.from_response(answer.status_code, answer.content)
+            may_repeat &= answer.status_code in REPEATABLE
+            may_repeat &= request.is_safe or answer.status_code in (429, 503)
+            pause = _pause(attempt, answer.headers.get("Retry-After"))
+        else:
+            error = errors.ServiceUnreachableError(f"The service did not answer: {type(answer).__name__}: {answer}")
+            may_repeat &= request.is_safe or isinstance(answer, httpx.ConnectError | httpx.ConnectTimeout)
+            pause = _pause(attempt, None)
+        if not may_repeat or time.monotonic() + pause > deadline:
+            raise error
+        yield Pause(pause)
+        attempt += 1
+
+
+def _pause(attempt: int, retry_after: str | None) -> float:
+    if retry_after and retry_after.isdecimal():
+        return float(retry_after)
+    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
+    return random.uniform(longest / 2, longest)
+
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+MEDIA_TYPES = {
+    ".csv": "text/csv",
+    ".tsv": "text/tab-separated-values",
+    ".txt": "text/csv",
+    ".ndjson": "application/x-ndjson",
+    ".jsonl": "application/x-ndjson",
+    ".json": "application/json",
+    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    ".parquet": "application/vnd.apache.parquet",
+}
+PIECE_BYTES = 256 * 1024
+
+
+def media_type(path: Path) -> str:
+    """The media type of a file, by its suffix.
+
+    Raises:
+        ValueError: the suffix is not known.
+    """
+    found = MEDIA_TYPES.get(path.suffix.lower())
+    if found is None:
+        raise ValueError(f"{path.name} has none of these endings: {', '.join(MEDIA_TYPES)}")
+    return found
+
+
+def read_file(path: Path) -> Iterable[bytes]:
+    """A file in pieces."""
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece

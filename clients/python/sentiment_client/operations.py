@@ -1,0 +1,148 @@
+"""The operations of the API, as flows (see flow.py)."""
+
+import itertools
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from sentiment_client.errors import TaskFailedError
+from sentiment_client.flow import COMPRESSIONS, Flow, Pause, Request, media_type, read_file, send
+from sentiment_client.types import Analysis, Progress, Row, read_analysis, read_progress, read_row
+
+Source = str | PathLike[str] | Iterable[str | Mapping[str, Any]]
+"""A path, or rows: strings, or objects with a `text` and perhaps a `custom_id`."""
+
+MAX_BATCH = 10_000
+NDJSON = "application/x-ndjson"
+FIRST_POLL, LONGEST_POLL = 0.1, 2.0
+RESULTS = {suffix: media_type(Path(f"results{suffix}")) for suffix in (".csv", ".ndjson", ".xlsx", ".parquet")}
+
+
+class Operations:
+    """The operations of the API.
+
+    Args:
+        patience: how long a request is repeated while it may succeed later, in seconds.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+
+    def analyze(self, text: str, *, model: str | None, explain: bool, store: bool) -> Flow[Analysis]:
+        """Score a text."""
+        body = {"text": text, "explain": explain, "store": store} | ({"model": model} if model else {})
+        request = Request("POST", "/sentiment/analyze", json=body, is_safe=False)
+        return read_analysis((yield from self._json(request)))
+
+    def submit(self, source: Source, options: Mapping[str, Any]) -> Flow[Progress]:
+        """Create a task from a file or from rows."""
+        query = {name: value for name, value in options.items() if value is not None}
+        if query.pop("keep_columns", False):
+            query["keep"] = "columns"
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        if isinstance(source, str | PathLike):
+            path = Path(source)
+            compression = COMPRESSIONS.get(path.suffix.lower())
+            kind = media_type(path.with_suffix("") if compression else path)
+            headers |= {"Content-Type": kind, "Content-Length": str(path.stat().st_size)}
+            headers |= {"Content-Encoding": compression} if compression else {}
+            request = Request("POST", "/sentiment/tasks", query, headers, lambda: read_file(path))
+        else:
+            is_repeatable = isinstance(source, Sequence)
+            headers["Content-Type"] = NDJSON
+            rows = source
+            request = Request(
+                "POST", "/sentiment/tasks", query, headers, lambda: _lines(rows), is_repeatable=is_repeatable
+            )
+        return read_progress((yield from self._json(request)))
+
+    def progress(self, task_id: str) -> Flow[Progress]:
+        """The state of a task."""
+        return read_progress((yield from self._json(Request("GET", f"/sentiment/tasks/{task_id}"))))
+
+    def wait(self, task_id: str, report: Any) -> Flow[Progress]:
+        """Wait until a task has ended.
+
+        Raises:
+            TaskFailedError: it failed, or was cancelled.
+        """
+        pause = FIRST_POLL
+        while True:
+            progress = yield from self.progress(task_id)
+            report(progress)
+            if progress.has_ended:
+                break
+            yield Pause(pause)
+            pause = min(LONGEST_POLL, pause * 1.5)
+        if progress.status != "completed":
+            raise TaskFailedError(progress)
+        return progress
+
+    def change(self, task_id: str, action: str) -> Flow[Progress]:
+        """Cancel or retry a task."""
+        request = Request("POST", f"/sentiment/tasks/{task_id}/{action}")
+        return read_progress((yield from self._json(request)))
+
+    def delete(self, task_id: str) -> Flow[None]:
+        """Delete a task."""
+        yield from send(Request("DELETE", f"/sentiment/tasks/{task_id}"), self.patience)
+
+    def tasks(self, status: str | None) -> Flow[list[Progress]]:
+        """All tasks, newest first."""
+        found: list[Progress] = []
+        query: dict[str, Any] = {"limit": 100} | ({"status": status} if status else {})
+        while True:
+            page = yield from self._json(Request("GET", "/sentiment/tasks", query))
+            found += map(read_progress, page["items"])
+            if page["next_cursor"] is None:
+                return found
+            query["cursor"] = page["next_cursor"]
+
+    def get(self, path: str, query: Mapping[str, Any] | None = None) -> Flow[Any]:
+        """The JSON of a path."""
+        return (yield from self._json(Request("GET", path, query or {})))
+
+    def _json(self, request: Request) -> Flow[Any]:
+        response: httpx.Response = yield from send(request, self.patience)
+        return response.json()
+
+
+def results_request(task_id: str, suffix: str, *, after: int = -1, include: Iterable[str] = ()) -> Request:
+    """The request for the results of a task, in the format of a suffix such as `.csv`.
+
+    Raises:
+        ValueError: the service does not write this format.
+    """
+    if suffix not in RESULTS:
+        raise ValueError(f"Results cannot be written as {suffix or 'a file without an ending'}: {', '.join(RESULTS)}")
+    query = {"cursor": after} | ({"include": ",".join(include)} if include else {})
+    return Request("GET", f"/sentiment/tasks/{task_id}/results", query, {"Accept": RESULTS[suffix]})
+
+
+def included(progress: Progress) -> list[str]:
+    """What the results of a task can include: always the texts, and the columns that were kept."""
+    has_columns = "kept_columns" in (progress.details.get("format") or {})
+    return ["text", "columns"] if has_columns else ["text"]
+
+
+def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists that a task accepts as JSON."""
+    rest = iter(texts)
+    while batch := list(itertools.islice(rest, MAX_BATCH)):
+        yield batch
+
+
+def parse_row(line: str) -> Row:
+    """A row of a task from a line of NDJSON."""
+    return read_row(json.loads(line))
+
+
+def _lines(rows: Iterable[str | Mapping[str, Any]]) -> Iterator[bytes]:
+    for row in rows:
+        value = row if isinstance(row, str) else dict(row)
+        yield json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
