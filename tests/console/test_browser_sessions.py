@@ -33,7 +33,7 @@ def test_visitor_is_asked_to_sign_in_and_then_sees_the_page(browser, ada):
     assert browser.get("/keys").status_code == 200
 
 
-@pytest.mark.asvs("3.3.1", "3.3.2", "3.3.4", "7.2.3", "7.2.4")
+@pytest.mark.asvs("3.3.1", "3.3.2", "3.3.3", "3.3.4", "7.2.3", "7.2.4")
 def test_cookie_is_random_and_only_for_this_host(browser, ada):
     before = cookie_of(browser.get("/sign-in"))
     after = cookie_of(browser.sign_in())
@@ -214,10 +214,6 @@ def test_browser_sees_errors_of_the_api_as_a_page_and_programs_do_not(client):
         answer = client.get("/api/v1/users/me", headers={"Accept": accept} if accept else {})
         assert (answer.status_code, answer.mimetype) == (401, mimetype)
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-
-
-def test_first_page_leads_to_the_console(client):
-    assert client.get("/").location == "/console"
 
 
 def test_error_page_needs_no_database(ada_browser, monkeypatch):

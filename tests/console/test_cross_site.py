@@ -73,6 +73,36 @@ def test_forwarded_port_is_accepted(ada_browser):
     assert send(ada_browser, "/console/sign-out", headers, ada_browser.csrf_token()).status_code == 303
 
 
+# What only administrators may do. Every other page is for everybody who has signed in.
+ADMINISTRATION = {
+    "GET /console/audit",
+    "GET /console/team",
+    "POST /console/models/<name:version>/activate",
+    "POST /console/models/rollback",
+    "POST /console/team/<uuid:user_id>",
+    "POST /console/team/<uuid:user_id>/delete",
+    "POST /console/team/<uuid:user_id>/password-reset",
+    "POST /console/team/<uuid:user_id>/sessions/end",
+    "POST /console/team/invitations",
+}
+
+
+@pytest.mark.asvs("8.2.1")
+def test_only_these_pages_are_for_administrators(app, ada_browser, admin_browser):
+    token, refused = ada_browser.csrf_token(), set()
+    for rule in pages(app):
+        for method in sorted(rule.methods - {"HEAD"}):
+            path = re.sub("<[^>]*>", str(uuid.uuid4()), rule.rule)
+            if rule.endpoint in ("console.sign_out", "console.end_other_sessions"):
+                continue
+            sent = {"headers": {"Origin": ORIGIN}, "data": {"csrf_token": token}} if method == "POST" else {}
+            answer = ada_browser.client.open(path, method=method, **sent)
+            if answer.status_code == 403:
+                refused.add(f"{method} {rule.rule}")
+    assert refused == ADMINISTRATION
+    assert admin_browser.get("/team").status_code == admin_browser.get("/audit").status_code == 200
+
+
 def test_every_view_of_the_console_is_a_page(app):
     for rule in pages(app):
         assert operation_of(app.view_functions[rule.endpoint]).page, rule

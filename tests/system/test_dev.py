@@ -84,7 +84,7 @@ class Dev:
 
     def has_printed_welcome(self):
         """Whether the welcome text was printed. From then on, the API must answer."""
-        if "Paste this" not in self.log.read_text():
+        if "Ctrl-C stops" not in self.log.read_text():
             return False
         assert call(f"http://127.0.0.1:{self.port}/livez")[0] == 200
         return True

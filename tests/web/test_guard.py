@@ -15,6 +15,13 @@ PUBLIC = {
     "GET /docs",
     "GET /docs/model",
     "GET /docs/assets/<path:name>",
+    "GET /console/assets/<path:name>",
+    "GET /console/password",
+    "GET /console/register",
+    "GET /console/sign-in",
+    "POST /console/password",
+    "POST /console/register",
+    "POST /console/sign-in",
     "GET /health",
     "GET /livez",
     "GET /metrics",
@@ -41,8 +48,11 @@ def call(client, method, rule, **options):
 
 @pytest.mark.asvs("8.2.1", "8.3.1", "13.4.5")
 def test_only_these_routes_are_public(app, client):
-    open_to_all = {f"{method} {rule}" for method, rule in routes(app) if call(client, method, rule).status_code != 401}
-    assert open_to_all == PUBLIC
+    own = {"Origin": "http://localhost"}  # without it, the console refuses writes before it asks for the cookie
+    found = {
+        f"{method} {rule}" for method, rule in routes(app) if call(client, method, rule, headers=own).status_code != 401
+    }
+    assert found == PUBLIC
 
 
 @pytest.mark.asvs("8.3.1")
@@ -62,14 +72,14 @@ def test_openapi_contains_every_route(app, client):
         if method != "parameters"
     }
     hidden = {"GET /", "GET /metrics", "GET /docs/assets/<path:name>"}
-    real = {f"{method} {rule}" for method, rule in routes(app)} - hidden
+    real = {f"{method} {rule}" for method, rule in routes(app) if not rule.startswith("/console")} - hidden
     assert found == {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", entry) for entry in real}
 
 
 @pytest.mark.asvs("3.7.2")
-def test_root_redirects_to_docs(client):
+def test_root_redirects_to_the_console(client):
     answer = client.get("/")
-    assert (answer.status_code, answer.headers["Location"]) == (302, "/docs")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/console")
 
 
 # These need a signed-in user, and would end the sessions of the other calls.
@@ -137,7 +147,7 @@ def test_every_route_admits_exactly_the_declared_roles_and_scopes(app, client, a
     found = {}
     for method, rule in routes(app):
         route = f"{method} {rule}"
-        if route in PUBLIC or route in ENDS_SESSIONS:
+        if route in PUBLIC or route in ENDS_SESSIONS or rule.startswith("/console"):
             continue
         admitted = set()
         for who, scope, headers in callers:
