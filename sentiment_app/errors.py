@@ -18,6 +18,8 @@ class AppError(Exception):
     """Identifies the error to programs. `docs/errors.md` has a section for each kind."""
     detail: str = ""
     retry_after_seconds: ClassVar[int | None] = None
+    columns: list[str] | None = None
+    """The columns of a file, if the caller must choose one of them."""
     challenge: str | None = None
     """The parameters of the challenge that the response contains (RFC 6750, section 3)."""
 

@@ -107,7 +107,7 @@ class BinaryFile:
             )
         value = orjson.loads(line)
         if isinstance(value, dict) and "error" in value:
-            raise FileError(value["error"], value["option"])
+            raise FileError(value["error"], value["option"], value["columns"])
         return value
 
 

@@ -9,6 +9,7 @@ from sentiment_app.files.rows import make_storable
 DEFAULT_COLUMN, DEFAULT_ID_COLUMN = "text", "custom_id"
 MAX_COLUMNS = 10_000
 MAX_LISTED_COLUMNS = 20
+MAX_CHOICES, MAX_CHOICE_CHARACTERS = 100, 200
 MAX_KEPT_COLUMNS, MAX_KEPT_NAME_CHARACTERS = 100, 1_000
 
 
@@ -49,7 +50,7 @@ def find_columns(names: Sequence[str], columns: Columns) -> Indexes:
         raise FileError(f"The header has {len(names):,} columns. The limit is {MAX_COLUMNS:,}.")
     text = _find(names, columns.text, DEFAULT_COLUMN, "column")
     if text is None and len(names) > 1:
-        raise FileError(_no_column(names, columns), "column")
+        raise FileError(_no_column(names, columns), "column", _choices(names))
     id_ = _find(names, columns.id, DEFAULT_ID_COLUMN, "id_column")
     text = text or 0
     others = [next(iter(matching(names, name)), None) for name in columns.others]
@@ -92,11 +93,12 @@ def _find(names: Sequence[str], requested: str | None, default: str, option: str
         raise FileError(
             f"The file has {len(found)} columns named {requested or default!r}. Choose one by its number: {numbers}.",
             option,
+            _choices(names),
         )
     if found:
         return found[0]
     if requested:
-        raise FileError(f"The file has no column named {requested!r}. {_list_columns(names)}", option)
+        raise FileError(f"The file has no column named {requested!r}. {_list_columns(names)}", option, _choices(names))
     return None
 
 
@@ -121,6 +123,10 @@ def _no_column(names: Sequence[str], columns: Columns) -> str:
     if columns.has_header:
         return f"The file has no column named {DEFAULT_COLUMN!r}. {_list_columns(names)} Choose one of them."
     return f"The file has {len(names)} columns and no header. Choose the column with the texts by its number."
+
+
+def _choices(names: Sequence[str]) -> list[str]:
+    return [make_storable(name)[:MAX_CHOICE_CHARACTERS] for name in names[:MAX_CHOICES]]
 
 
 def _list_columns(names: Sequence[str]) -> str:

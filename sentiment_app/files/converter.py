@@ -61,5 +61,5 @@ def serve(read: Callable[[IO[bytes], Columns, str | None], Table]) -> None:
             write(_dump(row) + b"\n")
         write(b'"end"\n')
     except FileError as error:
-        write(orjson.dumps({"error": error.detail, "option": error.option}) + b"\n")
+        write(orjson.dumps({"error": error.detail, "option": error.option, "columns": error.columns}) + b"\n")
     sys.stdout.buffer.flush()

@@ -192,7 +192,9 @@ def _file_errors() -> Iterator[None]:
     except FileError as error:
         if error.option is None:
             raise MalformedError(error.detail) from None
-        raise InvalidError(error.detail, field=error.option) from None
+        invalid = InvalidError(error.detail, field=error.option)
+        invalid.columns = error.columns or None
+        raise invalid from None
 
 
 def _check_text(row: Row) -> Row:

@@ -112,7 +112,7 @@ def to_response(error: AppError) -> Response:
     status, oauth = status_of(type(error)), _oauth_members(error)
     if "error" in oauth and status in (401, 422):
         status = 400  # as RFC 6749 says
-    answer = problem(status, error.detail, error.kind, errors=_fields(error), **oauth)
+    answer = problem(status, error.detail, error.kind, errors=_fields(error), columns=error.columns, **oauth)
     if error.retry_after_seconds is not None:
         answer.headers["Retry-After"] = str(error.retry_after_seconds)
     if error.challenge is not None and "error" not in oauth:

@@ -160,6 +160,9 @@ class ProblemSchema(Schema):
     instance = fields.String(required=True, metadata={"format": "uri-reference"})
     request_id = fields.String(required=True)
     errors = fields.List(fields.Nested(ProblemErrorSchema))
+    columns = fields.List(
+        fields.String(), metadata={"description": "The first 100 columns of a file, if one of them must be chosen"}
+    )
     checks = fields.Dict(fields.String(), fields.String(), metadata={"description": "The checks of /readyz"})
 
 

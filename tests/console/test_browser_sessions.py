@@ -33,7 +33,7 @@ def test_visitor_is_asked_to_sign_in_and_then_sees_the_page(browser, ada):
     assert browser.get("/keys").status_code == 200
 
 
-@pytest.mark.asvs("3.3.1", "3.3.2", "3.3.3", "3.3.4", "7.2.3", "7.2.4")
+@pytest.mark.asvs("3.3.1", "3.3.2", "3.3.3", "3.3.4", "7.2.3")
 def test_cookie_is_random_and_only_for_this_host(browser, ada):
     before = cookie_of(browser.get("/sign-in"))
     after = cookie_of(browser.sign_in())

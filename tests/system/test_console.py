@@ -121,7 +121,12 @@ def test_file_is_previewed_scored_and_comes_back_with_its_columns(open_page, wor
     choose_file(page, f"id;{HOSTILE};opinion\n{rows}".encode())
     # Several columns, none of them named text: the page says so, and offers a choice.
     expect(page.get_by_role("alert")).to_contain_text("opinion")
-    page.locator("#options summary").click()
+    expect(page.get_by_label("Column with the texts")).to_be_focused()
+    assert page.locator("#columns option").evaluate_all("found => found.map(option => option.value)") == [
+        "id",
+        HOSTILE,
+        "opinion",
+    ]
     page.get_by_label("Column with the texts").fill("opinion")
     page.get_by_label("Column with the texts").press("Tab")
     expect(page.locator("#preview tbody tr")).to_have_count(20)

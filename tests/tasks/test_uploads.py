@@ -316,3 +316,9 @@ def test_other_errors_of_an_upload_are_not_taken_for_slowness(app):
         request_body.watch_sender(3600),
     ):
         raise ZeroDivisionError
+
+
+def test_error_lists_the_columns_to_choose_from(upload):
+    answer = upload("id,stars,opinion\n1,5,good\n", "text/csv")
+    assert (answer.status_code, answer.json["columns"]) == (422, ["id", "stars", "opinion"])
+    assert "columns" not in upload("\0", "text/csv").json

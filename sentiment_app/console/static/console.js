@@ -123,7 +123,14 @@ class Upload {
     const head = WHOLE.test(file.name) ? file : file.slice(0, PREVIEW_BYTES);
     const page = await this.post(this.form.dataset.preview, this.body(head), false);
     if (!page) return;
-    for (const id of ["options", "preview"]) document.getElementById(id).replaceWith(page.getElementById(id));
+    const columns = page.getElementById("columns");
+    if (columns) document.getElementById("columns").replaceWith(columns);
+    if (page.getElementById("preview")) {
+      for (const id of ["options", "preview"]) document.getElementById(id).replaceWith(page.getElementById(id));
+    } else if (columns) { // the file has no column that is the text for sure: offer its columns
+      document.getElementById("options").open = true;
+      this.form.elements.column.focus();
+    }
   }
 
   async send() {
@@ -133,7 +140,8 @@ class Upload {
     this.progress.hidden = this.cancel.hidden = true;
   }
 
-  // fetch cannot report how much was sent, so this is an XMLHttpRequest. Resolves to a page, or to null.
+  // fetch cannot report how much was sent, so this is an XMLHttpRequest. Resolves to the page of the answer, or to null
+  // if there is none.
   post(url, body, showsProgress) {
     this.request?.abort();
     return new Promise((resolve) => {
@@ -147,15 +155,9 @@ class Upload {
         });
       }
       request.addEventListener("load", () => {
-        if (request.status >= 400) {
-          showProblem(request.responseText);
-          resolve(null);
-        } else if (showsProgress) {
-          window.location.assign(request.responseURL);
-          resolve(null);
-        } else {
-          resolve(new DOMParser().parseFromString(request.responseText, "text/html"));
-        }
+        if (request.status >= 400) showProblem(request.responseText);
+        if (showsProgress && request.status < 400) window.location.assign(request.responseURL);
+        else resolve(new DOMParser().parseFromString(request.responseText, "text/html"));
       });
       request.addEventListener("error", () => { showProblem(""); resolve(null); });
       request.addEventListener("abort", () => resolve(null));
