@@ -31,7 +31,7 @@ class AuditPageSchema(Schema):
     """A page of the audit log."""
 
     items = fields.List(fields.Nested(AuditEventSchema), required=True)
-    next_cursor = Cursor(required=True, allow_none=True, metadata={"type": ["string", "null"]})
+    next_cursor = Cursor(required=True, allow_none=True, metadata={"type": "string"})
 
 
 class AuditQuerySchema(PageQuerySchema):

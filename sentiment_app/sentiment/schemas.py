@@ -56,7 +56,7 @@ class RequestPageSchema(Schema):
     """A page of the history."""
 
     items = fields.List(fields.Nested(RequestSchema), required=True)
-    next_cursor = Cursor(required=True, allow_none=True, metadata={"type": ["string", "null"]})
+    next_cursor = Cursor(required=True, allow_none=True, metadata={"type": "string"})
 
 
 class HistoryQuerySchema(PageQuerySchema):

@@ -257,7 +257,7 @@ class TaskPageSchema(Schema):
     """A page of tasks."""
 
     items = fields.List(fields.Nested(TaskSchema), required=True)
-    next_cursor = Cursor(required=True, allow_none=True, metadata={"type": ["string", "null"]})
+    next_cursor = Cursor(required=True, allow_none=True, metadata={"type": "string"})
 
 
 class TaskQuerySchema(PageQuerySchema):

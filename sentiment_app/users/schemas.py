@@ -144,7 +144,7 @@ class UserPageSchema(Schema):
     """A page of accounts."""
 
     items = fields.List(fields.Nested(UserSchema), required=True)
-    next_cursor = Cursor(required=True, allow_none=True, metadata={"type": ["string", "null"]})
+    next_cursor = Cursor(required=True, allow_none=True, metadata={"type": "string"})
 
 
 class ProfileChangeSchema(Schema):

@@ -41,21 +41,21 @@ def openapi() -> Response:
 
 
 @blueprint.get("/docs")
-@operation(access="public", rates=(), media_types=("text/html",))
+@operation(access="public", rates=(), documented=False)
 def swagger_ui() -> Response:
     """Interactive documentation of the API (Swagger UI)."""
     return _page("swagger-ui.html")
 
 
 @blueprint.get("/redoc")
-@operation(access="public", rates=(), media_types=("text/html",))
+@operation(access="public", rates=(), documented=False)
 def redoc() -> Response:
     """Reference documentation of the API (Redoc)."""
     return _page("redoc.html")
 
 
 @blueprint.get("/docs/model")
-@operation(access="public", rates=(), media_types=("text/html",), errors=(503,))
+@operation(access="public", rates=(), documented=False)
 def model_card() -> Response:
     """Model card of the active model."""
     return MODEL_CARD.get()()

@@ -3,7 +3,7 @@
 import inspect
 import re
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
@@ -12,6 +12,7 @@ from werkzeug.routing import Rule
 
 from sentiment_app import __version__
 from sentiment_app.web.operation import FORM, JSON, SCOPES, NameConverter, Operation, operation_of
+from sentiment_app.web.problems import PROBLEM_TYPE
 from sentiment_app.web.schemas import ProblemSchema
 
 TOKEN_URL = "/api/v1/auth/login"  # noqa: S105  # a path, not a password
@@ -48,6 +49,46 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "Last-Event-ID": {"description": "The id of the last event that the client received", "schema": {"type": "string"}},
 }
 
+TAGS = {
+    "auth": "Sign in, and see your sessions.",
+    "users": "Your profile and API keys; for administrators, all accounts.",
+    "sentiment": "Score a text, and read the history.",
+    "tasks": "Score files and many texts.",
+    "models": "The released models.",
+    "webhooks": "The secret that signs webhooks.",
+    "usage": "How many rows were scored, and quotas.",
+    "privacy": "Export and erase what belongs to an account.",
+    "audit": "The audit log, for administrators.",
+    "events": "What a webhook receives.",
+    "health": "Whether the service works, and its version.",
+    "docs": "This document.",
+}
+
+
+class Error(NamedTuple):
+    """A response that many operations share: its name in the document, the type of an example, and what it means."""
+
+    name: str
+    kind: str
+    text: str
+
+
+ERRORS = {
+    400: Error("Malformed", "malformed", "The body cannot be parsed."),
+    401: Error("Unauthenticated", "invalid-token", "The token or API key is missing or not valid."),
+    403: Error("Forbidden", "forbidden", "The caller may not do this."),
+    404: Error("NotFound", "not-found", "It does not exist, or belongs to somebody else."),
+    408: Error("TooSlow", "upload-too-slow", "The upload did not arrive in time."),
+    409: Error("Conflict", "task-state", "The state of the resource does not allow this."),
+    410: Error("Gone", "expired", "The results were deleted after their retention time."),
+    413: Error("TooLarge", "too-large", "The body is too large."),
+    415: Error("UnsupportedMediaType", "unsupported-media-type", "This route does not read this type of body."),
+    422: Error("Invalid", "invalid", "A field is not valid. `errors` points to it."),
+    429: Error("RateLimited", "rate-limited", "A rate limit or a quota is used up."),
+    503: Error("Unavailable", "unavailable", "The service cannot answer at the moment."),
+}
+PROBLEM_JSON = "application/problem+json"
+
 ERROR_HEADERS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 
 
@@ -57,12 +98,20 @@ def document(app: Flask) -> dict[str, Any]:
         title="Sentiment",
         version=__version__,
         openapi_version="3.1.0",
-        info={"description": inspect.cleandoc(DESCRIPTION), "license": {"name": "MIT"}},
+        info={
+            "description": inspect.cleandoc(DESCRIPTION),
+            "contact": {"name": "The operator of this service"},
+            "license": {"name": "MIT", "url": "https://opensource.org/license/mit"},
+        },
+        servers=[{"url": "/", "description": "The host that serves this document"}],
+        tags=[{"name": name, "description": text} for name, text in TAGS.items()],
         plugins=[MarshmallowPlugin(schema_name_resolver=_schema_name)],
     )
     spec.components.schema("Problem", schema=ProblemSchema)
     for name, text in HEADERS.items():
         spec.components.header(name, {"description": text, "schema": {"type": "string"}})
+    for status, error in ERRORS.items():
+        spec.components.response(error.name, _error(status, error))
     spec.components.security_scheme(
         "password",
         {
@@ -92,7 +141,52 @@ def document(app: Flask) -> dict[str, Any]:
             spec.components.schema(_schema_name(body), body.constraints, schema=body)
     for rule, view in documented:
         spec.path(path=_path(rule), operations=_operations(rule, view), parameters=_parameters(rule))
-    return spec.to_dict()
+    return spec.to_dict() | {"webhooks": _webhooks()}
+
+
+def _webhooks() -> dict[str, Any]:
+    """The request that a webhook receives."""
+    event = {
+        "type": "object",
+        "required": ["type", "timestamp", "data"],
+        "properties": {
+            "type": {"type": "string", "enum": ["task.completed", "task.failed", "task.cancelled"]},
+            "timestamp": {"type": "string", "format": "date-time"},
+            "data": {"type": "object", "description": "The task, without results"},
+        },
+    }
+    received = {
+        "operationId": "task_has_ended",
+        "tags": ["events"],  # generators of clients would mix it with the operations of another tag
+        "summary": "A task has ended",
+        "description": "Sent to the `webhook_url` of a task, and signed (Standard Webhooks 1.0.0) in the headers "
+        "`webhook-id`, `webhook-timestamp` and `webhook-signature`. It is repeated for a day with the same "
+        "`webhook-id`, until it is answered with 2xx.",
+        "requestBody": {"required": True, "content": {JSON: {"schema": event}}},
+        "responses": {
+            "204": {"description": "The event was received."},
+            "4XX": {"description": "The event was not received. It is sent again."},
+        },
+        "security": [],
+    }
+    return {"taskEnded": {"post": received}}
+
+
+def _error(status: int, error: Error) -> dict[str, Any]:
+    example = {
+        "type": PROBLEM_TYPE + error.kind,
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": error.text,
+        "instance": "/api/v1/sentiment/tasks",
+        "request_id": "01a21f6c-56fc-73a9-82a3-efa34a6d9695",
+    }
+    headers = ("X-Request-ID", "RateLimit", "RateLimit-Policy", *ERROR_HEADERS.get(status, ()))
+    return {
+        **_response(status, headers),
+        "description": error.text,
+        "content": {PROBLEM_JSON: {"schema": "Problem", "example": example}},
+    }
 
 
 def _schema_name(schema: Any) -> str:
@@ -126,8 +220,19 @@ def _operations(rule: Rule, view: Any) -> dict[str, Any]:
 
 
 def _security(declared: Operation) -> list[dict[str, list[str]]]:
-    """Who may call an operation. An API key needs one of the scopes."""
-    return [{"password": []}, {"bearer": []}, *({"apiKey": [scope]} for scope in declared.scopes)]
+    """Who may call an operation. The description names the scopes of API keys."""
+    schemes = ("password", "bearer", "apiKey") if declared.scopes else ("password", "bearer")
+    return [{scheme: []} for scheme in schemes]
+
+
+def _needs(declared: Operation) -> str:
+    """Who may call an operation, in a sentence."""
+    who = "Only administrators may do this. " if declared.access == "administrator" else ""
+    if declared.access == "public":
+        return ""
+    if not declared.scopes:
+        return f"{who}An API key cannot do this: it needs the access token of a person."
+    return f"{who}An API key needs the scope {' or '.join(f'`{scope}`' for scope in declared.scopes)}."
 
 
 def _describe(rule: Rule, view: Any, declared: Operation) -> dict[str, Any]:
@@ -136,7 +241,7 @@ def _describe(rule: Rule, view: Any, declared: Operation) -> dict[str, Any]:
         "operationId": rule.endpoint.replace(".", "_"),
         "tags": [rule.endpoint.partition(".")[0]],
         "summary": summary.rstrip("."),
-        "description": " ".join(description.split()),
+        "description": " ".join([*(description.split() or summary.split()), _needs(declared)]).strip(),
         "responses": _responses(rule, declared),
         "security": [] if declared.access == "public" else _security(declared),
     }
@@ -149,24 +254,31 @@ def _describe(rule: Rule, view: Any, declared: Operation) -> dict[str, Any]:
         content = {kind: {"schema": schema} for kind, schema in kinds.items() if schema}
         described["requestBody"] = {"required": True, "content": content}
     if declared.streams:
-        described["requestBody"] = {"required": True, "content": {kind: {"schema": FILE} for kind in declared.streams}}
+        files = {kind: {"schema": _file_schema(kind, declared)} for kind in declared.streams}
+        described["requestBody"] = {"required": True, "content": files}
     return described
 
 
+def _file_schema(kind: str, declared: Operation) -> dict[str, Any]:
+    """What a file of a media type is to a generator of clients: a list, a form, or bytes."""
+    if kind == JSON:
+        item = {"type": "object", "properties": {"text": {"type": "string"}, "custom_id": {"type": "string"}}}
+        return {"type": "array", "items": {"anyOf": [{"type": "string"}, item]}}
+    if kind == "multipart/form-data":
+        options = {name: {"type": "string"} for name in declared.query.fields} if declared.query else {}
+        return {"type": "object", "required": ["file"], "properties": {**options, "file": FILE}}
+    return FILE
+
+
 def _responses(rule: Rule, declared: Operation) -> dict[str, Any]:
+    """The responses of an operation. A name refers to a response of the components."""
     always = ("X-Request-ID", *(("RateLimit", "RateLimit-Policy") if declared.rates else ()))
     successes = {
         status: _success(status, (*always, *declared.headers), declared)
         for status in (declared.status, declared.also)
         if status
     }
-    failures = {
-        status: {
-            **_response(status, (*always, *ERROR_HEADERS.get(status, ()))),
-            "content": {"application/problem+json": {"schema": "Problem"}},
-        }
-        for status in _failures(rule, declared)
-    }
+    failures = {status: ERRORS[status].name for status in _failures(rule, declared)}
     return {str(status): response for status, response in (successes | failures).items()}
 
 
@@ -198,7 +310,7 @@ def _failures(rule: Rule, declared: Operation) -> list[int]:
         413: takes_body,
         415: takes_body,
         422: bool(takes_body or declared.query),
-        429: bool(declared.rates),
+        429: True,  # Nginx limits all routes
         503: bool(declared.rates),
     }
     return sorted({status for status, holds in follows.items() if holds} | set(declared.errors))
