@@ -190,6 +190,12 @@ def labelled(tmp_path):
     return ["--data", str(file), "--labels", "0=negative,1=neutral,2=positive"]
 
 
+def test_measures_are_printed_for_people(flask, model, labelled):
+    shown = flask("model", "evaluate", model[1], *labelled).stdout
+    assert re.search(r"^counts +negative 10, ", shown, re.MULTILINE)
+    assert not set("{}[]") & set(shown)
+
+
 def test_two_models_are_compared(flask, model, second, labelled):
     reported = json.loads(flask("model", "evaluate", model[1], "--compare", second, *labelled, "--json").stdout)
     assert reported["versions"] == [model[1], second]
@@ -204,6 +210,8 @@ def test_report_is_self_contained(flask, model, second, labelled, tmp_path):
     page = file.read_text()
     assert page.count("<svg") == 3
     assert "McNemar" in page
+    title = re.search("<title>(.*?)</title>", page)[1]
+    assert (model[1] in title, second in title) == (True, False)  # the report is about the first model
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page)
     again = tmp_path / "again.html"
     flask("model", "evaluate", model[1], "--compare", second, *labelled, "--report", str(again))

@@ -145,10 +145,10 @@ def evaluate(
         if any(source.get("sha256") == file_digest for source in manifest_of(name)["data"]):
             click.echo(f"Warning: {name} was trained on this file. Evaluate it on other texts.", err=True)
     scores = [_scores(name, rows) for name in names]
-    measured = evaluation.evaluate(scores[-1], truth)
+    measured = evaluation.evaluate(scores[0], truth)
     comparison = evaluation.compare((names[0], names[1]), scores[0], scores[1], rows) if other else None
     if report:
-        report.write_text(reporting.html(names[-1], file.name, measured, scores[-1], truth, comparison))
+        report.write_text(reporting.html(names[0], file.name, measured, scores[0], truth, comparison))
         click.echo(f"Wrote the report to {report}", err=True)
     if as_json:
         print_json(comparison or measured)
@@ -184,7 +184,15 @@ def _scores(version: str, rows: Sequence[Row]) -> evaluation.Floats:
 
 def _show_measures(measured: dict[str, Any]) -> None:
     for name, value in measured.items():
-        click.echo(f"{name.replace('_', ' '):18} {round(value, 4) if isinstance(value, float) else value}")
+        click.echo(f"{name.replace('_', ' '):18} {_describe(value)}")
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_describe(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(" ".join(map(str, part)) if isinstance(part, list) else str(part) for part in value)
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _show_comparison(comparison: evaluation.Comparison) -> None:

@@ -18,7 +18,7 @@ from sentiment_app.files.reader import SUFFIXES, Format, recognize
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.systemd import notify_ready
 from sentiment_app.tasks import reconciler, render, service, submission
-from sentiment_app.tasks.models import UNFINISHED, VISIBLE
+from sentiment_app.tasks.models import UNFINISHED, VISIBLE, Task
 from sentiment_app.users import service as users
 
 tasks = Group("tasks", help="Score files of texts, and manage the tasks of all users.")
@@ -67,7 +67,7 @@ def submit(file: Path, username: str, model: str | None, follow: bool, **options
         task = submission.submit_file(to_submit, stream, format_, lambda: "")
     click.echo(f"{task.id}: {task.total:,} rows queued")
     if follow:
-        _follow(task.id)
+        _check_completed(_follow(task.id))
 
 
 @tasks.command("list")
@@ -103,21 +103,19 @@ def index(username: str | None, status: str | None, limit: int, as_json: bool) -
 @click.option("--follow", is_flag=True, help="Show the progress until the task has ended.")
 @as_json
 def show(task_id: UUID, follow: bool, as_json: bool) -> None:
-    """Show a task.
+    """Show a task. With --follow, the exit status is 1 if it fails or is cancelled.
 
     Example: flask tasks show 01a20810-6c0c-7378-b5fe-cfc50592fba5 --follow
     """
-    if follow:
-        _follow(task_id)
-    described = service.describe(service.get(None, task_id))
+    task = _follow(task_id) if follow else service.get(None, task_id)
+    described = service.describe(task)
     if as_json:
         print_json(described)
-        return
-    for name, value in described.items():
-        parts = value if isinstance(value, dict) else {"": value}
-        for part, item in parts.items():
-            label = f"{name} {part}".replace("_", " ")
-            click.echo(f"{label:24} {'-' if item is None else item}")
+    else:
+        for label, value in _flatten(described):
+            click.echo(f"{label:30} {'-' if value is None else value}")
+    if follow:
+        _check_completed(task)
 
 
 @tasks.command("results")
@@ -190,7 +188,7 @@ def reconcile(every: float | None, as_json: bool) -> None:
         click.echo(", ".join(f"{name}: {number}" for name, number in done.items()))
 
 
-def _follow(task_id: UUID) -> None:
+def _follow(task_id: UUID) -> Task:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         shown = bar.add_task("queued", total=None)
@@ -200,6 +198,21 @@ def _follow(task_id: UUID) -> None:
             done = totals.completed + totals.failed
             bar.update(shown, description=task.status, total=task.total, completed=done)
             if task.status not in UNFINISHED:
-                return
+                break
             db.session.remove()
             time.sleep(POLL_SECONDS)
+    return task
+
+
+def _check_completed(task: Task) -> None:
+    if task.status != "completed":
+        raise click.ClickException(f"The task is {task.status}.{f' {task.error}' if task.error else ''}")
+
+
+def _flatten(described: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in described.items():
+        label = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{label} ")
+        else:
+            yield label, ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -65,6 +65,23 @@ def test_task_is_shown_as_text_and_json(run, submit, work):
     assert re.search(r"^request counts failed +1$", run("show", task), re.MULTILINE)
 
 
+def test_values_are_printed_for_people(run, submit, work):
+    task = submit()
+    work()
+    shown = run("show", task)
+    assert "{" not in shown
+    assert "[" not in shown
+    assert re.search(r"^summary counts positive +1$", shown, re.MULTILINE)
+
+
+def test_following_a_task_that_is_cancelled_fails(run, submit):
+    task = submit()
+    run("cancel", task)
+    shown = run("show", task, "--follow", exit_code=1)
+    assert re.search(r"^status +cancelled$", shown, re.MULTILINE)
+    assert "The task is cancelled." in shown
+
+
 def test_tasks_are_listed_by_user_and_status(run, submit, make_user):
     make_user("grace")
     task = submit()
