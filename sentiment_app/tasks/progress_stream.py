@@ -47,19 +47,19 @@ def stream(
     """
     with admission as may_wait:
         deadline = time.monotonic() + (HOLD_SECONDS if may_wait else 0)
-        yield f"retry: {RETRY_MS}\n\n"
+        retry = f"retry: {RETRY_MS}\n"  # part of the first event: some clients fail on an event without data
         while True:
             try:
                 task = service.get(user_id, task_id)
             except NotFoundError:  # it was deleted while the connection was open
-                yield f"id: {DELETED}\nevent: end\ndata: {json.dumps({'task_id': str(task_id), 'status': DELETED})}\n\n"
+                yield f"{retry}id: {DELETED}\nevent: end\ndata: {json.dumps({'task_id': str(task_id), 'status': DELETED})}\n\n"
                 return
             described = service.describe(task)
             current = last_id(task, described)
             if current != seen:
                 kind = "progress" if task.status in UNFINISHED else "end"
-                yield f"id: {current}\nevent: {kind}\ndata: {json.dumps(dump(described))}\n\n"
-                seen = current
+                yield f"{retry}id: {current}\nevent: {kind}\ndata: {json.dumps(dump(described))}\n\n"
+                seen, retry = current, ""
             if task.status not in UNFINISHED or time.monotonic() >= deadline:
                 return
             db.session.remove()  # hold no database connection while sleeping
