@@ -108,7 +108,8 @@ def _show_problem(response: Response) -> Response:
     """Turn a problem document into a page, if the request was sent by a page or by the address bar of a browser."""
     if response.status_code < 400 or response.mimetype != PROBLEM:
         return response
-    if request.blueprint != blueprint.name and request.accept_mimetypes.best_match([PROBLEM, HTML]) != HTML:
+    # Not by the header Accept: Java's own client prefers HTML.
+    if request.blueprint != blueprint.name and request.headers.get("Sec-Fetch-Mode") != "navigate":
         return response
     problem = response.get_json()
     if response.status_code == 401 and request.blueprint == blueprint.name:

@@ -199,19 +199,19 @@ def test_link_from_another_site_keeps_the_session(ada_browser, app):
 
 
 def test_unknown_page_shows_the_request_id(ada_browser):
-    answer = ada_browser.get("/nothing", headers={"Accept": "text/html"})
+    answer = ada_browser.get("/nothing", headers={"Sec-Fetch-Mode": "navigate"})
     assert (answer.status_code, answer.mimetype) == (404, "text/html")
     assert answer.headers["X-Request-ID"] in answer.text
 
 
 def test_browser_sees_errors_of_the_api_as_a_page_and_programs_do_not(client):
-    for accept, mimetype in (
-        ("text/html,application/xhtml+xml,*/*;q=0.8", "text/html"),
-        ("*/*", "application/problem+json"),
-        ("application/json", "application/problem+json"),
-        (None, "application/problem+json"),
+    for headers, mimetype in (
+        ({"Sec-Fetch-Mode": "navigate"}, "text/html"),
+        ({"Sec-Fetch-Mode": "cors"}, "application/problem+json"),
+        ({"Accept": "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"}, "application/problem+json"),  # Java
+        ({}, "application/problem+json"),
     ):
-        answer = client.get("/api/v1/users/me", headers={"Accept": accept} if accept else {})
+        answer = client.get("/api/v1/users/me", headers=headers)
         assert (answer.status_code, answer.mimetype) == (401, mimetype)
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
