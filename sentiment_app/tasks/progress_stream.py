@@ -52,7 +52,8 @@ def stream(
             try:
                 task = service.get(user_id, task_id)
             except NotFoundError:  # it was deleted while the connection was open
-                yield f"{retry}id: {DELETED}\nevent: end\ndata: {json.dumps({'task_id': str(task_id), 'status': DELETED})}\n\n"
+                data = json.dumps({"task_id": str(task_id), "status": DELETED})
+                yield f"{retry}id: {DELETED}\nevent: end\ndata: {data}\n\n"
                 return
             described = service.describe(task)
             current = last_id(task, described)
