@@ -43,14 +43,14 @@ def identify_browser(cookie: str) -> Principal:
         InvalidTokenError: it belongs to no session, or the session has ended.
         RateLimitedError: the caller's network sent too many cookies that this process does not know.
     """
-    verified, known_as = tokens.VERIFIED.get(), f"cookie {cookie}"
-    principal = verified.find(known_as)
+    verified = tokens.VERIFIED_COOKIES.get()
+    principal = verified.find(cookie)
     if principal is None:
         rate_limits.check(rate_limits.RATE_LIMITS.get().hit("key"))
         session = sessions.use_cookie(cookie)
         principal = Principal(session.user_id, session.id)
         expires_at = min(time.time() + KEY_CACHE_LIFE.total_seconds(), session.expires_at.timestamp())
-        verified.add(known_as, principal, expires_at)
+        verified.add(cookie, principal, expires_at)
     return principal
 
 

@@ -70,6 +70,8 @@ class VerifiedTokens:
 
 
 VERIFIED = AppKey[VerifiedTokens]("verified_tokens")
+# The cookies of the console have a cache of their own: the API must not know them.
+VERIFIED_COOKIES = AppKey[VerifiedTokens]("verified_cookies")
 
 
 def flask_config(settings: Settings) -> dict[str, Any]:
@@ -93,6 +95,7 @@ def init_app(app: Flask, settings: Settings) -> None:
     manager = JWTManager(app)
     manager.encode_key_loader(lambda _identity: _signing_key().key)
     manager.decode_key_loader(lambda header, _claims: _find_key(header))
+    VERIFIED_COOKIES.set(app, VerifiedTokens())
     verified = VERIFIED.set(app, VerifiedTokens())
     TOKEN_KEYS.set(app, TokenKeys(settings.jwt_secret_key, on_change=verified.clear))
 

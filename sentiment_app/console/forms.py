@@ -1,9 +1,10 @@
 """HTML forms, read by the schemas of the API. A form has only strings, and sends an empty string for an empty field."""
 
+import re
 from typing import Any
 
 from flask import request
-from marshmallow import fields
+from marshmallow import fields, pre_load
 from werkzeug.datastructures import MultiDict
 
 from sentiment_app.errors import InvalidError
@@ -13,6 +14,14 @@ from sentiment_app.web.problems import UnsupportedMediaTypeError
 from sentiment_app.web.schemas import Schema, load
 
 MAX_FIELDS = 100
+
+
+class IgnoresEmpty(Schema):
+    """A schema that ignores empty values, such as those of a select element without a choice."""
+
+    @pre_load
+    def _drop_empty(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {name: value for name, value in data.items() if value != ""}
 
 
 def read(schema: Schema | None, max_bytes: int) -> dict[str, Any]:
@@ -37,13 +46,15 @@ def read(schema: Schema | None, max_bytes: int) -> dict[str, Any]:
 
 
 def _values(schema: Schema, sent: MultiDict[str, str]) -> dict[str, Any]:
-    """The values of a form as they would be in JSON. Empty fields are left out."""
+    """The values of a form as they would be in JSON. An empty field is null, or is left out if it cannot be null."""
     values: dict[str, Any] = {}
     for name, given in sent.lists():
         filled = [value for value in given if value.strip()]
-        if not filled:
-            continue
         field = schema.fields.get(name)
+        if not filled:
+            if getattr(field, "allow_none", False):
+                values[name] = None
+            continue
         if isinstance(field, fields.List):
             values[name] = [part for value in filled for part in (value.split() if len(filled) == 1 else [value])]
         else:
@@ -52,7 +63,7 @@ def _values(schema: Schema, sent: MultiDict[str, str]) -> dict[str, Any]:
 
 
 def _value(field: Any, text: str) -> Any:
-    if isinstance(field, fields.Integer) and text.isascii() and text.strip().isdigit():
+    if isinstance(field, fields.Integer) and re.fullmatch(r"\s*[0-9]{1,18}\s*", text):
         return int(text)
     if isinstance(field, fields.Boolean):
         return {"true": True, "false": False}.get(text, text)

@@ -1,9 +1,9 @@
 """What all pages of the console share: the blueprint, the decorator of their views, rendering and error pages."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, redirect, render_template, request, send_from_directory, url_for
 
@@ -23,6 +23,7 @@ POLICY = (
 PROBLEM = "application/problem+json"
 HTML = "text/html"
 MAX_FORM_BYTES = 16 * 1024
+LOCAL_PATH = re.compile(r"/console(/[A-Za-z0-9_.-]+)*/?(\?[A-Za-z0-9_.=&%+-]*)?")
 
 blueprint = Blueprint("console", __name__, url_prefix="/console", template_folder="templates", static_folder=None)
 
@@ -61,7 +62,7 @@ def render_public(template: str, status: int = 200, **context: Any) -> Response:
 
 
 def _render(template: str, status: int, **context: Any) -> Response:
-    cookie = request.cookies.get(cookies.NAME)
+    cookie = request.cookies.get(cookies.NAME) or None
     if cookie is None and request.headers.get("Sec-Fetch-Site") == "cross-site":
         # The link is on a page of another site, so the browser has not sent the cookie. It does after a reload.
         return _protect(Response(render_template("console/reload.html"), mimetype=HTML))
@@ -87,9 +88,7 @@ def go_to(endpoint: str, **values: Any) -> Response:
 
 def local_path(path: str | None) -> str:
     """A path of the console that a form may lead to; the first page if the given path is not such a path."""
-    parts = urlsplit((path or "").replace("\\", "/"))
-    is_local = not parts.scheme and not parts.netloc and f"{parts.path}/".startswith("/console/")
-    return cast(str, path) if is_local else url_for("console.score")
+    return path if path and LOCAL_PATH.fullmatch(path) else url_for("console.score")
 
 
 @blueprint.get("/assets/<path:name>")
@@ -126,6 +125,7 @@ def _ask_to_sign_in(problem: dict[str, Any]) -> Response:
     """The form to sign in, with what was wrong; or, if a script sent the request, an order to reload the page."""
     if request.headers.get("HX-Request") and request.endpoint != "console.sign_in":
         return Response(status=401, headers={"HX-Refresh": "true"})
-    reason = problem["detail"] if request.endpoint == "console.sign_in" else None
-    here = request.full_path.rstrip("?") if request.method == "GET" else url_for("console.score")
-    return render_public("sign_in.html", 401, reason=reason, target=request.form.get("target") or here)
+    if request.endpoint == "console.sign_in":
+        return render_public("sign_in.html", 401, reason=problem["detail"], target=request.form.get("target", ""))
+    here = request.full_path.rstrip("?") if request.method == "GET" else None
+    return render_public("sign_in.html", 401, reason=None, target=local_path(here))

@@ -81,6 +81,7 @@ def _start_session(username: str, password: str, target: str = "") -> Response:
     origin = sessions.Origin(rate_limits.network(), request.headers.get("User-Agent", ""))
     with throttle.limit_failures(username):
         service.sign_in(username, password, origin, cookie)
+    sessions.end_of_cookie(request.cookies.get(cookies.NAME, ""))
     response = go_to("score")
     response.location = local_path(target)
     cookies.add(response, cookie, int(settings().session_life.total_seconds()))

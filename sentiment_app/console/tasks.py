@@ -8,6 +8,7 @@ from flask import Response
 from marshmallow import fields, validate
 
 from sentiment_app.console import charts, highlight
+from sentiment_app.console.forms import IgnoresEmpty
 from sentiment_app.console.pages import blueprint, go_to, page, render
 from sentiment_app.errors import NotFoundError
 from sentiment_app.files.reader import CSV, NDJSON, PARQUET, XLSX
@@ -18,7 +19,7 @@ from sentiment_app.tasks import downloads, service, timeline
 from sentiment_app.tasks.models import UNFINISHED, Task
 from sentiment_app.tasks.schemas import TaskQuerySchema
 from sentiment_app.web.guard import caller
-from sentiment_app.web.schemas import Number, Schema, paged
+from sentiment_app.web.schemas import Number, paged
 from sentiment_app.webhooks import outbox
 
 FORMATS = {"csv": CSV, "xlsx": XLSX, "parquet": PARQUET, "ndjson": NDJSON}
@@ -26,10 +27,10 @@ CHOICES = (*LABELS, "failed", "warned")
 PAGE_ROWS = 50
 
 
-class RowsQuerySchema(Schema):
+class RowsQuerySchema(IgnoresEmpty):
     """Selects rows of a task."""
 
-    show = fields.String(load_default=None, validate=validate.OneOf(("", *CHOICES)))
+    show = fields.String(load_default=None, validate=validate.OneOf(CHOICES))
     after = Number(load_default=-1, validate=validate.Range(-1, 2**31 - 1))
 
 
@@ -49,7 +50,7 @@ def task(task_id: UUID, query: dict[str, Any]) -> Response:
     """A task: its progress, charts and rows."""
     found = service.get(caller().user_id, task_id)
     described = service.describe(found)
-    rows = _rows(found, query["show"] or None, query["after"])
+    rows = _rows(found, query["show"], query["after"])
     return render(
         "task.html",
         task=described,
@@ -81,7 +82,7 @@ def _rows(task: Task, choice: str | None, after: int) -> list[service.Result]:
         return []
 
 
-@blueprint.get("/tasks/<uuid:task_id>/rows/<int:index>")
+@blueprint.get("/tasks/<uuid:task_id>/rows/<int(max=2147483646):index>")
 @page(query=RowsQuerySchema())
 def task_row(task_id: UUID, index: int, query: dict[str, Any]) -> Response:
     """A row of a task, with an explanation of its scores by the model that scored it."""

@@ -8,6 +8,7 @@ from flask import Response, url_for
 
 from sentiment_app.audit import service as audit
 from sentiment_app.audit.schemas import EVENTS, AuditQuerySchema
+from sentiment_app.console.forms import IgnoresEmpty
 from sentiment_app.console.pages import blueprint, go_to, page, render
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.privacy import service as privacy
@@ -17,6 +18,10 @@ from sentiment_app.users.one_time_tokens import NewToken, Purpose
 from sentiment_app.web import cookies
 from sentiment_app.web.guard import caller
 from sentiment_app.web.schemas import PageQuerySchema, Schema, paged
+
+
+class AuditFormSchema(IgnoresEmpty, AuditQuerySchema):
+    """Selects a part of the audit log."""
 
 
 @blueprint.get("/team")
@@ -83,7 +88,7 @@ def _team(query: dict[str, Any], link: str | None = None, made: NewToken | None 
 
 
 @blueprint.get("/audit")
-@page(access="administrator", query=AuditQuerySchema())
+@page(access="administrator", query=AuditFormSchema())
 def audit_log(query: dict[str, Any]) -> Response:
     """The audit log."""
     found = paged(audit.page, query)

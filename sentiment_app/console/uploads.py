@@ -4,8 +4,8 @@ import itertools
 from typing import Any
 
 from flask import Response, request
-from marshmallow import pre_load
 
+from sentiment_app.console.forms import IgnoresEmpty
 from sentiment_app.console.pages import blueprint, go_to, page, render
 from sentiment_app.tasks import quotas, upload
 from sentiment_app.tasks.schemas import FileQuerySchema, UploadQuerySchema
@@ -19,14 +19,10 @@ ENCODINGS = ("utf-8", "cp1252", "iso-8859-15", "cp1250", "utf-16", "cp932", "gb1
 DELIMITERS = ("comma", "semicolon", "tab", "pipe", "space")
 
 
-class FileFormSchema(UploadQuerySchema):
+class FileFormSchema(IgnoresEmpty, UploadQuerySchema):
     """How a file is read. Empty fields are detected."""
 
     csrf_token = Text(load_default=None, load_only=True)
-
-    @pre_load
-    def _drop_empty(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        return {name: value for name, value in data.items() if value != ""}
 
 
 @blueprint.get("/files")
@@ -43,7 +39,7 @@ def preview_file() -> Response:
     schema = FileFormSchema()
     with upload.receive(schema, schema.load({})) as file:
         _check_csrf_token(file)
-        options = {name: file.options[name] for name in FileQuerySchema().fields}
+        options = {name: file.options[name] for name in (*FileQuerySchema().fields, "keep")}
         return _page(preview=file.preview(), options=options)
 
 
@@ -54,7 +50,6 @@ def upload_file() -> Response:
     schema = FileFormSchema()
     with upload.receive(schema, schema.load({})) as file:
         _check_csrf_token(file)
-        file.options["keep"] = "columns"
         task = file.submit(Submission(caller().user_id, file.options["model"], file.options["webhook_url"]))
     return go_to("task", task_id=task.id)
 

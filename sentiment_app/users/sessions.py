@@ -78,6 +78,19 @@ def _start(
     )
 
 
+def end_of_cookie(cookie: str) -> None:
+    """End the session of a cookie, if there is one."""
+    session_id = _find_by_cookie(cookie)
+    if session_id:
+        end(session_id, Reason.LOGOUT)
+
+
+@unit_of_work
+def _find_by_cookie(cookie: str) -> UUID | None:
+    live = Session.cookie_hash == _hash(cookie), Session.ended_at.is_(None)
+    return db.session.scalar(select(Session.id).where(*live))
+
+
 @unit_of_work
 def use_cookie(cookie: str) -> Session:
     """The session of a cookie, whose idle life begins anew.
@@ -244,7 +257,7 @@ def _mark_ended(reason: Reason, *conditions: ColumnElement[bool]) -> None:
 
 
 def _hash(cookie: str) -> bytes:
-    return hashlib.sha256(cookie.encode()).digest()
+    return hashlib.sha256(cookie.encode(errors="surrogatepass")).digest()
 
 
 def _list_ids(ids: Sequence[UUID]) -> str:

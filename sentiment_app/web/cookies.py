@@ -57,7 +57,7 @@ def remove(response: Response) -> None:
 
 def csrf_token(cookie: str) -> str:
     """The token that forms send together with this cookie."""
-    return hmac.new(cookie.encode(), b"csrf", hashlib.sha256).hexdigest()
+    return hmac.new(cookie.encode(errors="surrogatepass"), b"csrf", hashlib.sha256).hexdigest()
 
 
 def check_origin() -> None:
@@ -91,6 +91,7 @@ def check_csrf_token(given: str | None) -> None:
     Raises:
         CrossSiteError
     """
-    expected = csrf_token(request.cookies.get(NAME, ""))
-    if not request.cookies.get(NAME) or not hmac.compare_digest((given or "").encode(), expected.encode()):
+    cookie = request.cookies.get(NAME)
+    sent = (given or "").encode(errors="surrogatepass")
+    if not cookie or not hmac.compare_digest(sent, csrf_token(cookie).encode()):
         raise CrossSiteError

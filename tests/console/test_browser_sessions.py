@@ -91,7 +91,7 @@ def test_idle_session_ends(open_browser, ada):
     assert browser.get("").status_code == 200
     db.session.execute(update(Session).values(expires_at=func.now() - timedelta(seconds=1)))
     db.session.commit()
-    tokens.VERIFIED.get().clear()
+    tokens.VERIFIED_COOKIES.get().clear()
     assert browser.get("").status_code == 401
 
 
@@ -100,16 +100,16 @@ def test_use_extends_the_session_up_to_its_absolute_end(open_browser, ada):
     soon = func.now() + timedelta(minutes=5)
     db.session.execute(update(Session).values(expires_at=soon))
     db.session.commit()
-    tokens.VERIFIED.get().clear()
+    tokens.VERIFIED_COOKIES.get().clear()
     assert browser.get("").status_code == 200
     session = sessions.list_live(ada.id)[0]
     db.session.refresh(session)
     assert session.expires_at - session.last_used_at > timedelta(days=1)
     db.session.execute(update(Session).values(created_at=func.now() - timedelta(days=3650)))
     db.session.commit()
-    tokens.VERIFIED.get().clear()
+    tokens.VERIFIED_COOKIES.get().clear()
     browser.get("")
-    tokens.VERIFIED.get().clear()
+    tokens.VERIFIED_COOKIES.get().clear()
     assert browser.get("").status_code == 401
 
 
@@ -223,3 +223,45 @@ def test_error_page_needs_no_database(ada_browser, monkeypatch):
     monkeypatch.setattr("sentiment_app.users.service.get", fail)
     answer = ada_browser.get("/keys")
     assert (answer.status_code, answer.mimetype, "secret detail" in answer.text) == (500, "text/html", False)
+
+
+def test_signing_in_again_ends_the_session_before(open_browser, ada, app):
+    browser = open_browser(ada)
+    before = browser.client.get_cookie(cookies.NAME, path="/").value
+    assert browser.sign_in().status_code == 303
+    other = app.test_client()
+    other.set_cookie(cookies.NAME, before, secure=True, path="/")
+    assert other.get("/console/keys").status_code == 401
+    assert browser.get("/keys").status_code == 200
+
+
+def test_cookie_is_no_bearer_token(ada_browser):
+    cookie = ada_browser.client.get_cookie(cookies.NAME, path="/").value
+    assert ada_browser.get("/keys").status_code == 200
+    for token in (cookie, f"cookie {cookie}"):
+        answer = ada_browser.client.get("/api/v1/users/me", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "target", ["//[", "http://[x", "/console/\r\nX-A: b", "/console/\0", "/console/../x//y", "/consolex"]
+)
+def test_hostile_target_leads_to_the_first_page(browser, ada, target):
+    answer = browser.sign_in(target=target)
+    assert (answer.status_code, answer.location if answer.status_code == 303 else "/console") in (
+        (303, "/console"),
+        (422, "/console"),
+    )
+
+
+@pytest.mark.parametrize("cookie", ["", "\xed\xa0\x80", "ü", "x" * 5000])
+def test_odd_cookies_are_asked_to_sign_in(app, cookie):
+    client = app.test_client(use_cookies=False)
+    answer = client.get("/console", headers={"Cookie": f"{cookies.NAME}={cookie}"})
+    assert answer.status_code == 401
+    assert ("Set-Cookie" in answer.headers) == (cookie == "")
+
+
+def test_large_form_of_a_stranger_is_refused(app):
+    answer = app.test_client().post("/console/keys", data={"a": "x" * 600_000}, headers={"Origin": "http://localhost"})
+    assert answer.status_code == 401

@@ -43,7 +43,7 @@ def routes(app):
 
 
 def call(client, method, rule, **options):
-    path = re.sub("<[^>]*>", str(uuid.uuid4()), rule.replace("<int:index>", "0"))
+    path = re.sub("<[^>]*>", str(uuid.uuid4()), re.sub("<int[^>]*>", "0", rule))
     return client.open(path, method=method, **options)
 
 

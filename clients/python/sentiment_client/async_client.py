@@ -13,7 +13,7 @@ from sentiment_client import errors
 from sentiment_client.connection import Interruptions, Settings, interrupted, prepare, replacing
 from sentiment_client.dataframe import to_dataframe
 from sentiment_client.flow import Flow, Pause, Request
-from sentiment_client.operations import Source, included, parse_row, results_request
+from sentiment_client.operations import Lines, Source, included, parse_row, results_request
 from sentiment_client.progress_bar import Report, reporter
 from sentiment_client.types import Analysis, Progress, Row
 
@@ -55,6 +55,8 @@ class AsyncClient:
         self, texts: Iterable[str], *, model: str | None = None, keep: bool = False
     ) -> AsyncIterator[Row]:
         """Score texts as a task, and return its rows with their texts. Then the task is deleted, unless `keep`."""
+        if isinstance(texts, str | bytes):
+            raise TypeError("Send a list of texts. For one text, use analyze; for a file, submit.")
         task = await self.submit(texts, model=model)
         try:
             await task.wait()
@@ -99,13 +101,13 @@ class AsyncClient:
             value: T = done.value
             return value
 
-    async def _send(self, request: Request) -> httpx.Response | httpx.TransportError:
+    async def _send(self, request: Request) -> httpx.Response | httpx.RequestError:
         prepared = prepare(request)
         if callable(request.content):
             prepared["content"] = _in_threads(prepared["content"])
         try:
             return await self._http.request(**prepared)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
     @contextlib.asynccontextmanager
@@ -130,6 +132,16 @@ class AsyncTask:
         """Its id."""
         return self.progress.task_id
 
+    @property
+    def status(self) -> str:
+        """Its status."""
+        return self.progress.status
+
+    @property
+    def percent(self) -> float:
+        """How much of it is done."""
+        return self.progress.percent
+
     async def refresh(self) -> Self:
         """Ask for its state."""
         self.progress = await self._client._run(self._client._operations.progress(self.id))
@@ -151,12 +163,14 @@ class AsyncTask:
             try:
                 request = results_request(self.id, ".ndjson", after=after, include=include)
                 async with self._client._stream(request) as response:
-                    async for line in response.aiter_lines():
-                        row = parse_row(line)
-                        after = row.index
-                        yield row
-            except httpx.TransportError as error:
-                interruptions.add(error)
+                    lines = Lines()
+                    async for piece in response.aiter_bytes():
+                        for line in lines.add(piece):
+                            row = parse_row(line)
+                            after = row.index
+                            yield row
+            except (httpx.RequestError, errors.ApiError) as error:
+                await asyncio.sleep(interruptions.add(error))
             else:
                 return
 
@@ -169,9 +183,13 @@ class AsyncTask:
                 async with self._client._stream(request) as response:
                     async for piece in response.aiter_bytes():
                         await asyncio.to_thread(file.write, piece)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise interrupted(error) from None
         return target
+
+    async def to_csv(self, path: str | PathLike[str]) -> Path:
+        """Write the results to a CSV file."""
+        return await self.to_file(Path(path).with_suffix(".csv"))
 
     async def to_dataframe(self) -> Any:
         """The results as a pandas.DataFrame. Needs pandas."""

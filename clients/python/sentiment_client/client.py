@@ -13,7 +13,7 @@ from sentiment_client import errors
 from sentiment_client.connection import Interruptions, Settings, interrupted, prepare, replacing
 from sentiment_client.dataframe import to_dataframe
 from sentiment_client.flow import Flow, Pause, Request
-from sentiment_client.operations import Source, included, parse_row, results_request
+from sentiment_client.operations import Lines, Source, included, parse_row, results_request
 from sentiment_client.progress_bar import Report, reporter
 from sentiment_client.types import Analysis, Progress, Row
 
@@ -60,6 +60,8 @@ class Client:
 
     def analyze_many(self, texts: Iterable[str], *, model: str | None = None, keep: bool = False) -> Iterator[Row]:
         """Score texts as a task, and return its rows with their texts. Then the task is deleted, unless `keep`."""
+        if isinstance(texts, str | bytes):
+            raise TypeError("Send a list of texts. For one text, use analyze; for a file, submit.")
         task = self.submit(texts, model=model)
         try:
             yield from task.wait().results()
@@ -144,10 +146,10 @@ class Client:
             value: T = done.value
             return value
 
-    def _send(self, request: Request) -> httpx.Response | httpx.TransportError:
+    def _send(self, request: Request) -> httpx.Response | httpx.RequestError:
         try:
             return self._http.request(**prepare(request))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
     @contextlib.contextmanager
@@ -207,12 +209,14 @@ class Task:
             try:
                 request = results_request(self.id, ".ndjson", after=after, include=include)
                 with self._client._stream(request) as response:
-                    for line in response.iter_lines():
-                        row = parse_row(line)
-                        after = row.index
-                        yield row
-            except httpx.TransportError as error:
-                interruptions.add(error)
+                    lines = Lines()
+                    for piece in response.iter_bytes():
+                        for line in lines.add(piece):
+                            row = parse_row(line)
+                            after = row.index
+                            yield row
+            except (httpx.RequestError, errors.ApiError) as error:
+                time.sleep(interruptions.add(error))
             else:
                 return
 
@@ -227,7 +231,7 @@ class Task:
             with replacing(target) as part, self._client._stream(request) as response, part.open("wb") as file:
                 for piece in response.iter_bytes():
                     file.write(piece)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise interrupted(error) from None
         return target
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from sentiment_client import errors
-from sentiment_client.flow import Request
+from sentiment_client.flow import FIRST_PAUSE, LONGEST_PAUSE, REPEATABLE, Request
 from sentiment_client.operations import Operations
 
 API = "/api/v1"
@@ -23,8 +23,13 @@ class Settings:
 
     def __init__(self, url: str | None, key: str | None, patience: float) -> None:
         url, key = url or os.environ.get("SENTIMENT_URL"), key or os.environ.get("SENTIMENT_KEY")
+        url, key = (url or "").strip(), (key or "").strip()
         if not url or not key:
             raise ValueError("Give the url and the key of the service, or set SENTIMENT_URL and SENTIMENT_KEY.")
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"The url must begin with https:// (or http://), not {url[:20]!r}.")
+        if not key.isascii() or not key.isprintable():
+            raise ValueError("The key has characters that no key has. Copy it again.")
         self.options: dict[str, Any] = {
             "base_url": url.rstrip("/") + API,
             "headers": {"Authorization": f"Bearer {key}", "User-Agent": "sentiment-client"},
@@ -66,17 +71,21 @@ class Interruptions:
     def __init__(self) -> None:
         self._number = 0
 
-    def add(self, error: httpx.TransportError) -> None:
-        """Count an interruption.
+    def add(self, error: httpx.RequestError | errors.ApiError) -> float:
+        """Count an interruption, and return how many seconds to wait.
 
         Raises:
             ServiceUnreachableError: it was interrupted too often.
+            ApiError: it cannot be continued.
         """
         self._number += 1
+        if isinstance(error, errors.ApiError) and error.status not in REPEATABLE:
+            raise error
         if self._number > MAX_INTERRUPTIONS:
-            raise interrupted(error) from None
+            raise (error if isinstance(error, errors.ApiError) else interrupted(error)) from None
+        return min(LONGEST_PAUSE, FIRST_PAUSE * float(2 ** (self._number - 1)))
 
 
-def interrupted(error: httpx.TransportError) -> errors.ServiceUnreachableError:
+def interrupted(error: httpx.RequestError) -> errors.ServiceUnreachableError:
     """The error of a download that cannot be continued."""
     return errors.ServiceUnreachableError(f"The download was interrupted: {error!r}")

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from sentiment_client.types import FieldError, Progress
 
 
 class ServiceUnreachableError(Exception):
-    """The service did not answer, or the connection was lost."""
+    """The service did not answer, the connection was lost, or the answer is not one of this service."""
 
 
 class TaskFailedError(Exception):
@@ -17,6 +18,9 @@ class TaskFailedError(Exception):
         reason = progress.details.get("error")
         super().__init__(f"The task is {progress.status}{f': {reason}' if reason else '.'}")
         self.progress = progress
+
+    def __reduce__(self) -> Any:
+        return self.__class__, (self.progress,)
 
 
 class ApiError(Exception):
@@ -37,6 +41,11 @@ class ApiError(Exception):
         super().__init__(f"{detail} ({status} {type}){fields}")
         self.status, self.type, self.detail = status, type, detail
         self.errors, self.request_id = tuple(errors), request_id
+        self.was_repeated = False
+        """Whether the request was sent before, so that it may have been carried out."""
+
+    def __reduce__(self) -> Any:
+        return self.__class__, (self.status, self.type, self.detail, self.errors, self.request_id)
 
 
 class AuthenticationError(ApiError):
@@ -90,7 +99,8 @@ def from_response(status: int, body: bytes) -> ApiError:
         problem = json.loads(body)
         kind = str(problem.get("type", "about:blank")).rpartition(":")[2]
         detail = problem.get("detail") or problem.get("title") or ""
-        errors = [FieldError(error["in"], error["pointer"], error["detail"]) for error in problem.get("errors") or ()]
+        given = problem.get("errors") or ()
+        errors = [FieldError(str(error["in"]), str(error["pointer"]), str(error["detail"])) for error in given]
         request_id = problem.get("request_id")
     except (ValueError, AttributeError, KeyError, TypeError):
         kind, detail, errors, request_id = "blank", f"The service answered with status {status}.", [], None

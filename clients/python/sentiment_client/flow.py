@@ -21,6 +21,8 @@ Content = Callable[[], Iterable[bytes]] | bytes | None
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 REPEATABLE = (429, 502, 503, 504)
+# Errors after which the same request may succeed. A wrong URL, for example, stays wrong.
+TEMPORARY = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,25 @@ def send(request: Request, patience: float) -> Flow[httpx.Response]:
         if isinstance(answer, httpx.Response):
             if answer.is_success:
                 return answer
-            error: Exception = errors.from_response(answer.status_code, answer.content)
+            error: Exception = _refused(answer, was_repeated=attempt > 0)
             may_repeat &= answer.status_code in REPEATABLE
             may_repeat &= request.is_safe or answer.status_code in (429, 503)
             pause = _pause(attempt, answer.headers.get("Retry-After"))
         else:
             error = errors.ServiceUnreachableError(f"The service did not answer: {type(answer).__name__}: {answer}")
+            may_repeat &= isinstance(answer, TEMPORARY)
             may_repeat &= request.is_safe or isinstance(answer, httpx.ConnectError | httpx.ConnectTimeout)
             pause = _pause(attempt, None)
         if not may_repeat or time.monotonic() + pause > deadline:
             raise error
         yield Pause(pause)
         attempt += 1
+
+
+def _refused(answer: httpx.Response, *, was_repeated: bool) -> errors.ApiError:
+    error = errors.from_response(answer.status_code, answer.content)
+    error.was_repeated = was_repeated
+    return error
 
 
 def _pause(attempt: int, retry_after: str | None) -> float:
@@ -118,8 +127,9 @@ def media_type(path: Path) -> str:
     return found
 
 
-def read_file(path: Path) -> Iterable[bytes]:
-    """A file in pieces."""
+def read_file(path: Path, size: int) -> Iterable[bytes]:
+    """The first `size` bytes of a file, in pieces. A file that grows meanwhile is sent as it was."""
     with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
+        while size > 0 and (piece := file.read(min(size, PIECE_BYTES))):
+            size -= len(piece)
             yield piece

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from sentiment_client.errors import TaskFailedError
+from sentiment_client.errors import ConflictError, NotFoundError, ServiceUnreachableError, TaskFailedError
 from sentiment_client.flow import COMPRESSIONS, Flow, Pause, Request, media_type, read_file, send
 from sentiment_client.types import Analysis, Progress, Row, read_analysis, read_progress, read_row
 
@@ -49,10 +49,12 @@ class Operations:
             path = Path(source)
             compression = COMPRESSIONS.get(path.suffix.lower())
             kind = media_type(path.with_suffix("") if compression else path)
-            headers |= {"Content-Type": kind, "Content-Length": str(path.stat().st_size)}
+            size = path.stat().st_size
+            headers |= {"Content-Type": kind, "Content-Length": str(size)}
             headers |= {"Content-Encoding": compression} if compression else {}
-            request = Request("POST", "/sentiment/tasks", query, headers, lambda: read_file(path))
+            request = Request("POST", "/sentiment/tasks", query, headers, lambda: read_file(path, size))
         else:
+            _check_rows(source)
             is_repeatable = isinstance(source, Sequence)
             headers["Content-Type"] = NDJSON
             rows = source
@@ -86,11 +88,20 @@ class Operations:
     def change(self, task_id: str, action: str) -> Flow[Progress]:
         """Cancel or retry a task."""
         request = Request("POST", f"/sentiment/tasks/{task_id}/{action}")
-        return read_progress((yield from self._json(request)))
+        try:
+            return read_progress((yield from self._json(request)))
+        except ConflictError as error:
+            if not error.was_repeated:
+                raise
+        return (yield from self.progress(task_id))  # the answer to the first request was lost
 
     def delete(self, task_id: str) -> Flow[None]:
         """Delete a task."""
-        yield from send(Request("DELETE", f"/sentiment/tasks/{task_id}"), self.patience)
+        try:
+            yield from send(Request("DELETE", f"/sentiment/tasks/{task_id}"), self.patience)
+        except NotFoundError as error:
+            if not error.was_repeated:  # otherwise the answer to the first request was lost
+                raise
 
     def tasks(self, status: str | None) -> Flow[list[Progress]]:
         """All tasks, newest first."""
@@ -109,7 +120,35 @@ class Operations:
 
     def _json(self, request: Request) -> Flow[Any]:
         response: httpx.Response = yield from send(request, self.patience)
-        return response.json()
+        try:
+            return _Answer(response.json())
+        except (ValueError, TypeError):
+            raise _unexpected(response) from None
+
+
+class _Answer(dict[str, Any]):
+    """An object of JSON. A field that is missing means that the answer is not one of this service."""
+
+    def __missing__(self, name: str) -> Any:
+        raise ServiceUnreachableError(f"The answer of the service has no {name!r}. Check its url.")
+
+
+def _unexpected(response: httpx.Response) -> ServiceUnreachableError:
+    kind = response.headers.get("Content-Type", "nothing")
+    return ServiceUnreachableError(f"The service answered with {kind} instead of JSON. Check its url.")
+
+
+def _check_rows(source: Any) -> None:
+    """Refuse what is iterable by mistake: an object would be read as its names, and a table as its columns.
+
+    Raises:
+        TypeError
+    """
+    if isinstance(source, Mapping | bytes | bytearray) or hasattr(source, "columns"):
+        raise TypeError(
+            f"Rows are strings, or objects with a `text`, not {type(source).__name__}. Send a list of them; of a "
+            "DataFrame, for example frame['review'].tolist()."
+        )
 
 
 def results_request(task_id: str, suffix: str, *, after: int = -1, include: Iterable[str] = ()) -> Request:
@@ -137,12 +176,26 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def parse_row(line: str) -> Row:
+class Lines:
+    """Divides NDJSON into lines. Only a line feed ends a line: texts may contain other line ends, such as U+2028."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def add(self, piece: bytes) -> list[bytes]:
+        """The lines that are complete after another piece."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        return lines
+
+
+def parse_row(line: bytes) -> Row:
     """A row of a task from a line of NDJSON."""
     return read_row(json.loads(line))
 
 
 def _lines(rows: Iterable[str | Mapping[str, Any]]) -> Iterator[bytes]:
-    for row in rows:
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, str | Mapping):
+            raise TypeError(f"Row {number} is {type(row).__name__}, not a string or an object with a `text`.")
         value = row if isinstance(row, str) else dict(row)
-        yield json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
+        yield json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="surrogatepass") + b"\n"

@@ -73,7 +73,7 @@ class Progress:
     @property
     def has_ended(self) -> bool:
         """Whether no more rows will be scored."""
-        return self.status not in ("queued", "running", "cancelling")
+        return self.status in ("completed", "failed", "cancelled", "expired")
 
 
 def read_analysis(body: Mapping[str, Any]) -> Analysis:

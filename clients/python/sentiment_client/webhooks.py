@@ -16,7 +16,7 @@ class WebhookError(Exception):
 
 
 def verify_webhook(
-    secret: str, headers: Mapping[str, str], body: bytes, *, tolerance_seconds: float = TOLERANCE_SECONDS
+    secret: str, headers: Mapping[str, str], body: bytes | str, *, tolerance_seconds: float = TOLERANCE_SECONDS
 ) -> Any:
     """The event in the body of a request, if its signature is right.
 
@@ -29,21 +29,24 @@ def verify_webhook(
     Raises:
         WebhookError
     """
-    given = {name.lower(): value for name, value in headers.items()}
+    given = {name.lower(): value for name, value in dict(headers).items()}
+    body = body.encode() if isinstance(body, str) else body
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        if not key:
+            raise WebhookError("The secret is empty.")
         id_, timestamp, signatures = (given[f"webhook-{name}"] for name in ("id", "timestamp", "signature"))
         age = abs(time.time() - int(timestamp))
     except KeyError as error:
         raise WebhookError(f"The header {error.args[0]} is missing.") from None
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, TypeError):
         raise WebhookError("The secret or the timestamp has a wrong format.") from None
     if age > tolerance_seconds:
         raise WebhookError("The request is too old.")
-    signed = b".".join((id_.encode(), timestamp.encode(), body))
+    signed = b".".join((str(id_).encode(errors="replace"), str(timestamp).encode(), body))
     expected = base64.b64encode(hmac.digest(key, signed, "sha256"))
-    for signature in signatures.split():
+    for signature in str(signatures).split():
         version, _, value = signature.partition(",")
-        if version == "v1" and hmac.compare_digest(value.encode(), expected):
+        if version == "v1" and hmac.compare_digest(value.encode(errors="replace"), expected):
             return json.loads(body)
     raise WebhookError("The signature is wrong.")

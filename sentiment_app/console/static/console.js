@@ -6,7 +6,9 @@ const WHOLE = /\.(xlsx|parquet|gz|zst)$/i; // of these files, a preview needs ev
 
 document.documentElement.classList.remove("no-script");
 
-function showProblem(html) {
+// Whoever has been signed out sees the form to sign in.
+function showProblem(html, status) {
+  if (status === 401) return window.location.reload();
   const page = new DOMParser().parseFromString(html, "text/html");
   const problem = page.querySelector("#problem");
   const place = document.querySelector("#problem");
@@ -22,7 +24,7 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   if (event.detail.elt.id !== "state") clearProblem();
 });
 document.addEventListener("htmx:beforeSwap", (event) => {
-  if (event.detail.xhr.status >= 400) showProblem(event.detail.xhr.responseText);
+  if (event.detail.xhr.status >= 400) showProblem(event.detail.xhr.responseText, event.detail.xhr.status);
 });
 document.addEventListener("htmx:sendError", () => showProblem(""));
 // An empty text needs no request: the result is cleared.
@@ -66,7 +68,7 @@ document.addEventListener("submit", async (event) => {
     });
     const html = await response.text();
     if (!response.ok) {
-      showProblem(html);
+      showProblem(html, response.status);
     } else if (response.redirected) {
       window.location.assign(response.url);
     } else {
@@ -155,7 +157,7 @@ class Upload {
         });
       }
       request.addEventListener("load", () => {
-        if (request.status >= 400) showProblem(request.responseText);
+        if (request.status >= 400) showProblem(request.responseText, request.status);
         if (showsProgress && request.status < 400) window.location.assign(request.responseURL);
         else resolve(new DOMParser().parseFromString(request.responseText, "text/html"));
       });
