@@ -1,6 +1,7 @@
 """Pages about the caller's account: API keys, usage, sessions, profile, and the end of the account."""
 
 import datetime as dt
+from collections import Counter
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from sentiment_app.web.guard import caller
 from sentiment_app.web.operation import ADMINISTRATOR_SCOPES, SCOPES
 from sentiment_app.web.schemas import Schema
 
-USAGE_DAYS = 30
+USAGE_DAYS, MAX_LISTED = 30, 500
 
 
 class DaysQuerySchema(Schema):
@@ -72,13 +73,13 @@ def usage(query: dict[str, Any]) -> Response:
     days = [today - dt.timedelta(days=age) for age in reversed(range(query["days"]))]
     items = usage_service.list_daily(caller().user_id, days[0], today)
     versions = sorted({item.model_version for item in items})
-    stacks = [
-        [sum(item.rows for item in items if (item.day, item.model_version) == (day, version)) for version in versions]
-        for day in days
-    ]
+    counted: Counter[tuple[dt.date, str]] = Counter()
+    for item in items:
+        counted[item.day, item.model_version] += item.rows
+    stacks = [[counted[day, version] for version in versions] for day in days]
     return render(
         "usage.html",
-        items=items,
+        items=items[:MAX_LISTED],
         days=days,
         versions=versions,
         chart=charts.columns(stacks),

@@ -1,10 +1,11 @@
 """Pages about tasks: the list, a task with its charts and rows, and downloads."""
 
+import contextlib
 import itertools
 from typing import Any, cast
 from uuid import UUID
 
-from flask import Response
+from flask import Response, request
 from marshmallow import fields, validate
 
 from sentiment_app.console import charts, highlight
@@ -13,7 +14,7 @@ from sentiment_app.console.pages import blueprint, go_to, page, render
 from sentiment_app.errors import NotFoundError
 from sentiment_app.files.reader import CSV, NDJSON, PARQUET, XLSX
 from sentiment_app.ml.runtime import LABELS
-from sentiment_app.registry.serving import serving
+from sentiment_app.registry.serving import UnknownModelError, serving
 from sentiment_app.sentiment.service import MIN_COVERAGE
 from sentiment_app.tasks import downloads, service, timeline
 from sentiment_app.tasks.models import UNFINISHED, Task
@@ -50,8 +51,9 @@ def task(task_id: UUID, query: dict[str, Any]) -> Response:
     """A task: its progress, charts and rows."""
     found = service.get(caller().user_id, task_id)
     described = service.describe(found)
-    rows = _rows(found, query["show"], query["after"])
-    return render(
+    is_poll = request.headers.get("HX-Trigger") == "state"  # the page asks for its state every second, not for rows
+    rows = [] if is_poll else _rows(found, query["show"], query["after"])
+    response = render(
         "task.html",
         task=described,
         is_unfinished=found.status in UNFINISHED,
@@ -67,6 +69,9 @@ def task(task_id: UUID, query: dict[str, Any]) -> Response:
         min_coverage=MIN_COVERAGE,
         deliveries=outbox.find(task_id),
     )
+    if is_poll and found.status not in UNFINISHED:
+        response.headers["HX-Refresh"] = "true"  # the whole page: buttons and rows have changed, too
+    return response
 
 
 def _rows(task: Task, choice: str | None, after: int) -> list[service.Result]:
@@ -90,7 +95,7 @@ def task_row(task_id: UUID, index: int, query: dict[str, Any]) -> Response:
     opened = service.results(found.user_id, task_id, index - 1, partial=True, with_gaps=True, include=["text"])
     row = next((row for row in opened.rows if row.row_index == index), None)
     text = row.text if row else None
-    explanation = serving().pinned(found.model_version).scorer.explain(text) if text else None
+    explanation = _explain(found.model_version, text) if text else None
     return render(
         "task_row.html",
         task_id=task_id,
@@ -98,6 +103,13 @@ def task_row(task_id: UUID, index: int, query: dict[str, Any]) -> Response:
         segments=highlight.segments(cast(str, text), explanation) if explanation else None,
         bars=highlight.bars(explanation) if explanation else [],
     )
+
+
+def _explain(model_version: str, text: str) -> Any:
+    """What each word contributes; None if the model is not a sum of words, or is not served any more."""
+    with contextlib.suppress(UnknownModelError):
+        return serving().pinned(model_version).scorer.explain(text)
+    return None
 
 
 @blueprint.get("/tasks/<uuid:task_id>/results.<name:format_>")

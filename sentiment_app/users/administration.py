@@ -1,6 +1,5 @@
 """What administrators and operators do with accounts: rights, password resets and deletion."""
 
-import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,9 +29,9 @@ class OwnAccountError(ConflictError):
 
 
 def welcome(life: timedelta) -> one_time_tokens.NewToken | None:
-    """A token with which the first administrator chooses a password; None once an administrator has signed in.
+    """A token with which the first administrator chooses a password; None if the administrators have passwords.
 
-    If there is no administrator, the account FIRST_ADMINISTRATOR is created. It has a password that nobody knows.
+    If there is no administrator, the account FIRST_ADMINISTRATOR is created, without a password.
 
     Raises:
         TakenError: an ordinary user has this name.
@@ -40,10 +39,9 @@ def welcome(life: timedelta) -> one_time_tokens.NewToken | None:
     administrators = _find_administrators()
     if not administrators:
         email = f"{FIRST_ADMINISTRATOR}@localhost.localdomain"
-        administrators = [service.register(FIRST_ADMINISTRATOR, email, secrets.token_urlsafe(), is_superuser=True)]
-    if any(sessions.has_any(user.id) for user in administrators):
-        return None
-    return start_password_reset(administrators[0].id, life)
+        administrators = [service.register_without_password(FIRST_ADMINISTRATOR, email, is_superuser=True)]
+    waiting = next((user for user in administrators if not user.password_hash), None)
+    return start_password_reset(waiting.id, life) if waiting else None
 
 
 @unit_of_work

@@ -89,6 +89,16 @@ def register(
     )
 
 
+def register_without_password(username: str, email: str, *, is_superuser: bool = False) -> User:
+    """Create an account that cannot sign in before its password is reset.
+
+    Raises:
+        TakenError
+    """
+    values = {"username": username, "email": email, "password_hash": "", "is_superuser": is_superuser}
+    return _insert(None, id=uuid.uuid7(), **values)
+
+
 @unit_of_work
 def _insert(invitation: str | None, **values: Any) -> User:
     if invitation is not None:

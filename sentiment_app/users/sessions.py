@@ -185,12 +185,6 @@ def list_live(user_id: UUID) -> Sequence[Session]:
 
 
 @unit_of_work
-def has_any(user_id: UUID) -> bool:
-    """Whether a user has signed in. Sessions are stored for some time after they have ended."""
-    return db.session.scalar(select(Session.id).where(Session.user_id == user_id).limit(1)) is not None
-
-
-@unit_of_work
 def page(user_id: UUID, limit: int, before: UUID | None) -> Sequence[Session]:
     """A page of all sessions of a user, newest first, beginning after a cursor."""
     found = select(Session).where(Session.user_id == user_id).order_by(Session.id.desc()).limit(limit)

@@ -161,6 +161,14 @@ def test_file_that_grows_is_sent_as_it_was(tmp_path):
     assert sum(map(len, read_file(file, 900))) == 900
 
 
+def test_results_are_written_to_a_name_of_their_own(tmp_path):
+    answer = httpx.Response(200, json=TASK), httpx.Response(200, content=b"a,b\n")
+    made, _ = client(*answer)
+    (tmp_path / "r.csv.part").write_text("mine")
+    assert made.task("t").to_csv(tmp_path / "results.2026").name == "results.2026.csv"
+    assert {path.name for path in tmp_path.iterdir()} == {"r.csv.part", "results.2026.csv"}
+
+
 def test_empty_secret_of_a_webhook_is_refused():
     with pytest.raises(sentiment_client.WebhookError, match="The secret is empty"):
         sentiment_client.verify_webhook("", {}, b"{}")

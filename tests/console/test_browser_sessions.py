@@ -175,11 +175,24 @@ def test_welcome_link_is_printed_until_an_administrator_signs_in(app, browser):
     assert (done.exit_code, done.output) == (0, "")
 
 
-def test_welcome_link_is_for_the_administrator_that_exists(app, admin):
-    link = app.test_cli_runner().invoke(args=["user", "welcome", "--url", "https://sentiment.example.org"]).output
-    administration.finish_password_reset(link.strip().partition("=")[2], "another horse battery")
-    assert users.authenticate(admin.username, "another horse battery")
+def test_no_welcome_link_if_an_administrator_has_a_password(app, admin):
+    done = app.test_cli_runner().invoke(args=["user", "welcome", "--url", "https://sentiment.example.org"])
+    assert (done.exit_code, done.output) == (0, "")
     assert users.find("admin") is None
+
+
+def test_account_without_a_password_cannot_sign_in(app, browser):
+    app.test_cli_runner().invoke(args=["user", "welcome", "--url", "https://sentiment.example.org"])
+    assert users.find("admin").is_superuser
+    for password in ("", " ", "admin", PASSWORD):
+        assert browser.sign_in("admin", password).status_code in (401, 422)
+
+
+def test_ordinary_user_named_admin_is_not_taken_for_the_administrator(app, make_user):
+    make_user("admin")
+    done = app.test_cli_runner().invoke(args=["user", "welcome", "--url", "https://sentiment.example.org"])
+    assert (done.exit_code, "Another account has this username" in done.output) == (1, True)
+    assert not users.find("admin").is_superuser
 
 
 def test_password_link_of_a_command_is_for_one_user(app, ada):

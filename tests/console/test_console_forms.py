@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 from harness import PASSWORD
+from sqlalchemy import update
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.artifact import Artifact
@@ -124,6 +125,38 @@ def test_rows_are_filtered_and_explained(ada_browser, work):
     assert "There is no result" in ada_browser.client.get(f"{task}/rows/2147483646").text
     assert ada_browser.client.get(f"{task}/rows/{'9' * 30}").status_code == 404
     assert ada_browser.client.get(f"{task}/results.exe").status_code == 404
+
+
+def test_page_that_asks_for_the_state_is_reloaded_at_the_end(ada_browser, work):
+    task = upload(ada_browser, b"text\ngood\n").location
+    poll = {"HX-Request": "true", "HX-Trigger": "state"}
+    assert "HX-Refresh" not in ada_browser.client.get(task, headers=poll).headers
+    work()
+    assert ada_browser.client.get(task, headers=poll).headers["HX-Refresh"] == "true"
+    assert "HX-Refresh" not in ada_browser.client.get(task).headers
+
+
+def test_row_of_a_model_that_is_gone_has_no_explanation(ada_browser, work):
+    task = upload(ada_browser, b"text\ngood\n").location
+    work()
+    db.session.execute(update(Task).values(model_version="19990101-00000000"))
+    db.session.commit()
+    assert "cannot explain" in ada_browser.client.get(f"{task}/rows/0").text
+
+
+@pytest.mark.parametrize(
+    "source", [{"texts": 0, "macro_recall": 1.0}, {"texts": 5, "macro_recall": 1.0, "accuracy": 1}]
+)
+def test_model_with_other_measures_is_shown(admin_browser, app, model, source):
+    changes = {
+        "version": "20990101-other000",
+        "metrics": {"by_source": {"<script>alert(1)": {"texts_sha256": "x", **source}}},
+    }
+    manifest = json.loads(model[0].manifest) | changes
+    releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
+    for path in ("/models", "/models/20990101-other000"):
+        answer = admin_browser.get(path)
+        assert (answer.status_code, "<script>alert" in answer.text) == (200, False)
 
 
 def test_task_of_nobody_is_not_found(ada_browser):

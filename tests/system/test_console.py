@@ -176,6 +176,18 @@ def test_upload_that_is_cancelled_leaves_no_task(product, open_page):
     assert page.locator("tbody tr").count() == before
 
 
+def test_double_click_uploads_once(open_page):
+    page = sign_in(open_page())
+    page.goto("/console/tasks")
+    before = page.locator("tbody tr").count()
+    choose_file(page, b"text\ngood\n")
+    expect(page.locator("#preview tbody tr")).to_have_count(1)
+    page.get_by_role("button", name="Score the file").dblclick()
+    expect(page.get_by_role("heading", name="Task of")).to_be_visible()
+    page.goto("/console/tasks")
+    assert page.locator("tbody tr").count() == before + 1
+
+
 def test_progress_continues_after_the_worker_was_killed(product, open_page, worker):
     page = sign_in(open_page())
     choose_file(page, b"text\n" + b"".join(b"good %d\n" % number for number in range(30_000)))
@@ -186,6 +198,10 @@ def test_progress_continues_after_the_worker_was_killed(product, open_page, work
     extra.wait()
     product.run_or_fail("flask", "tasks", "reconcile")
     expect(page.get_by_role("status")).to_contain_text("completed: 30,000 of 30,000 rows")
+    # The buttons and the rows follow.
+    expect(page.get_by_role("button", name="XLSX")).to_be_visible()
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    expect(page.locator("#rows tbody tr")).to_have_count(50)
 
 
 def test_model_is_switched_and_switched_back(product, second, open_page, administrator):

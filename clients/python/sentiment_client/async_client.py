@@ -13,7 +13,7 @@ from sentiment_client import errors
 from sentiment_client.connection import Interruptions, Settings, interrupted, prepare, replacing
 from sentiment_client.dataframe import to_dataframe
 from sentiment_client.flow import Flow, Pause, Request
-from sentiment_client.operations import Lines, Source, included, parse_row, results_request
+from sentiment_client.operations import Lines, Source, parse_row, results_request
 from sentiment_client.progress_bar import Report, reporter
 from sentiment_client.types import Analysis, Progress, Row
 
@@ -104,7 +104,8 @@ class AsyncClient:
     async def _send(self, request: Request) -> httpx.Response | httpx.RequestError:
         prepared = prepare(request)
         if callable(request.content):
-            prepared["content"] = _in_threads(prepared["content"])
+            pieces = prepared["content"]
+            prepared["content"] = _in_threads(pieces) if request.reads_file else _in_the_loop(pieces)
         try:
             return await self._http.request(**prepared)
         except httpx.RequestError as error:
@@ -158,10 +159,10 @@ class AsyncTask:
 
     async def results(self) -> AsyncIterator[Row]:
         """The rows, in the order of the input. A download that is interrupted continues where it was."""
-        after, interruptions, include = -1, Interruptions(), included(self.progress)
+        after, interruptions = -1, Interruptions()
         while True:
             try:
-                request = results_request(self.id, ".ndjson", after=after, include=include)
+                request = results_request(self.progress, ".ndjson", after=after)
                 async with self._client._stream(request) as response:
                     lines = Lines()
                     async for piece in response.aiter_bytes():
@@ -177,7 +178,7 @@ class AsyncTask:
     async def to_file(self, path: str | PathLike[str]) -> Path:
         """Write the results to a .csv, .xlsx, .parquet or .ndjson file, which appears when it is complete."""
         target = Path(path)
-        request = results_request(self.id, target.suffix.lower(), include=included(self.progress))
+        request = results_request(self.progress, target.suffix.lower())
         try:
             with replacing(target) as part, part.open("wb") as file:
                 async with self._client._stream(request) as response:
@@ -189,7 +190,7 @@ class AsyncTask:
 
     async def to_csv(self, path: str | PathLike[str]) -> Path:
         """Write the results to a CSV file."""
-        return await self.to_file(Path(path).with_suffix(".csv"))
+        return await self.to_file(path if str(path).lower().endswith(".csv") else f"{path}.csv")
 
     async def to_dataframe(self) -> Any:
         """The results as a pandas.DataFrame. Needs pandas."""
@@ -208,6 +209,12 @@ class AsyncTask:
     async def delete(self) -> None:
         """Delete it with its texts and results."""
         await self._client._run(self._client._operations.delete(self.id))
+
+
+async def _in_the_loop(pieces: Iterable[bytes]) -> AsyncIterable[bytes]:
+    """Pieces that are made here, because their source may belong to this thread."""
+    for piece in pieces:
+        yield piece
 
 
 async def _in_threads(pieces: Iterable[bytes]) -> AsyncIterable[bytes]:

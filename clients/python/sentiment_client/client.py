@@ -13,7 +13,7 @@ from sentiment_client import errors
 from sentiment_client.connection import Interruptions, Settings, interrupted, prepare, replacing
 from sentiment_client.dataframe import to_dataframe
 from sentiment_client.flow import Flow, Pause, Request
-from sentiment_client.operations import Lines, Source, included, parse_row, results_request
+from sentiment_client.operations import Lines, Source, parse_row, results_request
 from sentiment_client.progress_bar import Report, reporter
 from sentiment_client.types import Analysis, Progress, Row
 
@@ -204,10 +204,10 @@ class Task:
 
     def results(self) -> Iterator[Row]:
         """The rows, in the order of the input. A download that is interrupted continues where it was."""
-        after, interruptions, include = -1, Interruptions(), included(self.progress)
+        after, interruptions = -1, Interruptions()
         while True:
             try:
-                request = results_request(self.id, ".ndjson", after=after, include=include)
+                request = results_request(self.progress, ".ndjson", after=after)
                 with self._client._stream(request) as response:
                     lines = Lines()
                     for piece in response.iter_bytes():
@@ -226,7 +226,7 @@ class Task:
         The file appears when it is complete.
         """
         target = Path(path)
-        request = results_request(self.id, target.suffix.lower(), include=included(self.progress))
+        request = results_request(self.progress, target.suffix.lower())
         try:
             with replacing(target) as part, self._client._stream(request) as response, part.open("wb") as file:
                 for piece in response.iter_bytes():
@@ -237,7 +237,7 @@ class Task:
 
     def to_csv(self, path: str | PathLike[str]) -> Path:
         """Write the results to a CSV file."""
-        return self.to_file(Path(path).with_suffix(".csv"))
+        return self.to_file(path if str(path).lower().endswith(".csv") else f"{path}.csv")
 
     def to_dataframe(self) -> Any:
         """The results as a pandas.DataFrame. Needs pandas."""

@@ -33,6 +33,7 @@ class Request:
         path: after `/api/v1`.
         is_safe: whether it may be repeated after a lost connection, when it was perhaps carried out.
         is_repeatable: whether its body can be sent again.
+        reads_file: whether to make its body blocks.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Request:
     json: Any = None
     is_safe: bool = True
     is_repeatable: bool = True
+    reads_file: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from sentiment_client.errors import ConflictError, NotFoundError, ServiceUnreachableError, TaskFailedError
-from sentiment_client.flow import COMPRESSIONS, Flow, Pause, Request, media_type, read_file, send
+from sentiment_client.flow import COMPRESSIONS, PIECE_BYTES, Flow, Pause, Request, media_type, read_file, send
 from sentiment_client.types import Analysis, Progress, Row, read_analysis, read_progress, read_row
 
 Source = str | PathLike[str] | Iterable[str | Mapping[str, Any]]
@@ -41,6 +41,8 @@ class Operations:
 
     def submit(self, source: Source, options: Mapping[str, Any]) -> Flow[Progress]:
         """Create a task from a file or from rows."""
+        # A wrong url or key is noticed before a large file is sent.
+        yield from self.get("/sentiment/tasks", {"limit": 1})
         query = {name: value for name, value in options.items() if value is not None}
         if query.pop("keep_columns", False):
             query["keep"] = "columns"
@@ -52,7 +54,9 @@ class Operations:
             size = path.stat().st_size
             headers |= {"Content-Type": kind, "Content-Length": str(size)}
             headers |= {"Content-Encoding": compression} if compression else {}
-            request = Request("POST", "/sentiment/tasks", query, headers, lambda: read_file(path, size))
+            request = Request(
+                "POST", "/sentiment/tasks", query, headers, lambda: read_file(path, size), reads_file=True
+            )
         else:
             _check_rows(source)
             is_repeatable = isinstance(source, Sequence)
@@ -151,7 +155,7 @@ def _check_rows(source: Any) -> None:
         )
 
 
-def results_request(task_id: str, suffix: str, *, after: int = -1, include: Iterable[str] = ()) -> Request:
+def results_request(progress: Progress, suffix: str, *, after: int = -1) -> Request:
     """The request for the results of a task, in the format of a suffix such as `.csv`.
 
     Raises:
@@ -159,11 +163,13 @@ def results_request(task_id: str, suffix: str, *, after: int = -1, include: Iter
     """
     if suffix not in RESULTS:
         raise ValueError(f"Results cannot be written as {suffix or 'a file without an ending'}: {', '.join(RESULTS)}")
-    query = {"cursor": after} | ({"include": ",".join(include)} if include else {})
-    return Request("GET", f"/sentiment/tasks/{task_id}/results", query, {"Accept": RESULTS[suffix]})
+    query = {"cursor": after, "include": ",".join(_included(progress))}
+    if progress.status in ("failed", "cancelled"):
+        query["partial"] = "true"  # the rows that were scored before
+    return Request("GET", f"/sentiment/tasks/{progress.task_id}/results", query, {"Accept": RESULTS[suffix]})
 
 
-def included(progress: Progress) -> list[str]:
+def _included(progress: Progress) -> list[str]:
     """What the results of a task can include: always the texts, and the columns that were kept."""
     has_columns = "kept_columns" in (progress.details.get("format") or {})
     return ["text", "columns"] if has_columns else ["text"]
@@ -194,8 +200,13 @@ def parse_row(line: bytes) -> Row:
 
 
 def _lines(rows: Iterable[str | Mapping[str, Any]]) -> Iterator[bytes]:
+    piece = b""
     for number, row in enumerate(rows, 1):
         if not isinstance(row, str | Mapping):
             raise TypeError(f"Row {number} is {type(row).__name__}, not a string or an object with a `text`.")
         value = row if isinstance(row, str) else dict(row)
-        yield json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="surrogatepass") + b"\n"
+        piece += json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="surrogatepass") + b"\n"
+        if len(piece) >= PIECE_BYTES:
+            yield piece
+            piece = b""
+    yield piece

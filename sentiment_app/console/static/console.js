@@ -2,7 +2,7 @@
 "use strict";
 
 const PREVIEW_BYTES = 1024 * 1024;
-const WHOLE = /\.(xlsx|parquet|gz|zst)$/i; // of these files, a preview needs every byte
+const WHOLE = /\.(xlsx|parquet|json|gz|zst)$/i; // of these files, a preview needs every byte
 
 document.documentElement.classList.remove("no-script");
 
@@ -13,7 +13,6 @@ function showProblem(html, status) {
   const problem = page.querySelector("#problem");
   const place = document.querySelector("#problem");
   place.replaceChildren(...(problem ? problem.childNodes : [document.createTextNode("The service did not answer. Try again.")]));
-  place.scrollIntoView({ block: "nearest" });
 }
 
 function clearProblem() {
@@ -24,7 +23,9 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   if (event.detail.elt.id !== "state") clearProblem();
 });
 document.addEventListener("htmx:beforeSwap", (event) => {
-  if (event.detail.xhr.status >= 400) showProblem(event.detail.xhr.responseText, event.detail.xhr.status);
+  const { xhr, elt } = event.detail;
+  if (elt.id === "state" && xhr.status === 404) window.location.reload(); // the task was deleted
+  else if (xhr.status >= 400) showProblem(xhr.responseText, xhr.status);
 });
 document.addEventListener("htmx:sendError", () => showProblem(""));
 // An empty text needs no request: the result is cleared.
@@ -90,6 +91,7 @@ class Upload {
     this.progress = form.querySelector("#sent");
     this.cancel = form.querySelector("#cancel");
     this.request = null;
+    this.isSending = false;
     this.input.addEventListener("change", () => this.preview());
     form.addEventListener("change", (event) => { if (event.target !== this.input) this.preview(); });
     form.addEventListener("submit", (event) => {
@@ -120,7 +122,7 @@ class Upload {
 
   async preview() {
     const file = this.input.files[0];
-    if (!file) return;
+    if (!file || this.isSending) return;
     clearProblem();
     const head = WHOLE.test(file.name) ? file : file.slice(0, PREVIEW_BYTES);
     const page = await this.post(this.form.dataset.preview, this.body(head), false);
@@ -136,10 +138,13 @@ class Upload {
   }
 
   async send() {
+    if (this.isSending) return;
     clearProblem();
+    this.isSending = true;
     this.progress.hidden = this.cancel.hidden = false;
     await this.post(this.form.action, this.body(this.input.files[0]), true);
     this.progress.hidden = this.cancel.hidden = true;
+    this.isSending = false;
   }
 
   // fetch cannot report how much was sent, so this is an XMLHttpRequest. Resolves to the page of the answer, or to null
