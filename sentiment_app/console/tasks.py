@@ -14,7 +14,7 @@ from sentiment_app.console.pages import blueprint, go_to, page, render
 from sentiment_app.errors import NotFoundError
 from sentiment_app.files.reader import CSV, NDJSON, PARQUET, XLSX
 from sentiment_app.ml.runtime import LABELS
-from sentiment_app.registry.serving import UnknownModelError, serving
+from sentiment_app.registry.serving import ModelsLoadingError, UnknownModelError, UnusableModelError, serving
 from sentiment_app.sentiment.service import MIN_COVERAGE
 from sentiment_app.tasks import downloads, service, timeline
 from sentiment_app.tasks.models import UNFINISHED, Task
@@ -107,7 +107,7 @@ def task_row(task_id: UUID, index: int, query: dict[str, Any]) -> Response:
 
 def _explain(model_version: str, text: str) -> Any:
     """What each word contributes; None if the model is not a sum of words, or is not served any more."""
-    with contextlib.suppress(UnknownModelError):
+    with contextlib.suppress(UnknownModelError, UnusableModelError, ModelsLoadingError):
         return serving().pinned(model_version).scorer.explain(text)
     return None
 

@@ -203,6 +203,9 @@ def test_command_scores_a_file(product, key, reviews, tmp_path):
     wrong = run("score", str(reviews), "--column", "opinion")
     assert (wrong.returncode, "Its columns are" in wrong.stderr, "Traceback" in wrong.stderr) == (1, True, False)
     assert run("score", str(tmp_path / "nothing.csv")).returncode == 1
+    for output, reason in (("out.txt", "none of these endings"), ("nowhere/out.csv", "does not exist")):
+        wrong = run("score", str(reviews), "--column", "review", "-o", output)
+        assert (wrong.returncode, reason in wrong.stderr, "Task" in wrong.stderr) == (1, True, False)
     assert run("text", "good", SENTIMENT_KEY="").returncode == 1
     assert run("nonsense").returncode == 2
     assert "sentiment-client score reviews.csv" in run("--help").stdout

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from sentiment_client.client import Client
 from sentiment_client.errors import ApiError, ServiceUnreachableError, TaskFailedError
+from sentiment_client.flow import COMPRESSIONS
+from sentiment_client.operations import RESULTS
 
 EXAMPLES = """examples:
   export SENTIMENT_URL=https://sentiment.example.org SENTIMENT_KEY=snt_live_...
@@ -28,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(client: Client, options: argparse.Namespace) -> int:
-    target = options.output or Path(f"{options.file.name.partition('.')[0]}-scored.csv")
+    target = options.output or Path(f"{_stem(options.file)}-scored.csv")
+    if target.suffix.lower() not in RESULTS:  # before the file is scored, not afterwards
+        raise ValueError(f"{target} has none of these endings: {', '.join(RESULTS)}")
+    if not target.absolute().parent.is_dir():
+        raise ValueError(f"The folder {target.parent} does not exist.")
     task = client.submit(
         options.file,
         column=options.column,
@@ -38,6 +44,8 @@ def _score(client: Client, options: argparse.Namespace) -> int:
         sheet=options.sheet,
         model=options.model,
     )
+    if not options.quiet:
+        sys.stderr.write(f"Task {task.id}: {task.progress.total:,} rows\n")
     task.wait(progress=sys.stderr.isatty() and not options.quiet)
     task.to_file(target)
     if not options.quiet:
@@ -46,6 +54,12 @@ def _score(client: Client, options: argparse.Namespace) -> int:
         failed = f", {done.failed:,} failed" if done.failed else ""
         sys.stderr.write(f"{target}: {done.total:,} rows: {counts}{failed}\n")
     return 0
+
+
+def _stem(file: Path) -> str:
+    """The name of a file without the endings of its type and compression."""
+    stem = file.with_suffix("") if file.suffix.lower() in COMPRESSIONS else file
+    return stem.stem
 
 
 def _text(client: Client, options: argparse.Namespace) -> int:
@@ -66,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     score = commands.add_parser("score", help="score a file, and write it with its own columns and the results")
     score.add_argument("file", type=Path, help=".csv, .tsv, .ndjson, .json, .xlsx or .parquet, also .gz or .zst")
-    score.add_argument("-o", "--output", type=Path, help=".csv, .xlsx, .parquet or .ndjson (default: FILE-scored.csv)")
+    score.add_argument("-o", "--output", type=Path, help=".csv, .xlsx, .parquet or .ndjson (default: NAME-scored.csv)")
     score.add_argument("--column", help="the column with the texts (default: text, or the only column)")
     score.add_argument("--id-column", help="the column with an id")
     score.add_argument("--delimiter", help="of CSV (default: detected)")
