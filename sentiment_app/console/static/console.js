@@ -28,6 +28,11 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   else if (xhr.status >= 400) showProblem(xhr.responseText, xhr.status);
 });
 document.addEventListener("htmx:sendError", () => showProblem(""));
+// A text may be here before htmx is: it was typed early, or the browser restored it.
+document.addEventListener("DOMContentLoaded", () => {
+  const text = document.querySelector("#text");
+  if (text?.value.trim() && !document.querySelector("#result").children.length) window.htmx.trigger("#score", "submit");
+});
 // An empty text needs no request: the result is cleared.
 document.addEventListener("htmx:confirm", (event) => {
   if (event.detail.elt.id === "score" && !document.querySelector("#text").value.trim()) {
