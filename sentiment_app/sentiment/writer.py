@@ -5,7 +5,7 @@ requests that have begun, which doubles its size. A request that arrives alone d
 """
 
 import time
-from collections import ChainMap, defaultdict
+from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from operator import itemgetter
@@ -30,9 +30,8 @@ from sentiment_app.usage.quotas import QuotaUse, owners, refuse_excess
 GRACE_SECONDS = 5.0
 # How long a group waits at most for the rows of requests that have begun.
 MAX_DELAY_SECONDS = 0.008
-# How long rows of a user are refused at once after a lock of the user did not become free.
+# How long rows are refused at once after the lock of their counters did not become free.
 LOCKED_SECONDS = 5.0
-MAX_LOCKED_USERS = 2
 
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types here
 # A column with a default in the database needs no value.
@@ -117,7 +116,7 @@ class GroupWriter:
         self._connect, self._begin = connect, begin
         self._retry_seconds = retry_seconds
         self._locked_until: dict[str, float] = {}
-        """Users whose counters another process has locked. Only the leader of a group uses this."""
+        """Accounts and API keys whose counters another process has locked. Only the leader of a group uses this."""
         self._rows = Coalescer(self._process, timeout=retry_seconds + GRACE_SECONDS, max_delay=MAX_DELAY_SECONDS)
 
     def announce(self) -> None:
@@ -142,44 +141,45 @@ class GroupWriter:
             raise UnavailableError from None
 
     def _process(self, rows: list[Row]) -> list[Outcome]:
-        """Store a group, except the rows of users whose counters another process has locked."""
+        """Store a group, except the rows whose counters another process has locked."""
         now = time.monotonic()
-        self._locked_until = {user_id: end for user_id, end in self._locked_until.items() if end > now}
+        self._locked_until = {subject: end for subject, end in self._locked_until.items() if end > now}
         if not self._locked_until:
             return self._store(rows)
-        is_free = [row["user_id"] not in self._locked_until for row in rows]
+        is_free = [self._locked_until.keys().isdisjoint((row["user_id"], row["key_id"])) for row in rows]
         free = [row for row, is_stored in zip(rows, is_free, strict=True) if is_stored]
         outcomes = iter(self._store(free) if free else [])
         return [next(outcomes) if is_stored else CountersLockedError() for is_stored in is_free]
 
     def _store(self, rows: list[Row]) -> list[Outcome]:
-        try:
-            outcomes = retry_on_disconnect(self._retry_seconds, self._insert, rows)
-        except Exception as error:  # noqa: BLE001  # each waiting request raises it
-            return self._store_parts(rows, error)
-        metrics.commit_rows.observe(len(rows))
-        return outcomes
+        deadline = time.monotonic() + self._retry_seconds
+        while True:
+            try:
+                outcomes = retry_on_disconnect(self._retry_seconds, self._insert, rows)
+            except (IntegrityError, DataError) as error:
+                # One row is not acceptable: insert each row alone, so that the others do not fail with it.
+                return [error] if len(rows) == 1 else [outcome for row in rows for outcome in self._store([row])]
+            except Exception as error:  # noqa: BLE001  # each waiting request raises it
+                if sqlstate(error) != LOCK_NOT_AVAILABLE:
+                    return [error] * len(rows)
+                if self._note_locked(rows):
+                    return self._process(rows)
+                if time.monotonic() > deadline:  # until then, the lock of a whole table may become free
+                    return [error] * len(rows)
+            else:
+                metrics.commit_rows.observe(len(rows))
+                return outcomes
 
-    def _store_parts(self, rows: list[Row], error: Exception) -> list[Outcome]:
-        """Store rows that could not be stored together in parts, so that one row or user does not affect the others."""
-        is_locked = sqlstate(error) == LOCK_NOT_AVAILABLE
-        key = "user_id" if is_locked else "id"
-        parts: dict[str, list[int]] = defaultdict(list)
-        for index, row in enumerate(rows):
-            parts[row[key]].append(index)
-        if is_locked and len(parts) == 1:
-            self._locked_until[rows[0]["user_id"]] = time.monotonic() + LOCKED_SECONDS
-        if len(parts) == 1 or not (is_locked or isinstance(error, IntegrityError | DataError)):
-            return [error] * len(rows)
-        outcomes: list[Outcome] = [error] * len(rows)
-        failures = 0
-        for indexes in parts.values():
-            if failures < MAX_LOCKED_USERS:  # otherwise the whole table is probably locked
-                found = self._store([rows[index] for index in indexes])
-                failures += isinstance(found[0], Exception) and sqlstate(found[0]) == LOCK_NOT_AVAILABLE
-                for index, outcome in zip(indexes, found, strict=True):
-                    outcomes[index] = outcome
-        return outcomes
+    def _note_locked(self, rows: list[Row]) -> bool:
+        """Note which counters another process has locked, for example because it is frozen. Returns whether any are."""
+        subjects = {UUID(id_) for row in rows for id_ in (row["user_id"], row["key_id"]) if id_}
+        try:
+            with self._connect() as connection:
+                locked = counters.find_locked(connection, subjects)
+        except DBAPIError:  # the whole table is locked
+            return False
+        self._locked_until |= dict.fromkeys(map(str, locked), time.monotonic() + LOCKED_SECONDS)
+        return bool(locked)
 
     def _insert(self, rows: list[Row]) -> list[Outcome]:
         if not any(row["quotas"] for row in rows):

@@ -73,6 +73,14 @@ def lock(sql: Sql, subjects: Collection[Any], owners: Mapping[Counter, UUID] | N
     return found
 
 
+def find_locked(sql: Sql, subjects: Collection[Any]) -> set[UUID]:
+    """The accounts and keys with a current counter that another transaction has locked."""
+    current = QuotaCounter.subject_id.in_(subjects), _is_current()
+    free = select(*COUNTER).where(*current).with_for_update(skip_locked=True).cte("free")
+    locked = select(QuotaCounter.subject_id).where(*current, tuple_(*COUNTER).not_in(select(free)))
+    return set(sql.scalars(locked))
+
+
 def increase(user_id: UUID, key_id: UUID | None, rows: int) -> None:
     """Count rows that are stored, within the caller's unit of work. Counters that do not exist are not created."""
     subjects = {user_id, key_id} - {None}

@@ -73,3 +73,18 @@ def test_locked_counter_of_a_user_stops_nobody_else(product):
         assert set(answers[::4]) == {503}
         assert {status for index, status in enumerate(answers) if index % 4} == {200}
         assert {score("free")} == {200}
+
+
+def test_rows_wait_for_a_table_that_is_locked(product):
+    """For example by a migration. The lock is held longer than a group waits for the counters of a single user."""
+    with (
+        ThreadPoolExecutor(1) as pool,
+        psycopg2.connect(product.servers.database_url) as other,
+        other.cursor() as cursor,
+    ):
+        cursor.execute("LOCK TABLE sentiment_requests")
+        url = f"{product.url}/api/v1/sentiment/analyze"
+        answer = pool.submit(call, url, {"text": "good"}, product.token())
+        cursor.execute("SELECT pg_sleep(4)")
+        other.commit()
+        assert answer.result()[0] == 200
