@@ -20,6 +20,14 @@ def product(model):
         product.stop()
 
 
+@pytest.fixture(scope="module")
+def worker(product):
+    process = product.process("sentiment_app.worker")
+    yield process
+    process.terminate()
+    process.wait(60)
+
+
 @pytest.fixture(scope="session")
 def second(product):
     """Another model, released but not active. Its training parameters differ, so that its scores differ."""

@@ -24,18 +24,13 @@ ROWS = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("worker")
+
+
 @pytest.fixture(scope="module")
 def key(product):
     scopes = [part for scope in ("score", "tasks", "read") for part in ("--scope", scope)]
     return product.run_or_fail("flask", "user", "create-key", "ada", "--name", "client", *scopes).strip()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def worker(product):
-    process = product.process("sentiment_app.worker")
-    yield process
-    process.terminate()
-    process.wait(60)
 
 
 @pytest.fixture

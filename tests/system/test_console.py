@@ -28,14 +28,6 @@ def chromium():
         yield browser
 
 
-@pytest.fixture(scope="module")
-def worker(product):
-    process = product.process("sentiment_app.worker")
-    yield process
-    process.terminate()
-    process.wait(60)
-
-
 @pytest.fixture
 def open_page(chromium, product):
     """Opens pages. The test fails after a request to another host, an error in a script, or a violation of the CSP."""
