@@ -1,9 +1,20 @@
 """Checks of a record of CSV against the layout of its file: is it shifted, a part of a text, or a header?"""
 
 import re
+from collections.abc import Iterator
 
 from sentiment_app.files.csv_layout import Layout
-from sentiment_app.files.csv_types import DIGITS, MAX_CODE_CHARACTERS, NULLS, NUMERIC, Types, count_wrong, is_numeric
+from sentiment_app.files.csv_records import GLUED_QUOTE
+from sentiment_app.files.csv_types import (
+    DIGITS,
+    MAX_CODE_CHARACTERS,
+    NULLS,
+    NUMERIC,
+    Types,
+    count_wrong,
+    is_empty,
+    is_numeric,
+)
 
 NUMBER_START = re.compile(r"[+-]?\d+(?! )")
 JOINED = re.compile(r"\d+[^\W\d]|\d[\d.:/TZ-]*[;|\t\"]")
@@ -14,17 +25,44 @@ def is_shifted(fields: list[str], layout: Layout) -> bool:
     """Whether the fields are surely in the wrong columns. A single unusual value is not enough.
 
     They are if a column of numbers begins with a number and continues with words or signs, as where a delimiter is
-    missing, or if at least two fields, and half of the fields that are compared, have the wrong type.
+    missing, or if at least two fields, and half of the fields that are compared, have the wrong type. They also are if
+    a column that is always filled is empty, and another field looks as if it belonged to a neighbour column.
     """
     wrong = count_wrong(layout.types_near_text, fields)
     quote, before = layout.dialect.quote, layout.types_before_text.items()
     if any(quote in fields[index] and fields[index].strip() not in known for index, known in before):
+        return True
+    lacks_value = any(is_empty(fields[index]) for index in layout.filling.always)
+    if lacks_value and (wrong.numbers or _has_strange_field(fields, layout)):
         return True
     if not wrong.numbers:
         return False
     if wrong.all >= 2 and 2 * wrong.all >= wrong.compared:
         return True
     return any(JOINED.match(fields[index].strip()) is not None for index, known in before if is_numeric(known))
+
+
+def _has_strange_field(fields: list[str], layout: Layout) -> bool:
+    """Whether a field looks as if it were in the wrong column, or as if it had been joined with its neighbour."""
+    is_filled = not all(is_empty(fields[index]) for index in layout.filling.never)
+    if is_filled or (layout.shape.has_enclosed_fields and any(map(GLUED_QUOTE.search, fields))):
+        return True
+    text_index = layout.text_index
+    before, text = layout.types.get(text_index - 1), fields[text_index].strip()
+    is_joined = before and any(len(known) > 1 and DIGITS.sub("9", text).startswith(known) for known in before)
+    return bool(is_joined) or may_be_joined(text, layout) or any(_fits_neighbour(fields, layout))
+
+
+def _fits_neighbour(fields: list[str], layout: Layout) -> Iterator[bool]:
+    """For each neighbour of a column of numbers or codes: whether it has a value of this column instead of its own."""
+    for index, known in layout.types.items():
+        if not any("9" in value for value in known):
+            continue
+        for other in (index - 1, index + 1):
+            value = fields[other].strip() if 0 <= other < len(fields) else ""
+            own = layout.types.get(other, frozenset())
+            shape = DIGITS.sub("9", value)
+            yield bool(value) and shape in known and shape not in own and value not in own
 
 
 def may_continue_text(fields: list[str], layout: Layout) -> bool:

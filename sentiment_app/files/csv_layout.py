@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sentiment_app.files.columns import Columns, find_columns, matching, named
 from sentiment_app.files.csv_records import UNCLOSED, Dialect, Record, RecordReader, Shape
-from sentiment_app.files.csv_types import MIN_CONSISTENCY, Types, column_types, count_wrong
+from sentiment_app.files.csv_types import MIN_CONSISTENCY, Filling, Types, column_filling, column_types, count_wrong
 from sentiment_app.files.errors import FileError
 
 DELIMITERS = ",;\t|"
@@ -51,6 +51,7 @@ class Layout(NamedTuple):
     """The types of the four columns nearest to the text."""
     values_after_text: tuple[str, ...]
     """The values of the next column."""
+    filling: Filling
     has_typed_start: bool
     """Whether all columns before the text have a type, so that a missing or extra delimiter is noticed."""
     extra: int
@@ -228,12 +229,14 @@ def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], 
         types_before_text={index: known for index, known in types.items() if index < text_index},
         types_near_text=_nearest(types, text_index),
         values_after_text=tuple({row[text_index + 1].strip() for row in records if len(row) > text_index + 1} - {""}),
+        filling=column_filling(records, width),
         extra=reading.width - width if has_extra else 0,
         shape=Shape(
             width,
             _are_records(types, text_index, _is_ordered(records)),
             has_cr_in_texts=ends["\n"] > ends["\r"] and not _ends_at_cr(lines, reading.dialect, width),
             has_literal_quotes=not any(ENCLOSED.search(line) for line in lines if line),
+            has_enclosed_fields=any(DOUBLE_QUOTED.search(line) for line in lines if line),
         ),
     )
 

@@ -20,6 +20,8 @@ from sentiment_app.files.lines import LINE_TOO_LONG, MAX_LINE_CHARACTERS
 
 UNCLOSED = "A quote in the line is not closed, or text follows a closing quote. Write quotes inside a text twice."
 LONE_CR = "The line contains a CR (carriage return), which may end a row or belong to a text. Write texts in quotes."
+# An opening quote that follows a field without a delimiter. People write quotes after spaces and opening brackets.
+GLUED_QUOTE = re.compile(r'[^\s"(\[{<=/,;|:~^-]"[^\W_]')
 NULL = r"\N"  # in files of MySQL and PostgreSQL, which use backslashes
 
 
@@ -54,6 +56,8 @@ class Shape(NamedTuple):
     """Whether lines usually end with LF, so that a CR alone may belong to a text."""
     has_literal_quotes: bool = False
     """Whether quotes do not enclose fields, so that a line that is not valid may be split at its delimiters."""
+    has_enclosed_fields: bool = False
+    """Whether some fields of the file are enclosed in double quotes."""
 
 
 ANY_SHAPE = Shape(0, lambda *_: False)
@@ -83,10 +87,20 @@ class _Splitter:
         self._plain = re.compile(f"(?P<field>(?:{other}++{escaped})*+){end}", re.DOTALL)
         self._escapes = re.compile(f"{escape}([{escape}{quote}{delimiter}])") if escape else None
         self._doubled = dialect.quote * 2
+        self._next_field = dialect.delimiter and dialect.delimiter + dialect.quote
+        inside = f"[^{quote}{delimiter}]*"
+        self._split_quote = re.compile(
+            f"(?:^|{delimiter}){inside}{GLUED_QUOTE.pattern}(?:[^{quote}]|{quote}{quote})*{delimiter}{inside}{quote}{end}"
+        )
 
     def is_plain(self, line: str) -> bool:
         """Whether `split_plain` is the only way to split the line."""
         return self._dialect.quote not in line and not (self._dialect.escape and self._dialect.escape in line)
+
+    def has_split_quote(self, line: str) -> bool:
+        """Whether a quote is opened inside a field and closed at the end of another field."""
+        is_glued = self._dialect.delimiter and GLUED_QUOTE.search(line)
+        return bool(is_glued) and self._split_quote.search(line) is not None
 
     def split_plain(self, line: str) -> list[str]:
         """The fields of a line in which quotes and escapes have no meaning."""
@@ -110,18 +124,25 @@ class _Splitter:
         return self._split(line, after.end(), opened.fields) if after["end"] else opened.fields
 
     def split_loosely(self, line: str) -> list[str] | None:
-        """The fields of a line in which quotes inside quoted fields are not doubled; None if a quote is not closed."""
+        """The fields of a line in which quotes inside quoted fields are not doubled.
+
+        None if a quote is not closed, if another field seems to begin inside a quoted field, or if a field ends with
+        two quotes, which may be a quote in the text.
+        """
         fields: list[str] = []
         position = 0
         while True:
             opening = self._opening.match(line, position)
             found = self._loose.match(line, opening.end()) if opening else self._plain.match(line, position)
-            if found is None:
+            if found is None or (opening and self._is_ambiguous(found["field"])):
                 return None
             fields.append(self._unquote(found["field"]) if opening else self._unescape(found["field"]))
             if not found["end"]:
                 return fields
             position = found.end()
+
+    def _is_ambiguous(self, content: str) -> bool:
+        return content.endswith(self._dialect.quote) or bool(self._next_field and self._next_field in content)
 
     def _split(self, line: str, position: int, fields: list[str]) -> list[str] | _Open | None:
         while True:
@@ -194,6 +215,9 @@ class RecordReader:
                 yield Record(number, splitter.split_plain(content) if content and not content.isspace() else [])
                 continue
             fields = splitter.split(content)
+            if self._shape.has_enclosed_fields and splitter.has_split_quote(content):
+                yield Record(number, [], UNCLOSED)
+                continue
             if isinstance(fields, _Open):
                 fields = self._continue(fields, line) or self._split_literally(content)
             elif fields is None:

@@ -12,6 +12,8 @@ MAX_CODE_CHARACTERS = 80
 MAX_CATEGORY_CHARACTERS = 30
 MAX_TYPED_COLUMNS = 1000
 MIN_CONSISTENCY = 0.9
+MIN_FILLED_RECORDS = 10
+MAX_EXCEPTIONS = 0.01
 # Values that say nothing about a column.
 NULLS = frozenset(["", "-", "n/a", "na", "nan", "none", "null", "unknown", "\\n"])
 # By column: the values that it has, with "9" in place of each number.
@@ -37,6 +39,29 @@ def column_types(records: list[list[str]]) -> Types:
         if is_categorical and all(len(value) <= MAX_CATEGORY_CHARACTERS for value in categories):
             types[index] = frozenset(categories)
     return types
+
+
+class Filling(NamedTuple):
+    """Which columns have a value in each record, apart from rare exceptions, and which columns never have a value."""
+
+    always: tuple[int, ...]
+    never: tuple[int, ...]
+
+
+def column_filling(records: list[list[str]], width: int) -> Filling:
+    """Which columns of a table are always filled, and which are never filled. A few records show neither."""
+    complete = [fields for fields in records if len(fields) == width]
+    if len(complete) < MIN_FILLED_RECORDS:
+        return Filling((), ())
+    exceptions = max(1, int(MAX_EXCEPTIONS * len(complete)))
+    filled = [sum(not is_empty(fields[index]) for fields in complete) for index in range(min(width, MAX_TYPED_COLUMNS))]
+    always = tuple(index for index, count in enumerate(filled) if count >= len(complete) - exceptions)
+    return Filling(always, tuple(index for index, count in enumerate(filled) if count <= exceptions))
+
+
+def is_empty(value: str) -> bool:
+    """Whether a field has no characters that people see."""
+    return not value or value.isspace()
 
 
 def _is_code(value: str) -> bool:
