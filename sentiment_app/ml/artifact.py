@@ -1,9 +1,11 @@
 """A trained model as files: the serving form, the pipeline that it was compiled from, and the manifest of both.
 
-    <model_dir>/<version>/serving.npz       what production loads: arrays only, no pickle
-                          pipeline.joblib   the fitted scikit-learn pipeline, for training and audit
-                          outcomes.npz      which held-out texts it predicted correctly, for later comparisons
-                          manifest.json     digests, recipe, data, metrics, golden texts with their scores
+    <model_dir>/<version>/serving.npz         what production loads: arrays only, no pickle
+                          pipeline.joblib     the fitted scikit-learn pipeline, for training and audit
+                          outcomes.npz        which held-out texts it predicted correctly, for later comparisons
+                          manifest.json       digests, recipe, data, metrics, golden texts with their scores
+
+An imported model has only `pipeline.joblib`, or `classifier.onnx.zip` with an ONNX model, and the manifest.
 
 Loading a joblib file runs code from it. So a file is loaded only if the manifest contains its SHA-256 digest. The
 manifest of a release is signed with the service's key (HMAC-SHA256, RFC 2104).
@@ -12,6 +14,7 @@ manifest of a release is signed with the service's key (HMAC-SHA256, RFC 2104).
 import contextlib
 import hashlib
 import hmac
+import importlib
 import io
 import json
 import platform
@@ -28,7 +31,7 @@ import joblib
 
 from sentiment_app.ml.runtime import LABELS, ModelError, PipelineScorer, Scorer, TextScorer, find_assessment
 
-SERVING, PIPELINE, MANIFEST = "serving.npz", "pipeline.joblib", "manifest.json"
+SERVING, PIPELINE, ONNX, MANIFEST = "serving.npz", "pipeline.joblib", "classifier.onnx.zip", "manifest.json"
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "joblib")
 
 # Scored when a model is built, and again when it is loaded: the same file must give the same scores.
@@ -42,6 +45,8 @@ GOLDEN_TEXTS = (
     "",
 )
 GOLDEN_TOLERANCE = 1e-6
+# Processors compute the 8-bit numbers of an ONNX model with different instructions, which round differently.
+ONNX_TOLERANCE = 0.02
 
 
 class Golden(TypedDict):
@@ -67,6 +72,8 @@ class Manifest(TypedDict):
     libraries: dict[str, str]
     files: dict[str, str]
     golden: list[Golden]
+    classifier: NotRequired[dict[str, Any]]
+    """How to read the outputs of an imported model: `classes` has the label of each class."""
 
 
 class Artifact(NamedTuple):
@@ -106,8 +113,8 @@ def open_artifact(artifact: Artifact, key: str, version: str | None = None) -> t
     name = _served_file(manifest["files"])
     if manifest["files"].get(name) != digest(artifact.serving):
         raise ModelError(f"the digest of {name} differs from the digest in the manifest")
-    scorer = _load(name, io.BytesIO(artifact.serving))
-    _check_golden(scorer, manifest["golden"])
+    scorer = load(name, artifact.serving, manifest.get("classifier", {}))
+    _check_golden(scorer, manifest["golden"], ONNX_TOLERANCE if name == ONNX else GOLDEN_TOLERANCE)
     return manifest, scorer
 
 
@@ -123,13 +130,26 @@ def _parse_manifest(raw: bytes) -> Manifest:
     raise ModelError("the manifest is not complete: it needs a version, files and golden texts with their scores")
 
 
-def _load(name: str, content: io.BytesIO) -> TextScorer:
+def load(name: str, content: bytes, classifier: Mapping[str, Any]) -> TextScorer:
+    """The model in a file. The digest of the file must have been verified, because loading joblib runs code from it.
+
+    Raises:
+        ModelError: it does not load.
+    """
     try:
-        return Scorer.load(content) if name == SERVING else PipelineScorer(joblib.load(content))
+        if name == SERVING:
+            return Scorer.load(io.BytesIO(content))
+        if name == PIPELINE:
+            return PipelineScorer(joblib.load(io.BytesIO(content)), classifier["classes"])
+        scorer: TextScorer = importlib.import_module("sentiment_app.ml.onnx_scorer").OnnxScorer(content, classifier)
     except ModelError:
         raise
+    except ImportError as error:
+        missing = f"{name} needs the module {error.name}, which is not installed"
+        raise ModelError(missing + ". Install requirements-onnx.txt" * (name == ONNX)) from None
     except Exception as error:
         raise ModelError(f"{name} does not load: {type(error).__name__}") from error
+    return scorer
 
 
 def served_digest(manifest: Manifest) -> str:
@@ -198,13 +218,17 @@ def find_manifests(model_dir: Path) -> list[Manifest]:
 def describe(files: dict[str, bytes], scorer: TextScorer, code_version: str, **known: Any) -> tuple[Manifest, bytes]:
     """The manifest of a new model, and its canonical bytes. The version is the day and a digest of the content."""
     now = datetime.now(UTC)
+    served = _served_file(files)
+    # The same file with other labels is another model.
+    labels = ",".join(known.get("classifier", {}).get("classes", ()))
+    libraries = ("onnxruntime", "tokenizers") if served == ONNX else ()
     manifest = {
-        "version": f"{now:%Y%m%d}-{digest(files[_served_file(files)])[:8]}",
+        "version": f"{now:%Y%m%d}-{digest(files[served] + labels.encode())[:8]}",
         "created_at": now.isoformat(timespec="seconds"),
         "code_version": code_version,
         "libraries": {
             "python": platform.python_version(),
-            **{name: library_version(name) for name in LIBRARIES},
+            **{name: library_version(name) for name in LIBRARIES + libraries},
         },
         "files": {name: digest(content) for name, content in sorted(files.items())},
         "golden": [Golden(text=text, scores=list(find_assessment(scorer, text).scores)) for text in GOLDEN_TEXTS],
@@ -233,16 +257,16 @@ def write(model_dir: Path, version: str, files: dict[str, bytes]) -> Path:
 
 
 def _served_file(files: Mapping[str, object]) -> str:
-    """The name of the file that is served: the compiled form, or an imported pipeline as it was fitted."""
-    return SERVING if SERVING in files else PIPELINE
+    """The name of the file that is served: the compiled form, or an imported model as it was given."""
+    return next((name for name in (SERVING, ONNX) if name in files), PIPELINE)
 
 
-def _check_golden(scorer: TextScorer, golden: Sequence[Golden]) -> None:
+def _check_golden(scorer: TextScorer, golden: Sequence[Golden], tolerance: float) -> None:
     for entry in golden:
         try:
             scores = scorer.score(entry["text"])
         except Exception as error:
             raise ModelError(f"the golden texts cannot be scored: {type(error).__name__}") from error
         # A comparison with NaN is false, so NaN is refused.
-        if not all(abs(a - b) <= GOLDEN_TOLERANCE for a, b in zip(scores, entry["scores"], strict=True)):
+        if not all(abs(a - b) <= tolerance for a, b in zip(scores, entry["scores"], strict=True)):
             raise ModelError("the golden texts have different scores than when the model was built")

@@ -223,25 +223,28 @@ class TextScorer(Protocol):
         """The assessment of each text."""
 
 
+def sum_by_label(found: Floats, classes: Sequence[str]) -> Floats:
+    """Probabilities of the three labels, shape (n, 3), from those of a model's classes, shape (n, classes).
+
+    Several classes may have the same label, such as one star and two stars. A label without a class has 0.
+    """
+    summed = np.zeros((len(found), len(LABELS)))
+    for index, label in enumerate(classes):
+        summed[:, LABELS.index(label)] += found[:, index]
+    return summed
+
+
 class PipelineScorer:
     """Any fitted pipeline with `predict_proba`.
 
     Args:
-        pipeline: its `classes_` are the names in LABELS, or 0, 1 and 2 in the same order.
-
-    Raises:
-        ModelError: it has no probabilities for the three labels.
+        pipeline: the fitted pipeline.
+        classes: the label of each of its classes, in the order of `classes_`.
     """
 
-    def __init__(self, pipeline: Any) -> None:
-        classes = list(getattr(pipeline, "classes_", []))
-        names = LABELS if set(classes) == set(LABELS) else range(len(LABELS))
-        if set(classes) != set(names) or not hasattr(pipeline, "predict_proba"):
-            raise ModelError(
-                f"the pipeline needs predict_proba with {', '.join(LABELS)} (or 0, 1, 2). Its classes are {classes}"
-            )
+    def __init__(self, pipeline: Any, classes: Sequence[str]) -> None:
         self._pipeline = pipeline
-        self._order = [classes.index(name) for name in names]
+        self._classes = classes
 
     def score(self, text: str) -> Scores:
         """Probabilities of negative, neutral and positive."""
@@ -249,8 +252,8 @@ class PipelineScorer:
 
     def score_many(self, texts: Iterable[str]) -> list[Scores]:
         """Probabilities for each text."""
-        rows = self._pipeline.predict_proba(list(texts))[:, self._order]
-        return [Scores(*map(float, row)) for row in rows]
+        found = np.asarray(self._pipeline.predict_proba(list(texts)), dtype=np.float64)
+        return [Scores(*row) for row in sum_by_label(found, self._classes).tolist()]
 
     def explain(self, text: str) -> None:
         """Return None, because such a model cannot be explained."""

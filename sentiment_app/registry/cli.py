@@ -25,7 +25,7 @@ TRAINING = "sentiment_app.registry.cli_training:"
 model = Group(
     "model",
     help="Train, evaluate, release, activate and roll back models.",
-    lazy={"train": TRAINING + "train", "evaluate": TRAINING + "evaluate", "import": TRAINING + "import_pipeline"},
+    lazy={"train": TRAINING + "train", "evaluate": TRAINING + "evaluate", "import": TRAINING + "import_model"},
 )
 
 FEW_TEXTS = 100

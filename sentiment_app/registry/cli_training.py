@@ -16,7 +16,7 @@ from rich.table import Table
 
 from sentiment_app.cli import as_json, print_json
 from sentiment_app.infrastructure.app_state import settings
-from sentiment_app.ml.training import evaluation, experiment, labelled
+from sentiment_app.ml.training import evaluation, experiment, importing, labelled
 from sentiment_app.ml.training import report as reporting
 from sentiment_app.ml.training.datasets import Row
 from sentiment_app.registry import promotion, releases
@@ -160,21 +160,38 @@ def evaluate(
 
 @click.command("import")
 @with_appcontext
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.option("--labels", help="The label of each class of the model, such as 0=negative,1=neutral,2=positive.")
 @as_json
-def import_pipeline(file: Path, as_json: bool) -> None:
-    """Import a fitted scikit-learn pipeline that was saved with joblib, to release it and serve it as it is.
+def import_model(path: Path, labels: str | None, as_json: bool) -> None:
+    """Import a classifier of another origin, to release it and serve it as it is.
 
-    It must have predict_proba with the classes negative, neutral and positive. Loading a joblib file runs code from it,
-    so import only your own files. Hosts load the file only if a signed manifest contains its digest.
+    PATH is a scikit-learn pipeline with predict_proba that was saved with joblib; or an ONNX file, or a folder with
+    one: a transformer with its tokenizer.json, or a pipeline over strings as skl2onnx writes it.
+
+    Loading an ONNX model runs no code. Loading a joblib file runs code from it, so import only your own files. Hosts
+    load a file only if a signed manifest contains its digest. ONNX models need the packages of requirements-onnx.txt.
+
+    Classes that are named negative (neg), neutral (neu) and positive (pos) need no --labels. Several classes may have
+    the same label: --labels "1 star=negative,2 stars=negative,3 stars=neutral,4 stars=positive,5 stars=positive"
 
     Example: flask model import pipeline.joblib
+
+    Example: flask model import exported-transformer/ --labels LABEL_0=negative,LABEL_1=positive
     """
-    manifest = experiment.import_pipeline(file, model_dir=settings().model_dir, code_version=settings().release)
+    is_onnx = path.is_dir() or path.suffix == ".onnx"
+    manifest = (importing.import_onnx if is_onnx else importing.import_pipeline)(
+        path,
+        model_dir=settings().model_dir,
+        code_version=settings().release,
+        names=labelled.parse_names(labels) if labels else None,
+    )
     if as_json:
         print_json(manifest)
-    else:
-        click.echo(f"{manifest['version']} is stored. Release it with: flask model release {manifest['version']}")
+        return
+    for kind, milliseconds in manifest["classifier"].get("milliseconds_per_text", {}).items():
+        click.echo(f"It needs {milliseconds:g} ms for a {kind} text, on one core of this machine.")
+    click.echo(f"{manifest['version']} is stored. Release it with: flask model release {manifest['version']}")
 
 
 def _scores(version: str, rows: Sequence[Row]) -> evaluation.Floats:

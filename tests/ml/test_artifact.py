@@ -141,7 +141,7 @@ class Odd:
 
 @pytest.mark.parametrize("scores", [None, Scores(float("nan"), float("nan"), float("nan"))])
 def test_model_that_cannot_score_golden_texts_is_refused(signed, monkeypatch, scores):
-    monkeypatch.setattr(artifact, "_load", lambda *_: Odd(scores))
+    monkeypatch.setattr(artifact, "load", lambda *_: Odd(scores))
     with pytest.raises(ModelError, match="golden"):
         open_artifact(signed, KEY)
 

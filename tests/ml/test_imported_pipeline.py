@@ -1,6 +1,9 @@
 """Imported scikit-learn pipelines are served from signed joblib files, and a crafted file is never loaded."""
 
+import importlib
+import json
 import pickle
+import sys
 from pathlib import Path
 
 import joblib
@@ -8,7 +11,10 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.svm import LinearSVC
 from sqlalchemy import update
 
 from sentiment_app.infrastructure.database import db
@@ -84,12 +90,54 @@ def test_unsigned_joblib_file_is_never_loaded(imported, tmp_path, client):
     assert target.exists()  # so the bomb was real
 
 
-@pytest.mark.parametrize("labels", [["good", "bad", "meh"] * 2, [0, 2, 0, 2, 0, 2]])
-def test_pipeline_with_other_labels_is_refused(flask, tmp_path, labels):
+@pytest.mark.parametrize(
+    ("labels", "option", "columns"),
+    [
+        (["good", "bad", "meh"] * 2, "good=positive,bad=negative,meh=neutral", {"bad": 0, "meh": 1, "good": 2}),
+        ([0, 2, 1, 0, 2, 1], "2,1,0", {2: 0, 1: 1, 0: 2}),
+        ([0, 1] * 3, "0=negative,1=positive", {0: 0, 1: 2}),
+        (["neg", "pos"] * 3, None, {"neg": 0, "pos": 2}),
+    ],
+)
+def test_labels_of_the_classes_are_given_or_known(flask, tmp_path, labels, option, columns):
     fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, labels)
     joblib.dump(fitted, tmp_path / "own.joblib")
+    if option:
+        refused = flask("import", str(tmp_path / "own.joblib"))
+        assert (refused.exit_code, "--labels" in refused.output) == (1, True)
+    done = flask("import", str(tmp_path / "own.joblib"), *(["--labels", option] if option else []))
+    assert done.exit_code == 0, done.output
+    scored = json.loads(flask("score", "good fine", "--model", done.output.split()[0], "--json").output)
+    probabilities = dict(zip(fitted.classes_.tolist(), fitted.predict_proba(["good fine"])[0], strict=True))
+    expected = [0.0, 0.0, 0.0]
+    for name, index in columns.items():
+        expected[index] = probabilities[name]
+    assert list(scored["scores"].values()) == pytest.approx(expected)
+
+
+def test_classifier_without_probabilities_is_refused_with_the_remedy(flask, tmp_path):
+    joblib.dump(make_pipeline(TfidfVectorizer(), LinearSVC()).fit(TEXTS, LABELS), tmp_path / "own.joblib")
     done = flask("import", str(tmp_path / "own.joblib"))
-    assert (done.exit_code, "needs predict_proba" in done.output) == (1, True)
+    assert (done.exit_code, "Wrap a classifier without it in CalibratedClassifierCV" in done.output) == (1, True)
+
+
+def test_search_over_parameters_is_imported(flask, tmp_path):
+    pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression())
+    search = GridSearchCV(pipeline, {"logisticregression__C": [0.1, 1.0]}, cv=2).fit(TEXTS * 2, LABELS * 2)
+    joblib.dump(search, tmp_path / "own.joblib")
+    assert flask("import", str(tmp_path / "own.joblib")).exit_code == 0
+
+
+def test_pipeline_that_needs_a_missing_module_names_it(flask, tmp_path, monkeypatch):
+    (tmp_path / "my_features.py").write_text("def clean(texts):\n    return texts\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    clean = importlib.import_module("my_features").clean
+    fitted = make_pipeline(FunctionTransformer(clean), TfidfVectorizer(), LogisticRegression()).fit(TEXTS, LABELS)
+    joblib.dump(fitted, tmp_path / "own.joblib")
+    monkeypatch.undo()
+    sys.modules.pop("my_features")
+    done = flask("import", str(tmp_path / "own.joblib"))
+    assert (done.exit_code, "needs the module my_features" in done.output) == (1, True)
 
 
 def test_file_that_is_not_a_pipeline_is_refused(flask, tmp_path):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sentiment_app.ml import artifact
 from sentiment_app.ml.artifact import Manifest
-from sentiment_app.ml.runtime import ModelError, PipelineScorer, ScoringError, TextScorer
+from sentiment_app.ml.runtime import ModelError, TextScorer
 from sentiment_app.ml.training import datasets, evaluation, labelled
 from sentiment_app.ml.training.datasets import Row
 from sentiment_app.ml.training.pipeline import (
@@ -303,29 +303,4 @@ def _store(
     files = {artifact.SERVING: serving.getvalue(), artifact.PIPELINE: fitted.getvalue()}
     manifest, raw = artifact.describe(files, scorer, code_version, **known)
     artifact.write(model_dir, manifest["version"], {**files, OUTCOMES: outcomes.content(), artifact.MANIFEST: raw})
-    return manifest
-
-
-def import_pipeline(file: Path, *, model_dir: Path, code_version: str) -> Manifest:
-    """Store a fitted scikit-learn pipeline as a model. It is served as it is.
-
-    Raises:
-        ModelError: it does not load, or has no probabilities for the three labels.
-    """
-    content = file.read_bytes()
-    try:
-        pipeline = joblib.load(io.BytesIO(content))
-    except Exception as error:
-        raise ModelError(f"{file} cannot be loaded: {type(error).__name__}") from error
-    files = {artifact.PIPELINE: content}
-    known = {"recipe": f"imported {file.name}", "parameters": {}, "data": [], "metrics": {}, "duration_seconds": 0.0}
-    try:
-        manifest, raw = artifact.describe(files, PipelineScorer(pipeline), code_version, **known)
-    except ModelError:
-        raise
-    except ScoringError as error:
-        raise ModelError(f"{file} cannot score texts. {error}") from None
-    except Exception as error:
-        raise ModelError(f"{file} cannot score texts: it raised {type(error).__name__}") from error
-    artifact.write(model_dir, manifest["version"], {**files, artifact.MANIFEST: raw})
     return manifest
