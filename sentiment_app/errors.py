@@ -113,5 +113,12 @@ class UnavailableError(AppError):
     """A dependency does not answer, or there is no capacity left. The same request may succeed later."""
 
     kind = "unavailable"
-    detail = "The service cannot process the request at the moment. Retry later. The request may have been carried out."
+    detail = "The service cannot process the request at the moment. Retry later."
     retry_after_seconds = 5
+
+
+class OutcomeUnknownError(UnavailableError):
+    """A dependency did not answer while the request was carried out."""
+
+    kind = "outcome-unknown"
+    detail = "The database did not answer in time. The request may have been carried out. Check before you repeat it."

@@ -9,7 +9,7 @@ from werkzeug.datastructures import MultiDict
 
 from sentiment_app.errors import InvalidError
 from sentiment_app.web import cookies
-from sentiment_app.web.operation import FORM
+from sentiment_app.web.operation import FORM, refuse_truncated_body
 from sentiment_app.web.problems import UnsupportedMediaTypeError
 from sentiment_app.web.schemas import Schema, load
 
@@ -28,15 +28,14 @@ def read(schema: Schema | None, max_bytes: int) -> dict[str, Any]:
     """The form of the current request, after its CSRF token was checked.
 
     Raises:
-        CrossSiteError: the token is missing or wrong.
+        WrongTokenError: the token is missing or wrong.
         InvalidFieldsError: with a pointer to each invalid field.
     """
     request.max_content_length = max_bytes
     if request.mimetype != FORM:
         raise UnsupportedMediaTypeError(f"This page reads only forms of the type {FORM}.")
     data = request.get_data()
-    if request.content_length is None:  # Werkzeug truncates a chunked body, and raises only when it is asked for more
-        request.stream.read(1)
+    refuse_truncated_body(data)
     if data.count(b"&") >= MAX_FIELDS:
         raise InvalidError(f"The form has too many fields. The limit is {MAX_FIELDS}.")
     sent = MultiDict(request.form)

@@ -63,13 +63,15 @@ def render_public(template: str, status: int = 200, **context: Any) -> Response:
 
 def _render(template: str, status: int, **context: Any) -> Response:
     cookie = request.cookies.get(cookies.NAME) or None
-    if cookie is None and request.headers.get("Sec-Fetch-Site") == "cross-site":
+    is_from_other_site = cookie is None and request.headers.get("Sec-Fetch-Site") == "cross-site"
+    is_of_console = request.blueprint == blueprint.name and request.method == "GET"
+    if is_from_other_site and is_of_console and status in (200, 401):
         # The link is on a page of another site, so the browser has not sent the cookie. It does after a reload.
-        return _protect(Response(render_template("console/reload.html"), mimetype=HTML))
+        return _protect(Response(render_template("console/reload.html"), status, mimetype=HTML))
     known = cookie or cookies.generate()
     html = render_template(f"console/{template}", csrf_token=cookies.csrf_token(known), version=__version__, **context)
     response = Response(html, status, mimetype=HTML)
-    if cookie is None:
+    if cookie is None and not is_from_other_site:  # the browser may have a cookie that it has not sent
         cookies.add(response, known)
     return _protect(response)
 
@@ -113,6 +115,9 @@ def _show_problem(response: Response) -> Response:
     problem = response.get_json()
     if response.status_code == 401 and request.blueprint == blueprint.name:
         shown = _ask_to_sign_in(problem)
+    elif request.endpoint == "console.sign_in" and problem["detail"] == cookies.WrongTokenError.detail:
+        # Another tab has opened the form since, with a cookie of its own.
+        shown = _show_sign_in(403, "The form was out of date. Send it again.")
     else:
         shown = render_public("error.html", response.status_code, problem=problem)
     for name, value in response.headers:
@@ -126,6 +131,12 @@ def _ask_to_sign_in(problem: dict[str, Any]) -> Response:
     if request.headers.get("HX-Request") and request.endpoint != "console.sign_in":
         return Response(status=401, headers={"HX-Refresh": "true"})
     if request.endpoint == "console.sign_in":
-        return render_public("sign_in.html", 401, reason=problem["detail"], target=request.form.get("target", ""))
+        return _show_sign_in(401, problem["detail"])
     here = request.full_path.rstrip("?") if request.method == "GET" else None
     return render_public("sign_in.html", 401, reason=None, target=local_path(here))
+
+
+def _show_sign_in(status: int, reason: str) -> Response:
+    """The form to sign in again, with the given name."""
+    target, username = (request.form.get(name, "") for name in ("target", "username"))
+    return render_public("sign_in.html", status, reason=reason, target=target, username=username)

@@ -39,7 +39,7 @@ CONNECT_SECONDS = 3.0
 # A process that was frozen within a transaction keeps its locks, until the server ends its connection.
 IDLE_SECONDS = 15.0
 # How long the rows of a group wait for a lock, because the rows of all users wait with them.
-GROUP_LOCK_SECONDS = 2.0
+GROUP_LOCK_SECONDS = 0.5
 # How long the client waits after the statement timeout. Usually the server has enforced the timeout by then.
 GRACE_SECONDS = 2.0
 # A silent connection is probed after this many seconds, and closed after this many failed probes, one per second.

@@ -4,6 +4,7 @@ Under load, a commit for each row costs more than everything else in a request. 
 requests that have begun, which doubles its size. A request that arrives alone does not wait.
 """
 
+import re
 import time
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,22 +17,33 @@ from sqlalchemy import Connection, select, union
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from sentiment_app.errors import UnavailableError
+from sentiment_app.errors import OutcomeUnknownError, UnavailableError
 from sentiment_app.infrastructure import metrics
 from sentiment_app.infrastructure.app_state import AppKey
 from sentiment_app.infrastructure.coalescing import Coalescer
-from sentiment_app.infrastructure.database import LOCK_NOT_AVAILABLE, UNKNOWN_STATEMENT, retry_on_disconnect, sqlstate
+from sentiment_app.infrastructure.database import (
+    LOCK_NOT_AVAILABLE,
+    UNKNOWN_STATEMENT,
+    is_transient,
+    retry_on_disconnect,
+    sqlstate,
+)
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.usage import counters
 from sentiment_app.usage.models import QuotaCounter, UsageRecord
-from sentiment_app.usage.quotas import QuotaUse, owners, refuse_excess
+from sentiment_app.usage.quotas import AccountLockedError, QuotaUse, owners, refuse_excess
 
 # How much longer a request waits for its group than the group is retried.
 GRACE_SECONDS = 5.0
 # How long a group waits at most for the rows of requests that have begun.
 MAX_DELAY_SECONDS = 0.008
-# How long rows are refused at once after the lock of their counters did not become free.
-LOCKED_SECONDS = 5.0
+# How long, and how often, a request tries again while its account is locked. Afterwards, requests of the account try
+# only once, until it is free or this time is over.
+LOCKED_SECONDS, LOCKED_PAUSE_SECONDS, REMEMBERED_SECONDS = 2.0, 0.05, 5.0
+# Where PostgreSQL waited for a lock on an account, as it says in the context of the error.
+LOCKED_ACCOUNT = re.compile(r'while locking tuple (\(\d+,\d+\)) in relation "users"')
+
+NOTHING_STORED = "The database does not answer. Nothing was stored. Retry later."
 
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types here
 # A column with a default in the database needs no value.
@@ -97,14 +109,11 @@ answer.
 """
 
 
-class CountersLockedError(UnavailableError):
-    """Another process has locked the counters of the user's quotas, and did not release them in time."""
-
-    detail = "The quota of your account is locked by another process. Retry later."
-
-
 class GroupWriter:
     """Writes rows in groups. `write` returns when its row is committed.
+
+    A process that is frozen within a transaction keeps its locks. A group never waits for the lock of a single account,
+    because the rows of all users would wait with it: the request itself tries again, in a later group.
 
     Args:
         connect: returns a database connection on which each statement is a transaction.
@@ -115,8 +124,10 @@ class GroupWriter:
     def __init__(self, connect: Connect, begin: Connect, retry_seconds: float) -> None:
         self._connect, self._begin = connect, begin
         self._retry_seconds = retry_seconds
-        self._locked_until: dict[str, float] = {}
-        """Accounts and API keys whose counters another process has locked. Only the leader of a group uses this."""
+        self._has_begun = False
+        """Whether a statement of the current group was sent, so that it may have been carried out."""
+        self._locked_until: dict[tuple[str, str | None], float] = {}
+        """Accounts, with the API key of the request, that were locked until a request gave up."""
         self._rows = Coalescer(self._process, timeout=retry_seconds + GRACE_SECONDS, max_delay=MAX_DELAY_SECONDS)
 
     def announce(self) -> None:
@@ -132,65 +143,82 @@ class GroupWriter:
 
         Raises:
             QuotaExceededError: the row exceeds a quota.
-            UnavailableError: the thread that writes the group did not finish in time.
+            AccountLockedError: another process has locked the account, or the counters of its quotas.
+            UnavailableError: the database does not answer, and nothing was stored.
+            OutcomeUnknownError: the thread that writes the group did not finish in time.
             sqlalchemy.exc.DBAPIError: the database refused this row, or does not answer.
         """
-        try:
-            return self._rows.submit(row)
-        except TimeoutError:
-            raise UnavailableError from None
-
-    def _process(self, rows: list[Row]) -> list[Outcome]:
-        """Store a group, except the rows whose counters another process has locked."""
-        now = time.monotonic()
-        self._locked_until = {subject: end for subject, end in self._locked_until.items() if end > now}
-        if not self._locked_until:
-            return self._store(rows)
-        is_free = [self._locked_until.keys().isdisjoint((row["user_id"], row["key_id"])) for row in rows]
-        free = [row for row, is_stored in zip(rows, is_free, strict=True) if is_stored]
-        outcomes = iter(self._store(free) if free else [])
-        return [next(outcomes) if is_stored else CountersLockedError() for is_stored in is_free]
-
-    def _store(self, rows: list[Row]) -> list[Outcome]:
-        deadline = time.monotonic() + self._retry_seconds
+        account = row["user_id"], row["key_id"]
+        deadline = time.monotonic() + LOCKED_SECONDS
         while True:
             try:
-                outcomes = retry_on_disconnect(self._retry_seconds, self._insert, rows)
+                used = self._rows.submit(row)
+            except TimeoutError:
+                raise OutcomeUnknownError from None
+            except AccountLockedError:
+                now = time.monotonic()
+                if now > deadline:
+                    self._locked_until[account] = now + REMEMBERED_SECONDS
+                if self._locked_until.get(account, 0) > now:
+                    raise
+                time.sleep(LOCKED_PAUSE_SECONDS)
+            else:
+                self._locked_until.pop(account, None)
+                return used
+
+    def _process(self, rows: list[Row]) -> list[Outcome]:
+        deadline = time.monotonic() + self._retry_seconds
+        checks_locks = self._has_begun = False
+        while True:
+            try:
+                outcomes = retry_on_disconnect(self._retry_seconds, self._insert, rows, checks_locks=checks_locks)
             except (IntegrityError, DataError) as error:
                 # One row is not acceptable: insert each row alone, so that the others do not fail with it.
-                return [error] if len(rows) == 1 else [outcome for row in rows for outcome in self._store([row])]
+                return [error] if len(rows) == 1 else [outcome for row in rows for outcome in self._process([row])]
             except Exception as error:  # noqa: BLE001  # each waiting request raises it
+                if not self._has_begun and is_transient(error):
+                    return [UnavailableError(NOTHING_STORED)] * len(rows)
                 if sqlstate(error) != LOCK_NOT_AVAILABLE:
                     return [error] * len(rows)
-                if self._note_locked(rows):
-                    return self._process(rows)
+                checks_locks = True  # an account may have counters whose quotas this process does not know
+                if locked := self._find_locked_account(error):
+                    return self._process_others(rows, locked)
                 if time.monotonic() > deadline:  # until then, the lock of a whole table may become free
                     return [error] * len(rows)
             else:
                 metrics.commit_rows.observe(len(rows))
                 return outcomes
 
-    def _note_locked(self, rows: list[Row]) -> bool:
-        """Note which counters another process has locked, for example because it is frozen. Returns whether any are."""
-        subjects = {UUID(id_) for row in rows for id_ in (row["user_id"], row["key_id"]) if id_}
-        try:
-            with self._connect() as connection:
-                locked = counters.find_locked(connection, subjects)
-        except DBAPIError:  # the whole table is locked
-            return False
-        self._locked_until |= dict.fromkeys(map(str, locked), time.monotonic() + LOCKED_SECONDS)
-        return bool(locked)
+    def _find_locked_account(self, error: Exception) -> str | None:
+        """The account whose lock the group waited for; None if it waited for something else."""
+        diagnosis = getattr(getattr(error, "orig", None), "diag", None)
+        found = LOCKED_ACCOUNT.search(getattr(diagnosis, "context", None) or "")
+        if found is None:
+            return None
+        with self._connect() as connection:
+            id_ = connection.exec_driver_sql("SELECT id FROM users WHERE ctid = %s::tid", (found[1],)).scalar()
+        return id_ and str(id_)
 
-    def _insert(self, rows: list[Row]) -> list[Outcome]:
-        if not any(row["quotas"] for row in rows):
+    def _process_others(self, rows: list[Row], locked: str) -> list[Outcome]:
+        """Store the rows of other accounts."""
+        others = [row for row in rows if row["user_id"] != locked]
+        outcomes = iter(self._process(others) if others else [])
+        return [AccountLockedError() if row["user_id"] == locked else next(outcomes) for row in rows]
+
+    def _insert(self, rows: list[Row], *, checks_locks: bool = False) -> list[Outcome]:
+        has_quotas = any(row["quotas"] for row in rows)
+        if not (has_quotas or checks_locks):
             with self._connect() as connection:
+                self._has_begun = True
                 self._execute(connection, rows)
             return [[] for _ in rows]
         distinct = {row["id"]: row for row in rows}  # a request that Nginx repeats may be here twice
-        with self._connect() as connection:
-            wanted = [owners(row["quotas"], UUID(row["user_id"])) for row in rows]
-            counters.create(connection, dict(ChainMap(*wanted)))
+        if has_quotas:
+            with self._connect() as connection:
+                wanted = [owners(row["quotas"], UUID(row["user_id"])) for row in rows]
+                counters.create(connection, dict(ChainMap(*wanted)))
         with self._begin() as connection:
+            self._has_begun = True
             outcomes = self._refuse_excess(connection, distinct)
             refused = {id_ for id_, outcome in outcomes.items() if isinstance(outcome, Exception)}
             self._execute(connection, [row for id_, row in distinct.items() if id_ not in refused])

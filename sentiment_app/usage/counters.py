@@ -10,7 +10,21 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Date, cast, column, delete, func, or_, select, tuple_, update, values
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Date,
+    and_,
+    cast,
+    column,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+    values,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, scoped_session
 
@@ -67,18 +81,30 @@ def lock(sql: Sql, subjects: Collection[Any], owners: Mapping[Counter, UUID] | N
     counters = select(QuotaCounter.subject_id, QuotaCounter.period, QuotaCounter.rows)
     counters = counters.where(QuotaCounter.subject_id.in_(subjects), _is_current()).order_by(*COUNTER)
     found = {(row.subject_id, row.period): row.rows for row in sql.execute(counters.with_for_update())}
-    for counter, user_id in (owners or {}).items():
+    return _count_missing(sql, found, owners or {})
+
+
+def lock_free(
+    sql: Sql, subjects: Collection[Any], owners: Mapping[Counter, UUID]
+) -> tuple[dict[Counter, int], set[UUID]]:
+    """As `lock`, without waiting. Also returns the accounts and keys with a counter that is locked elsewhere."""
+    current = QuotaCounter.subject_id.in_(subjects), _is_current()
+    free = select(*COUNTER, QuotaCounter.rows).where(*current).order_by(*COUNTER)
+    free_ = free.with_for_update(skip_locked=True).cte("free")
+    is_same = and_(*(free_.c[counter.key] == counter for counter in COUNTER))
+    rows = sql.execute(
+        select(QuotaCounter.subject_id, QuotaCounter.period, free_.c.rows).outerjoin(free_, is_same).where(*current)
+    ).all()
+    found = {(row.subject_id, row.period): row.rows for row in rows}
+    locked = {row.subject_id for row in rows if row.rows is None}
+    return _count_missing(sql, found, owners), locked
+
+
+def _count_missing(sql: Sql, found: dict[Counter, int], owners: Mapping[Counter, UUID]) -> dict[Counter, int]:
+    for counter, user_id in owners.items():
         if counter not in found:
             found[counter] = int(sql.scalar(count_usage(*counter, user_id)) or 0)
     return found
-
-
-def find_locked(sql: Sql, subjects: Collection[Any]) -> set[UUID]:
-    """The accounts and keys with a current counter that another transaction has locked."""
-    current = QuotaCounter.subject_id.in_(subjects), _is_current()
-    free = select(*COUNTER).where(*current).with_for_update(skip_locked=True).cte("free")
-    locked = select(QuotaCounter.subject_id).where(*current, tuple_(*COUNTER).not_in(select(free)))
-    return set(sql.scalars(locked))
 
 
 def increase(user_id: UUID, key_id: UUID | None, rows: int) -> None:

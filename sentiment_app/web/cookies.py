@@ -8,7 +8,7 @@ the cookie. The API never reads the cookie, so it needs no such protection.
 import hashlib
 import hmac
 import secrets
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from flask import Response, request
 
@@ -21,8 +21,15 @@ SAFE_METHODS = ("GET", "HEAD")
 FIELD, HEADER = "csrf_token", "X-CSRF-Token"
 
 
-class CrossSiteError(ForbiddenError):
-    """A page of another site may have sent this form."""
+class WrongOriginError(ForbiddenError):
+    """The browser says that a page of another site has sent this form."""
+
+    kind = "cross-site-request"
+    detail = "The form was not sent from a page of this service."
+
+
+class WrongTokenError(ForbiddenError):
+    """The form has no token of this browser: it is out of date, or a page of another site has made it."""
 
     kind = "cross-site-request"
     detail = "The form was not sent from a current page of this service. Reload the page, and send the form again."
@@ -67,31 +74,41 @@ def check_origin() -> None:
     compares the ports itself, and reports the result in Sec-Fetch-Site.
 
     Raises:
-        CrossSiteError
+        WrongOriginError
     """
     if request.method in SAFE_METHODS:
         return
+    given, own = request.headers.get("Origin", ""), urlsplit(request.host_url)
     try:
-        origin, own = urlsplit(request.headers.get("Origin", "")), urlsplit(request.host_url)
+        origin = urlsplit(given)
+        is_own = (origin.scheme, origin.hostname) == (own.scheme, own.hostname) and given == _address(origin)
     except ValueError:
-        raise CrossSiteError from None
-    is_own = (origin.scheme, origin.hostname) == (own.scheme, own.hostname)
+        raise WrongOriginError from None
     if not is_own or request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
-        raise CrossSiteError
+        raise WrongOriginError
 
 
 def own_origin() -> str:
-    """The address of this service as the browser of the current request knows it, such as https://example.org:8443."""
+    """The address of this service as the browser of the current request knows it, such as https://example.org:8443.
+
+    The Origin of a write was checked before.
+    """
     return request.headers.get("Origin") or request.host_url.rstrip("/")
+
+
+def _address(url: SplitResult) -> str:
+    """The scheme, host and port of a URL, and nothing else. Raises ValueError if the port is not a number."""
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    return f"{url.scheme}://{host}" + (f":{url.port}" if url.port is not None else "")
 
 
 def check_csrf_token(given: str | None) -> None:
     """Refuse a form without the token that belongs to the cookie.
 
     Raises:
-        CrossSiteError
+        WrongTokenError
     """
     cookie = request.cookies.get(NAME)
     sent = (given or "").encode(errors="surrogatepass")
     if not cookie or not hmac.compare_digest(sent, csrf_token(cookie).encode()):
-        raise CrossSiteError
+        raise WrongTokenError

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from flask import Response, jsonify, request
+from flask import Response, g, jsonify, request
 from werkzeug.datastructures import MultiDict
 from werkzeug.routing import BaseConverter
 
@@ -122,6 +122,7 @@ def operation(**fields: Any) -> Callable[[Callable[..., Any]], View]:
                 request.max_content_length = declared.max_body
                 with _limit_large_bodies():
                     arguments["body"] = _load_body(declared)
+            g.has_begun = True  # from now on, a failure may leave the request carried out
             return _to_response(view(**arguments), declared)
 
         enforced.operation = declared  # type: ignore[attr-defined]  # Flask knows views as plain functions
@@ -149,7 +150,7 @@ def _load_body(declared: Operation) -> dict[str, Any]:
         raise UnsupportedMediaTypeError("This route does not read compressed bodies. Omit the header Content-Encoding.")
     if request.is_json:
         data = request.get_data()
-        _refuse_truncated_body()
+        refuse_truncated_body(data)
         _refuse_too_many_values(data, declared.max_values)
         try:
             parsed = json.loads(data.decode("utf-8-sig"))  # json.loads(data) would also read UTF-16 and UTF-32
@@ -160,7 +161,7 @@ def _load_body(declared: Operation) -> dict[str, Any]:
             raise MalformedError("The body is not valid JSON.") from None
         return load(body, parsed, "body")
     if form and request.mimetype == FORM:
-        _refuse_truncated_body()
+        refuse_truncated_body(request.get_data())
         return load(form, _single_values(request.form, "body"), "body")
     accepted = f"{JSON} or {FORM}" if form else JSON
     raise UnsupportedMediaTypeError(
@@ -169,10 +170,17 @@ def _load_body(declared: Operation) -> dict[str, Any]:
     )
 
 
-def _refuse_truncated_body() -> None:
+def refuse_truncated_body(data: bytes) -> None:
+    """Refuse a body of which only the beginning was read: a form that was cut off is a valid form.
+
+    Raises:
+        MalformedError: it is shorter than its Content-Length.
+    """
     # Werkzeug truncates a chunked body at MAX_CONTENT_LENGTH, and raises only when it is asked for more.
     if request.content_length is None:
         request.stream.read(1)
+    elif len(data) < request.content_length:
+        raise MalformedError("The body is shorter than its Content-Length. Send it again.")
 
 
 def _refuse_too_many_values(data: bytes, limit: int) -> None:

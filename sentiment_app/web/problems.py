@@ -55,7 +55,7 @@ OAUTH_ERRORS = {
 }
 NOT_IN_DESCRIPTION = re.compile(r"[^ !#-\[\]-~]+")
 
-DATABASE_UNAVAILABLE = "The database did not answer in time. Retry later. The request may have been carried out."
+DATABASE_UNAVAILABLE = "The database did not answer in time. Retry later."
 
 log = structlog.get_logger()
 
@@ -172,6 +172,8 @@ def _database_error(error: SQLAlchemyError) -> Response:
         )
     if is_transient(error) or is_overload(error):
         log.error("database_unavailable", error=type(error).__name__)
+        if g.get("has_begun") and request.method not in ("GET", "HEAD"):
+            return to_response(errors.OutcomeUnknownError())
         return to_response(errors.UnavailableError(DATABASE_UNAVAILABLE))
     return _unexpected(error)
 

@@ -5,6 +5,7 @@ import re
 import uuid
 
 import pytest
+from harness import PASSWORD
 
 from sentiment_app.web.operation import operation_of
 
@@ -38,7 +39,8 @@ def test_every_write_needs_the_token(app, admin_browser):
         for token in (None, "0" * 64, "ü"):
             answer = send(admin_browser, path, {"Origin": ORIGIN}, token)
             assert (path, answer.status_code) == (path, 403), answer.text
-            assert "was not sent from a current page" in answer.text
+            reason = "out of date" if path == "/console/sign-in" else "was not sent from a current page"
+            assert reason in answer.text
 
 
 @pytest.mark.asvs("3.5.1")
@@ -51,6 +53,9 @@ def test_every_write_needs_the_token(app, admin_browser):
         {"Origin": "http://localhost.evil.example"},
         {"Origin": "https://localhost"},
         {"Origin": "http://[bad"},
+        {"Origin": "http://localhost:80.evil.example"},
+        {"Origin": "http://ada@localhost"},
+        {"Origin": "http://localhost/console"},
         {"Origin": ORIGIN, "Sec-Fetch-Site": "same-site"},
         {"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"},
     ],
@@ -122,3 +127,41 @@ def test_pages_allow_no_inline_scripts_and_styles(ada_browser):
     assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
     assert answer.headers["Cache-Control"] == "no-store"
     assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", answer.text)
+
+
+def test_form_to_sign_in_of_another_tab_is_shown_again_with_the_name(browser, ada):
+    token = browser.csrf_token()
+    browser.client.delete_cookie("__Host-sentiment")
+    browser.get("/sign-in")  # another tab, with a cookie of its own
+    form = {"csrf_token": token, "username": "ada", "password": PASSWORD}
+    answer = browser.client.post("/console/sign-in", data=form, headers={"Origin": ORIGIN})
+    assert (answer.status_code, 'value="ada"' in answer.text) == (403, True)
+    assert browser.sign_in().status_code == 303
+
+
+LINK = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nope", 404), ("GET", "/api/v1/users/me", 401), ("POST", "/console/sign-in", 403)],
+)
+def test_error_of_a_link_from_another_site_keeps_its_status(client, method, path, status):
+    answer = client.open(path, method=method, headers={**LINK, "Origin": "https://evil.example"})
+    assert (answer.status_code, "http-equiv" in answer.text.lower()) == (status, False)
+    # The browser may have a cookie that it did not send. A new cookie would sign the user out.
+    assert "Set-Cookie" not in answer.headers
+
+
+def test_form_that_was_cut_off_is_refused(open_browser, admin, ada):
+    browser = open_browser(admin)
+    token = browser.csrf_token()
+    body = f"csrf_token={token}&rows_per_day=5000000&rows_per_month=9".encode()
+    answer = browser.client.post(
+        f"/console/team/{ada.id}",
+        input_stream=io.BytesIO(body),
+        content_type="application/x-www-form-urlencoded",
+        headers={"Origin": ORIGIN},
+        environ_overrides={"CONTENT_LENGTH": str(len(body) + 7), "wsgi.input_terminated": True},  # as gunicorn does
+    )
+    assert (answer.status_code, "shorter than its Content-Length" in answer.text) == (400, True)

@@ -289,15 +289,14 @@ def test_interrupted_download_continues(flaky, through_flaky, client, tmp_path):
     flaky.trouble = ["cut", "cut"]
     assert [row.custom_id for row in task.results()] == [row["custom_id"] for row in ROWS]
     flaky.trouble = ["cut"]
-    with pytest.raises(sentiment_client.ServiceUnreachableError):
-        task.to_file(tmp_path / "results.csv")
-    assert list(tmp_path.iterdir()) == []
+    assert task.to_file(tmp_path / "results.csv").read_text().count("\n") == len(ROWS) + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
 def test_patience_ends(flaky, key):
     flaky.trouble = ["refuse"] * 1000
     with (
-        Client(f"http://127.0.0.1:{flaky.server_address[1]}", key, patience=0.2) as client,
+        Client(f"http://127.0.0.1:{flaky.server_address[1]}", key, patience=2) as client,
         pytest.raises(sentiment_client.UnavailableError),
     ):
         client.models()

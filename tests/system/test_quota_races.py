@@ -49,30 +49,60 @@ def test_requests_at_the_same_time_do_not_exceed_a_quota(product):
 
 
 def test_locked_counter_of_a_user_stops_nobody_else(product):
-    """A process that is frozen within a transaction keeps the locks of the counters that it raised."""
-    with product.another_web(WEB_CONCURRENCY="1") as url:
+    """A process that is frozen within a transaction keeps the locks of the counters that it raised.
+
+    The other accounts also have counters, and a second process locks them in the same order.
+    """
+    names = ["first", "frozen", "last", "free"]
+    with product.another_web(WEB_CONCURRENCY="2") as url:
         api = url + "/api/v1"
-        tokens = {}
-        for name in ("frozen", "free"):
-            account = {"username": name, "email": f"{name}@example.org", "password": PASSWORD}
-            assert call(f"{api}/auth/register", account)[0] == 201
-            answer = call(f"{api}/auth/login", {"username": name, "password": PASSWORD})[1]
-            tokens[name] = answer["access_token"]
-        product.run_or_fail("flask", "user", "set-quota", "frozen", "--rows-per-day", "1000")
+        tokens = sign_up(api, names)
+        for name in names[:3]:
+            product.run_or_fail("flask", "user", "set-quota", name, "--rows-per-day", "100000")
 
         def score(name):
             return call(f"{api}/sentiment/analyze", {"text": "good"}, tokens[name])[0]
 
-        counter = "SELECT 1 FROM quota_counters JOIN users ON users.id = user_id WHERE username = 'frozen'"
+        counters = "SELECT count(*) FROM quota_counters JOIN users ON users.id = user_id WHERE username = ANY(%s)"
+        lock = "SELECT 1 FROM quota_counters JOIN users ON users.id = user_id WHERE username = 'frozen' FOR UPDATE"
         with psycopg2.connect(product.servers.database_url) as other, other.cursor() as cursor:
-            while not cursor.rowcount > 0:  # until the process knows the quota
-                assert score("frozen") == 200
-                cursor.execute(f"{counter} FOR UPDATE OF quota_counters")
+            while cursor.execute(counters, (names,)) or cursor.fetchone() != (3,):  # until a process knows the quotas
+                assert {score(name) for name in names} == {200}
+                other.rollback()
+            cursor.execute(f"{lock} OF quota_counters")
             with ThreadPoolExecutor(16) as pool:
-                answers = list(pool.map(score, ["frozen", "free", "free", "free"] * 8))
-        assert set(answers[::4]) == {503}
-        assert {status for index, status in enumerate(answers) if index % 4} == {200}
-        assert {score("free")} == {200}
+                answers = list(pool.map(score, names * 30))
+        assert set(answers[1::4]) == {503}
+        assert {status for index, status in enumerate(answers) if index % 4 != 1} == {200}
+        assert score("frozen") == 200
+
+
+def test_locked_account_stops_nobody_else(product):
+    """For example while another process deletes the account, and is frozen before its commit."""
+    with product.another_web(WEB_CONCURRENCY="1") as url:
+        tokens = sign_up(url + "/api/v1", ["ending", "staying"])
+
+        def score(name):
+            return call(f"{url}/api/v1/sentiment/analyze", {"text": "good"}, tokens[name])[0]
+
+        assert {score("ending"), score("staying")} == {200}
+        with psycopg2.connect(product.servers.database_url) as other, other.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM users WHERE username = 'ending' FOR UPDATE")
+            with ThreadPoolExecutor(16) as pool:
+                answers = list(pool.map(score, ["ending", "staying", "staying"] * 8))
+        assert set(answers[::3]) == {503}
+        assert {status for index, status in enumerate(answers) if index % 3} == {200}
+        assert score("ending") == 200
+
+
+def sign_up(api, names):
+    """Register accounts, and return their access tokens."""
+    tokens = {}
+    for name in names:
+        account = {"username": name, "email": f"{name}@example.org", "password": PASSWORD}
+        assert call(f"{api}/auth/register", account)[0] == 201
+        tokens[name] = call(f"{api}/auth/login", {"username": name, "password": PASSWORD})[1]["access_token"]
+    return tokens
 
 
 def test_rows_wait_for_a_table_that_is_locked(product):

@@ -14,7 +14,7 @@ from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.runtime import Scorer
 from sentiment_app.sentiment.models import SentimentRequest
-from sentiment_app.sentiment.writer import WRITER, CountersLockedError
+from sentiment_app.sentiment.writer import WRITER
 from sentiment_app.tasks import chunks, lifecycle, submission
 from sentiment_app.tasks.models import Chunk, Task
 from sentiment_app.usage import counters as quota_counters
@@ -209,7 +209,7 @@ def test_lost_answer_of_a_commit_counts_once(limited, as_ada, monkeypatch):
     writer = WRITER.get(client.application)
     insert, failures = writer._insert, [OperationalError("", {}, psycopg2.OperationalError())]
 
-    def lose_answer(rows):
+    def lose_answer(rows, **_):
         outcomes = insert(rows)
         if failures:
             raise failures.pop()
@@ -401,33 +401,6 @@ def test_repeated_request_takes_no_place_from_another_request_of_its_group(limit
         outcomes = WRITER.get()._insert([repeated, new])
         assert not any(isinstance(outcome, Exception) for outcome in outcomes)
     assert counters() == {"day": 2}
-
-
-class LockNotAvailable(Exception):  # noqa: N818  # as psycopg2's error, whose pgcode only the driver can set
-    pgcode = "55P03"
-
-
-def test_users_whose_counters_are_locked_do_not_affect_others(limited, ada, make_user, monkeypatch):
-    bob = make_user("bob")
-    with limited().application.app_context():
-        writer = WRITER.get()
-        insert, calls = writer._insert, []
-
-        def insert_unless_locked(rows):
-            calls.append(len(rows))
-            if any(entry["user_id"] == str(ada.id) for entry in rows):
-                raise OperationalError("", {}, LockNotAvailable())
-            return insert(rows)
-
-        monkeypatch.setattr(writer, "_insert", insert_unless_locked)
-        monkeypatch.setattr(quota_counters, "find_locked", lambda *_: {ada.id})
-        outcomes = writer._process([row(ada), row(bob), row(ada)])
-        assert [isinstance(outcome, CountersLockedError) for outcome in outcomes] == [True, False, True]
-        assert calls == [3, 1]
-        # Meanwhile, rows of this user wait for nothing.
-        outcomes = writer._process([row(ada), row(bob)])
-        assert [isinstance(outcome, CountersLockedError) for outcome in outcomes] == [True, False]
-        assert calls == [3, 1, 1]
 
 
 def test_quota_of_a_key_is_known_at_once(limited, ada):

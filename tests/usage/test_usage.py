@@ -4,6 +4,7 @@ import datetime as dt
 import json
 from uuid import uuid4
 
+import psycopg2
 import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
@@ -205,12 +206,30 @@ def test_administrator_sees_usage_of_an_account(client, ada, as_ada, as_admin):
 
 @pytest.mark.asvs("16.5.3")
 def test_text_is_refused_with_503_if_its_usage_cannot_be_stored(client, as_ada, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise OperationalError("", {}, Exception())
 
     monkeypatch.setattr(WRITER.get(), "_insert", fail)
     answer = client.post(ANALYZE, json={"text": "good", "store": False}, headers=as_ada)
     assert answer.status_code == 503
+
+
+def test_client_learns_whether_a_text_may_have_been_stored(client, as_ada, monkeypatch):
+    writer = WRITER.get(client.application)
+    connect = writer._connect
+
+    def fail(*_):
+        raise OperationalError("", {}, psycopg2.OperationalError("lost"))
+
+    def kind():
+        answer = client.post(ANALYZE, json={"text": "good"}, headers=as_ada)
+        return answer.status_code, answer.json["type"].rpartition(":")[2]
+
+    monkeypatch.setattr(writer, "_connect", fail)
+    assert kind() == (503, "unavailable")
+    monkeypatch.setattr(writer, "_connect", connect)
+    monkeypatch.setattr(writer, "_execute", fail)
+    assert kind() == (503, "outcome-unknown")
 
 
 def test_key_that_may_only_score_sees_no_usage(client, ada, as_ada):

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from sentiment_client import errors
-from sentiment_client.connection import Interruptions, Settings, interrupted, prepare, replacing
+from sentiment_client.connection import Download, Settings, check_download, prepare, replacing
 from sentiment_client.dataframe import to_dataframe
 from sentiment_client.flow import Flow, Pause, Request
 from sentiment_client.operations import Lines, Source, parse_row, results_request
@@ -115,7 +115,9 @@ class AsyncClient:
     async def _stream(self, request: Request) -> AsyncIterator[httpx.Response]:
         async with self._http.stream(**prepare(request)) as response:
             if not response.is_success:
-                raise errors.from_response(response.status_code, await response.aread())
+                retry_after = response.headers.get("Retry-After")
+                raise errors.from_response(response.status_code, await response.aread(), retry_after)
+            check_download(response, request)
             yield response
 
 
@@ -159,7 +161,7 @@ class AsyncTask:
 
     async def results(self) -> AsyncIterator[Row]:
         """The rows, in the order of the input. A download that is interrupted continues where it was."""
-        after, interruptions = -1, Interruptions()
+        after, download = -1, Download(self._client._operations.patience)
         while True:
             try:
                 request = results_request(self.progress, ".ndjson", after=after)
@@ -169,9 +171,11 @@ class AsyncTask:
                         for line in lines.add(piece):
                             row = parse_row(line)
                             after = row.index
+                            download.progressed()
                             yield row
+                    lines.check_end(after, self.progress)
             except (httpx.RequestError, errors.ApiError) as error:
-                await asyncio.sleep(interruptions.add(error))
+                await asyncio.sleep(download.interrupted(error))
             else:
                 return
 
@@ -179,14 +183,18 @@ class AsyncTask:
         """Write the results to a .csv, .xlsx, .parquet or .ndjson file, which appears when it is complete."""
         target = Path(path)
         request = results_request(self.progress, target.suffix.lower())
-        try:
-            with replacing(target) as part, part.open("wb") as file:
-                async with self._client._stream(request) as response:
-                    async for piece in response.aiter_bytes():
-                        await asyncio.to_thread(file.write, piece)
-        except httpx.RequestError as error:
-            raise interrupted(error) from None
-        return target
+        download = Download(self._client._operations.patience)
+        with replacing(target) as part:
+            while True:
+                try:
+                    async with self._client._stream(request) as response:
+                        with part.open("wb") as file:
+                            async for piece in response.aiter_bytes():
+                                await asyncio.to_thread(file.write, piece)
+                except (httpx.RequestError, errors.ApiError) as error:
+                    await asyncio.sleep(download.interrupted(error))
+                else:
+                    return target
 
     async def to_csv(self, path: str | PathLike[str]) -> Path:
         """Write the results to a CSV file."""

@@ -33,6 +33,8 @@ def _score(client: Client, options: argparse.Namespace) -> int:
     target = options.output or Path(f"{_stem(options.file)}-scored.csv")
     if target.suffix.lower() not in RESULTS:  # before the file is scored, not afterwards
         raise ValueError(f"{target} has none of these endings: {', '.join(RESULTS)}")
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder. Name a file.")
     if not target.absolute().parent.is_dir():
         raise ValueError(f"The folder {target.parent} does not exist.")
     task = client.submit(

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from sentiment_client import errors
-from sentiment_client.connection import Interruptions, Settings, interrupted, prepare, replacing
+from sentiment_client.connection import Download, Settings, check_download, prepare, replacing
 from sentiment_client.dataframe import to_dataframe
 from sentiment_client.flow import Flow, Pause, Request
 from sentiment_client.operations import Lines, Source, parse_row, results_request
@@ -156,7 +156,9 @@ class Client:
     def _stream(self, request: Request) -> Iterator[httpx.Response]:
         with self._http.stream(**prepare(request)) as response:
             if not response.is_success:
-                raise errors.from_response(response.status_code, response.read())
+                retry_after = response.headers.get("Retry-After")
+                raise errors.from_response(response.status_code, response.read(), retry_after)
+            check_download(response, request)
             yield response
 
 
@@ -204,7 +206,7 @@ class Task:
 
     def results(self) -> Iterator[Row]:
         """The rows, in the order of the input. A download that is interrupted continues where it was."""
-        after, interruptions = -1, Interruptions()
+        after, download = -1, Download(self._client._operations.patience)
         while True:
             try:
                 request = results_request(self.progress, ".ndjson", after=after)
@@ -214,9 +216,11 @@ class Task:
                         for line in lines.add(piece):
                             row = parse_row(line)
                             after = row.index
+                            download.progressed()
                             yield row
+                    lines.check_end(after, self.progress)
             except (httpx.RequestError, errors.ApiError) as error:
-                time.sleep(interruptions.add(error))
+                time.sleep(download.interrupted(error))
             else:
                 return
 
@@ -227,13 +231,17 @@ class Task:
         """
         target = Path(path)
         request = results_request(self.progress, target.suffix.lower())
-        try:
-            with replacing(target) as part, self._client._stream(request) as response, part.open("wb") as file:
-                for piece in response.iter_bytes():
-                    file.write(piece)
-        except httpx.RequestError as error:
-            raise interrupted(error) from None
-        return target
+        download = Download(self._client._operations.patience)
+        with replacing(target) as part:
+            while True:
+                try:
+                    with self._client._stream(request) as response, part.open("wb") as file:
+                        for piece in response.iter_bytes():
+                            file.write(piece)
+                except (httpx.RequestError, errors.ApiError) as error:
+                    time.sleep(download.interrupted(error))
+                else:
+                    return target
 
     def to_csv(self, path: str | PathLike[str]) -> Path:
         """Write the results to a CSV file."""

@@ -41,6 +41,8 @@ class ApiError(Exception):
         super().__init__(f"{detail} ({status} {type}){fields}")
         self.status, self.type, self.detail = status, type, detail
         self.errors, self.request_id = tuple(errors), request_id
+        self.retry_after: str | None = None
+        """The header Retry-After of the answer."""
         self.was_repeated = False
         """Whether the request was sent before, so that it may have been carried out."""
 
@@ -93,16 +95,17 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
-def from_response(status: int, body: bytes) -> ApiError:
+def from_response(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
     """The error of a response. A proxy in between may have sent something that is not a problem document."""
     try:
         problem = json.loads(body)
         kind = str(problem.get("type", "about:blank")).rpartition(":")[2]
-        detail = problem.get("detail") or problem.get("title") or ""
+        detail = problem.get("detail") or problem.get("title") or f"The service answered with status {status}."
         given = problem.get("errors") or ()
         errors = [FieldError(str(error["in"]), str(error["pointer"]), str(error["detail"])) for error in given]
         request_id = problem.get("request_id")
     except (ValueError, AttributeError, KeyError, TypeError):
         kind, detail, errors, request_id = "blank", f"The service answered with status {status}.", [], None
-    error = _BY_STATUS.get(status, ApiError)
-    return error(status, kind, detail, errors, request_id)
+    error = _BY_STATUS.get(status, ApiError)(status, kind, detail, errors, request_id)
+    error.retry_after = retry_after
+    return error

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,13 +78,13 @@ def send(request: Request, patience: float) -> Flow[httpx.Response]:
                 return answer
             error: Exception = _refused(answer, was_repeated=attempt > 0)
             may_repeat &= answer.status_code in REPEATABLE
-            may_repeat &= request.is_safe or answer.status_code in (429, 503)
-            pause = _pause(attempt, answer.headers.get("Retry-After"))
+            may_repeat &= request.is_safe or was_not_carried_out(error)
+            pause = pause_before(attempt, answer.headers.get("Retry-After"))
         else:
             error = errors.ServiceUnreachableError(f"The service did not answer: {type(answer).__name__}: {answer}")
             may_repeat &= isinstance(answer, TEMPORARY)
             may_repeat &= request.is_safe or isinstance(answer, httpx.ConnectError | httpx.ConnectTimeout)
-            pause = _pause(attempt, None)
+            pause = pause_before(attempt, None)
         if not may_repeat or time.monotonic() + pause > deadline:
             raise error
         yield Pause(pause)
@@ -96,11 +97,27 @@ def _refused(answer: httpx.Response, *, was_repeated: bool) -> errors.ApiError:
     return error
 
 
-def _pause(attempt: int, retry_after: str | None) -> float:
-    if retry_after and retry_after.isdecimal():
-        return float(retry_after)
+def was_not_carried_out(error: Exception) -> bool:
+    """Whether a refused request certainly had no effect, so that it may be repeated even if it is not safe."""
+    return isinstance(error, errors.ApiError) and error.status in (429, 503) and error.type != "outcome-unknown"
+
+
+def pause_before(attempt: int, retry_after: str | None) -> float:
+    """The seconds until the next attempt: longer each time, at random, and at least what the service asks for."""
     longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
-    return random.uniform(longest / 2, longest)
+    return _seconds(retry_after) + random.uniform(longest / 2, longest)
+
+
+def _seconds(retry_after: str | None) -> float:
+    """The value of Retry-After: seconds, or a date (RFC 9110, section 10.2.3)."""
+    if retry_after is None:
+        return 0.0
+    if retry_after.isascii() and retry_after.isdecimal():
+        return float(retry_after[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return 0.0
 
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}

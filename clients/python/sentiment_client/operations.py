@@ -2,11 +2,12 @@
 
 import itertools
 import json
+import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -14,6 +15,7 @@ from sentiment_client.errors import ConflictError, NotFoundError, ServiceUnreach
 from sentiment_client.flow import COMPRESSIONS, PIECE_BYTES, Flow, Pause, Request, media_type, read_file, send
 from sentiment_client.types import Analysis, Progress, Row, read_analysis, read_progress, read_row
 
+T = TypeVar("T")
 Source = str | PathLike[str] | Iterable[str | Mapping[str, Any]]
 """A path, or rows: strings, or objects with a `text` and perhaps a `custom_id`."""
 
@@ -37,7 +39,7 @@ class Operations:
         """Score a text."""
         body = {"text": text, "explain": explain, "store": store} | ({"model": model} if model else {})
         request = Request("POST", "/sentiment/analyze", json=body, is_safe=False)
-        return read_analysis((yield from self._json(request)))
+        return _read(read_analysis, (yield from self._json(request)))
 
     def submit(self, source: Source, options: Mapping[str, Any]) -> Flow[Progress]:
         """Create a task from a file or from rows."""
@@ -65,11 +67,11 @@ class Operations:
             request = Request(
                 "POST", "/sentiment/tasks", query, headers, lambda: _lines(rows), is_repeatable=is_repeatable
             )
-        return read_progress((yield from self._json(request)))
+        return _read(read_progress, (yield from self._json(request)))
 
     def progress(self, task_id: str) -> Flow[Progress]:
         """The state of a task."""
-        return read_progress((yield from self._json(Request("GET", f"/sentiment/tasks/{task_id}"))))
+        return _read(read_progress, (yield from self._json(Request("GET", _task_path(task_id)))))
 
     def wait(self, task_id: str, report: Any) -> Flow[Progress]:
         """Wait until a task has ended.
@@ -91,9 +93,9 @@ class Operations:
 
     def change(self, task_id: str, action: str) -> Flow[Progress]:
         """Cancel or retry a task."""
-        request = Request("POST", f"/sentiment/tasks/{task_id}/{action}")
+        request = Request("POST", f"{_task_path(task_id)}/{action}")
         try:
-            return read_progress((yield from self._json(request)))
+            return _read(read_progress, (yield from self._json(request)))
         except ConflictError as error:
             if not error.was_repeated:
                 raise
@@ -102,7 +104,7 @@ class Operations:
     def delete(self, task_id: str) -> Flow[None]:
         """Delete a task."""
         try:
-            yield from send(Request("DELETE", f"/sentiment/tasks/{task_id}"), self.patience)
+            yield from send(Request("DELETE", _task_path(task_id)), self.patience)
         except NotFoundError as error:
             if not error.was_repeated:  # otherwise the answer to the first request was lost
                 raise
@@ -113,7 +115,7 @@ class Operations:
         query: dict[str, Any] = {"limit": 100} | ({"status": status} if status else {})
         while True:
             page = yield from self._json(Request("GET", "/sentiment/tasks", query))
-            found += map(read_progress, page["items"])
+            found += [_read(read_progress, item) for item in page["items"]]
             if page["next_cursor"] is None:
                 return found
             query["cursor"] = page["next_cursor"]
@@ -135,6 +137,20 @@ class _Answer(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise ServiceUnreachableError(f"The answer of the service has no {name!r}. Check its url.")
+
+
+def _read(read: Callable[[Any], T], body: Any) -> T:
+    """A part of an answer, or the error that it is not one of this service."""
+    try:
+        return read(body)
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ServiceUnreachableError(f"The answer of the service has an unexpected form: {error!r}") from None
+
+
+def _task_path(task_id: str) -> str:
+    if not re.fullmatch("[0-9A-Za-z-]{1,64}", task_id):
+        raise ValueError(f"{task_id[:64]!r} is not the id of a task.")
+    return f"/sentiment/tasks/{task_id}"
 
 
 def _unexpected(response: httpx.Response) -> ServiceUnreachableError:
@@ -166,7 +182,7 @@ def results_request(progress: Progress, suffix: str, *, after: int = -1) -> Requ
     query = {"cursor": after, "include": ",".join(_included(progress))}
     if progress.status in ("failed", "cancelled"):
         query["partial"] = "true"  # the rows that were scored before
-    return Request("GET", f"/sentiment/tasks/{progress.task_id}/results", query, {"Accept": RESULTS[suffix]})
+    return Request("GET", f"{_task_path(progress.task_id)}/results", query, {"Accept": RESULTS[suffix]})
 
 
 def _included(progress: Progress) -> list[str]:
@@ -193,10 +209,19 @@ class Lines:
         *lines, self._rest = (self._rest + piece).split(b"\n")
         return lines
 
+    def check_end(self, last_index: int, progress: Progress) -> None:
+        """Check that all rows of a task have arrived.
+
+        Raises:
+            httpx.RemoteProtocolError: the end is missing.
+        """
+        if self._rest.strip() or (progress.status == "completed" and last_index < progress.total - 1):
+            raise httpx.RemoteProtocolError("the answer was cut off")
+
 
 def parse_row(line: bytes) -> Row:
     """A row of a task from a line of NDJSON."""
-    return read_row(json.loads(line))
+    return _read(lambda content: read_row(json.loads(content)), line)
 
 
 def _lines(rows: Iterable[str | Mapping[str, Any]]) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hmac
 import json
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -30,17 +31,19 @@ def verify_webhook(
         WebhookError
     """
     given = {name.lower(): value for name, value in dict(headers).items()}
-    body = body.encode() if isinstance(body, str) else body
     try:
+        body = body.encode() if isinstance(body, str) else body
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         if not key:
             raise WebhookError("The secret is empty.")
         id_, timestamp, signatures = (given[f"webhook-{name}"] for name in ("id", "timestamp", "signature"))
+        if not re.fullmatch("[0-9]{1,12}", timestamp):
+            raise WebhookError("The timestamp has a wrong format.")
         age = abs(time.time() - int(timestamp))
     except KeyError as error:
         raise WebhookError(f"The header {error.args[0]} is missing.") from None
     except (binascii.Error, ValueError, TypeError):
-        raise WebhookError("The secret or the timestamp has a wrong format.") from None
+        raise WebhookError("The secret, the timestamp or the body has a wrong format.") from None
     if age > tolerance_seconds:
         raise WebhookError("The request is too old.")
     signed = b".".join((str(id_).encode(errors="replace"), str(timestamp).encode(), body))
@@ -48,5 +51,12 @@ def verify_webhook(
     for signature in str(signatures).split():
         version, _, value = signature.partition(",")
         if version == "v1" and hmac.compare_digest(value.encode(errors="replace"), expected):
-            return json.loads(body)
+            return _parse(body)
     raise WebhookError("The signature is wrong.")
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise WebhookError("The body is not valid JSON.") from None
