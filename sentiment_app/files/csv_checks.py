@@ -7,62 +7,76 @@ from sentiment_app.files.csv_layout import Layout
 from sentiment_app.files.csv_records import GLUED_QUOTE
 from sentiment_app.files.csv_types import (
     DIGITS,
+    MAX_CATEGORY_CHARACTERS,
     MAX_CODE_CHARACTERS,
     NULLS,
-    NUMERIC,
     Types,
     count_wrong,
     is_empty,
+    is_number,
     is_numeric,
 )
 
 NUMBER_START = re.compile(r"[+-]?\d+(?! )")
-JOINED = re.compile(r"\d+[^\W\d]|\d[\d.:/TZ-]*[;|\t\"]")
+# A number that a word follows, also after another delimiter; but not 10am, 3rd, 12USD and 5|6.
+JOINED = re.compile(r"\d[\d.:/TZ-]*(?:[^\W\d]{4}|[;|\t][^\W\d]|\")")
 MIN_UNTYPED_VALUES = 4
 
 
 def is_shifted(fields: list[str], layout: Layout) -> bool:
     """Whether the fields are surely in the wrong columns. A single unusual value is not enough.
 
-    They are if a column of numbers begins with a number and continues with words or signs, as where a delimiter is
-    missing, or if at least two fields, and half of the fields that are compared, have the wrong type. They also are if
-    a column that is always filled is empty, and another field looks as if it belonged to a neighbour column.
+    They are if a column of numbers or codes has a quote, if a number is joined with a word, as where a delimiter is
+    missing, or if at least two fields near the text, and half of those that are compared, have the wrong type. They
+    also are if a field is empty or has the wrong type, and the text looks as if it came from a neighbour column.
     """
-    wrong = count_wrong(layout.types_near_text, fields)
-    quote, before = layout.dialect.quote, layout.types_before_text.items()
-    if any(quote in fields[index] and fields[index].strip() not in known for index, known in before):
+    quote = layout.dialect.quote
+    if any(quote in fields[index] and fields[index].strip() not in known for index, known in layout.code_types.items()):
         return True
-    lacks_value = any(is_empty(fields[index]) for index in layout.filling.always)
+    wrong = count_wrong(layout.types_near_text, fields)
+    lacks_value = "" in fields and any(not fields[index] for index in layout.filled)
     if lacks_value and (wrong.numbers or _has_strange_field(fields, layout)):
+        return True
+    if _is_category_of_neighbour(fields, layout) and count_wrong(layout.types, fields).numbers:
         return True
     if not wrong.numbers:
         return False
     if wrong.all >= 2 and 2 * wrong.all >= wrong.compared:
         return True
+    before = layout.types_before_text.items()
     return any(JOINED.match(fields[index].strip()) is not None for index, known in before if is_numeric(known))
 
 
 def _has_strange_field(fields: list[str], layout: Layout) -> bool:
     """Whether a field looks as if it were in the wrong column, or as if it had been joined with its neighbour."""
-    is_filled = not all(is_empty(fields[index]) for index in layout.filling.never)
-    if is_filled or (layout.shape.has_enclosed_fields and any(map(GLUED_QUOTE.search, fields))):
+    if layout.shape.has_enclosed_fields and any(map(GLUED_QUOTE.search, fields)):
         return True
-    text_index = layout.text_index
-    before, text = layout.types.get(text_index - 1), fields[text_index].strip()
-    is_joined = before and any(len(known) > 1 and DIGITS.sub("9", text).startswith(known) for known in before)
-    return bool(is_joined) or may_be_joined(text, layout) or any(_fits_neighbour(fields, layout))
+    index = layout.text_index
+    text = DIGITS.sub("9", fields[index].strip())
+    before, after = layout.types.get(index - 1), layout.types.get(index + 1)
+    if before and is_empty(fields[index - 1]) and any(len(known) > 1 and text.startswith(known) for known in before):
+        return True
+    if after and is_empty(fields[index + 1]) and text.endswith(tuple(known for known in after if len(known) > 1)):
+        return True
+    return any(_fits_neighbour(fields, layout))
 
 
 def _fits_neighbour(fields: list[str], layout: Layout) -> Iterator[bool]:
     """For each neighbour of a column of numbers or codes: whether it has a value of this column instead of its own."""
-    for index, known in layout.types.items():
-        if not any("9" in value for value in known):
-            continue
+    for index, known in layout.code_types.items():
         for other in (index - 1, index + 1):
             value = fields[other].strip() if 0 <= other < len(fields) else ""
             own = layout.types.get(other, frozenset())
             shape = DIGITS.sub("9", value)
             yield bool(value) and shape in known and shape not in own and value not in own
+
+
+def _is_category_of_neighbour(fields: list[str], layout: Layout) -> bool:
+    """Whether the text is a value of the column before or after it, which has only a few different values."""
+    text, index = fields[layout.text_index].strip(), layout.text_index
+    return len(text) <= MAX_CATEGORY_CHARACTERS and any(
+        text in layout.types.get(other, ()) for other in (index - 1, index + 1)
+    )
 
 
 def may_continue_text(fields: list[str], layout: Layout) -> bool:
@@ -73,7 +87,13 @@ def may_continue_text(fields: list[str], layout: Layout) -> bool:
     index = min(before)
     value = fields[index].strip() if index < len(fields) else ""
     is_word = is_numeric(before[index]) and not NUMBER_START.match(value)
-    return is_word and value.lower() not in NULLS and not NUMERIC.fullmatch(value)
+    return is_word and value.lower() not in NULLS and not is_number(value)
+
+
+def continues_damaged_record(fields: list[str], layout: Layout) -> bool:
+    """Whether a record may be the rest of a damaged record, because a column does not have a value of its type."""
+    is_rest = bool(layout.types_before_text) and may_continue_text(fields, layout)
+    return is_rest or count_wrong(layout.types, fields).numbers > 0
 
 
 def is_header(fields: list[str], layout: Layout) -> bool:

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from sentiment_app.files.columns import Columns, find_columns, matching, named
 from sentiment_app.files.csv_records import UNCLOSED, Dialect, Record, RecordReader, Shape
-from sentiment_app.files.csv_types import MIN_CONSISTENCY, Filling, Types, column_filling, column_types, count_wrong
+from sentiment_app.files.csv_types import MIN_CONSISTENCY, Types, code_types, column_types, count_wrong, filled_columns
 from sentiment_app.files.errors import FileError
 
 DELIMITERS = ",;\t|"
 # These also occur in texts and names. They are delimiters only if the header then has the requested column.
 RARE_DELIMITERS = " :~^\x1f\x01"
 DELIMITER_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
-SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # an instruction to Excel
+SEPARATOR_LINE = re.compile(r'"?sep=([,;|:~^ \t])"?\s*', re.IGNORECASE)  # an instruction to Excel
 # A writer that doubles quotes also encloses fields with quotes, so that this does not occur outside quotes.
 ESCAPED = re.compile(r"\\\"|(?:^|[,;\t|])\\N(?:$|[,;\t|])", re.MULTILINE)
 DOUBLED = re.compile(r'[^,;\t|\n\r"]""')
@@ -27,6 +27,7 @@ ESCAPED_DELIMITER = re.compile(r"\\[,;\t|]")
 SINGLE_QUOTED = re.compile(r"(?:^|[,;\t|])\s?'(?:[^']|'')*'\s*(?:$|[,;\t|])")
 DOUBLE_QUOTED = re.compile(r'(?:^|[,;\t|])\s?"', re.MULTILINE)
 ENCLOSED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*"(?:\t|\r?\n?$)')
+PLAIN_NAME = re.compile(r'"[^",;\t|]+"')
 MAX_HEADER_LINE = 20
 NUMBER = re.compile(r"\d+")
 
@@ -51,7 +52,10 @@ class Layout(NamedTuple):
     """The types of the four columns nearest to the text."""
     values_after_text: tuple[str, ...]
     """The values of the next column."""
-    filling: Filling
+    code_types: Types
+    """The types of columns of numbers, dates and codes."""
+    filled: frozenset[int]
+    """The columns that have a value in nearly all records."""
     has_typed_start: bool
     """Whether all columns before the text have a type, so that a missing or extra delimiter is noticed."""
     extra: int
@@ -229,7 +233,8 @@ def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], 
         types_before_text={index: known for index, known in types.items() if index < text_index},
         types_near_text=_nearest(types, text_index),
         values_after_text=tuple({row[text_index + 1].strip() for row in records if len(row) > text_index + 1} - {""}),
-        filling=column_filling(records, width),
+        code_types=code_types({index: known for index, known in types.items() if index != text_index}),
+        filled=filled_columns(records, width),
         extra=reading.width - width if has_extra else 0,
         shape=Shape(
             width,
@@ -237,6 +242,7 @@ def _describe(reading: _Reading, columns: Columns, lines: Sequence[str | None], 
             has_cr_in_texts=ends["\n"] > ends["\r"] and not _ends_at_cr(lines, reading.dialect, width),
             has_literal_quotes=not any(ENCLOSED.search(line) for line in lines if line),
             has_enclosed_fields=any(DOUBLE_QUOTED.search(line) for line in lines if line),
+            encloses_all=reading.header_line is not None and _encloses_all(lines, reading, width),
         ),
     )
 
@@ -258,6 +264,19 @@ def _are_records(types: Types, text_index: int, is_ordered: bool) -> Callable[[l
         return bool(inner) and all(check.compared and not check.all for check in checks)
 
     return are_records
+
+
+def _encloses_all(lines: Sequence[str | None], reading: _Reading, width: int) -> bool:
+    """Whether the writer encloses each field in quotes: then a line that does not begin with a quote is no record."""
+    delimiter = reading.dialect.delimiter
+    following = f'(?:{re.escape(delimiter)}"[^"]*+"){{{width - 1}}}' if delimiter else ""
+    enclosed = re.compile(rf'"[^"]*+"{following}\s*')
+    header = lines[(reading.header_line or 1) - 1] or ""
+    # A name without a special character is not enclosed by other writers.
+    if reading.dialect.quote != '"' or not enclosed.fullmatch(header) or not PLAIN_NAME.search(header):
+        return False
+    plain = [line for line in lines if line and line.count(delimiter or "\0") == width - 1]
+    return 2 * sum(enclosed.fullmatch(line) is not None for line in lines if line) > len(plain)
 
 
 def _leading_number(value: str) -> int:

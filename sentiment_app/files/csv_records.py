@@ -20,7 +20,10 @@ from sentiment_app.files.lines import LINE_TOO_LONG, MAX_LINE_CHARACTERS
 
 UNCLOSED = "A quote in the line is not closed, or text follows a closing quote. Write quotes inside a text twice."
 LONE_CR = "The line contains a CR (carriage return), which may end a row or belong to a text. Write texts in quotes."
-# An opening quote that follows a field without a delimiter. People write quotes after spaces and opening brackets.
+NOT_ENCLOSED = (
+    "The line does not begin with a quote, as all rows of this file do. It may continue the text of the row before it."
+)
+# A quote between letters, as where a delimiter is missing.
 GLUED_QUOTE = re.compile(r'[^\s"(\[{<=/,;|:~^-]"[^\W_]')
 NULL = r"\N"  # in files of MySQL and PostgreSQL, which use backslashes
 
@@ -58,6 +61,8 @@ class Shape(NamedTuple):
     """Whether quotes do not enclose fields, so that a line that is not valid may be split at its delimiters."""
     has_enclosed_fields: bool = False
     """Whether some fields of the file are enclosed in double quotes."""
+    encloses_all: bool = False
+    """Whether all fields of the file are enclosed, so that each record begins with a quote."""
 
 
 ANY_SHAPE = Shape(0, lambda *_: False)
@@ -77,7 +82,7 @@ class _Splitter:
         self._dialect = dialect
         delimiter, quote, escape = map(re.escape, dialect[:3])
         end = f"(?P<end>{delimiter}|\\Z)" if delimiter else r"(?P<end>\Z)"
-        spaces = "[ \t]*+".replace(dialect.delimiter or "\0", "")
+        spaces = "[\t]*+" if dialect.delimiter == " " else "[ ]*+" if dialect.delimiter == "\t" else "[ \t]*+"
         escaped = f"|{escape}(?:.|\\Z)" if escape else ""
         other = f"[^{delimiter}{escape}]" if delimiter or escape else "."
         self._opening = re.compile(f"{spaces}{quote}")
@@ -88,9 +93,11 @@ class _Splitter:
         self._escapes = re.compile(f"{escape}([{escape}{quote}{delimiter}])") if escape else None
         self._doubled = dialect.quote * 2
         self._next_field = dialect.delimiter and dialect.delimiter + dialect.quote
+        self._inner_quote = re.compile(f"[^{quote}{delimiter}]{quote}[^\\s{quote}{delimiter}]")
         inside = f"[^{quote}{delimiter}]*"
         self._split_quote = re.compile(
-            f"(?:^|{delimiter}){inside}{GLUED_QUOTE.pattern}(?:[^{quote}]|{quote}{quote})*{delimiter}{inside}{quote}{end}"
+            f"(?:^|{delimiter}){spaces}[^\\s{quote}{delimiter}]{inside}{quote}[^\\s{quote}{delimiter}]"
+            f"(?:[^{quote}]|{quote}{quote})*{delimiter}{inside}{quote}{end}"
         )
 
     def is_plain(self, line: str) -> bool:
@@ -99,8 +106,8 @@ class _Splitter:
 
     def has_split_quote(self, line: str) -> bool:
         """Whether a quote is opened inside a field and closed at the end of another field."""
-        is_glued = self._dialect.delimiter and GLUED_QUOTE.search(line)
-        return bool(is_glued) and self._split_quote.search(line) is not None
+        has_inner_quote = self._inner_quote.search(line)  # false for most lines, and ten times faster
+        return bool(self._dialect.delimiter and has_inner_quote) and self._split_quote.search(line) is not None
 
     def split_plain(self, line: str) -> list[str]:
         """The fields of a line in which quotes and escapes have no meaning."""
@@ -199,7 +206,6 @@ class RecordReader:
         self._records_until = 0
 
     def __iter__(self) -> Iterator[Record]:
-        splitter = self._splitter
         while (line := self._next_line()) != "":
             number = self._number
             if line is None:
@@ -210,22 +216,26 @@ class RecordReader:
                 if not line:
                     yield Record(number, [], LONE_CR)
                     continue
-            content = line.rstrip("\r\n")
-            if splitter.is_plain(content):
-                yield Record(number, splitter.split_plain(content) if content and not content.isspace() else [])
-                continue
-            fields = splitter.split(content)
-            if self._shape.has_enclosed_fields and splitter.has_split_quote(content):
-                yield Record(number, [], UNCLOSED)
-                continue
-            if isinstance(fields, _Open):
-                fields = self._continue(fields, line) or self._split_literally(content)
-            elif fields is None:
-                fields = self._repair(content)
-            if fields:
-                yield Record(number, fields, ends_with_quote=self._ends_with_quote())
-            else:
-                yield Record(number, [], UNCLOSED)
+            yield self._read_record(number, line)
+
+    def _read_record(self, number: int, line: str) -> Record:
+        content, splitter = line.rstrip("\r\n"), self._splitter
+        if not content or content.isspace():
+            return Record(number, [])
+        if self._shape.encloses_all and content[0] != self._dialect.quote:
+            return Record(number, [], NOT_ENCLOSED)
+        if splitter.is_plain(content):
+            return Record(number, splitter.split_plain(content))
+        if self._shape.has_enclosed_fields and splitter.has_split_quote(content):
+            return Record(number, [], UNCLOSED)
+        fields = splitter.split(content)
+        if isinstance(fields, _Open):
+            fields = self._continue(fields, line) or self._split_literally(content)
+        elif fields is None:
+            fields = self._repair(content)
+        return (
+            Record(number, fields, ends_with_quote=self._ends_with_quote()) if fields else Record(number, [], UNCLOSED)
+        )
 
     @property
     def has_line_end(self) -> bool:
@@ -303,6 +313,8 @@ class RecordReader:
         self._number -= len(lines)
 
     def _are_records(self, before: list[str], lines: list[str | None]) -> bool:
+        if self._shape.encloses_all:
+            lines = [line if (line or "")[:1] == self._dialect.quote else "" for line in lines]
         rows = [self._splitter.split_plain((line or "").rstrip("\r\n")) for line in lines]
         return self._shape.are_records(before, rows)
 

@@ -3,11 +3,13 @@
 import contextlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 
 from sentiment_app.files.columns import Columns
 from sentiment_app.files.csv_checks import (
     begins_record,
+    continues_damaged_record,
     has_unknown_end,
     is_header,
     is_repeated_header,
@@ -17,12 +19,14 @@ from sentiment_app.files.csv_checks import (
     may_continue_text,
 )
 from sentiment_app.files.csv_layout import Layout, find_layout
-from sentiment_app.files.csv_records import Record, RecordReader
+from sentiment_app.files.csv_records import UNCLOSED, Record, RecordReader
 from sentiment_app.files.errors import FileError
 from sentiment_app.files.rows import Row, make_row
 
 SAMPLE_CHARACTERS, SAMPLE_LINES = 32 * 1024, 1000
 MAX_MORE_HEADERS = 2
+# How many values of a column that was always filled may be missing before this says nothing any more.
+MAX_EMPTY, MAX_EMPTY_SHARE = 2, 0.01
 MORE_HEADER = "The line looks like another line of the header."
 SHIFTED = "The fields of the line do not fit their columns. A delimiter is missing or extra, or it is in a text."
 CUT_OFF = "The text may be cut off, because the next line is not a row. Write texts with line breaks in quotes."
@@ -54,7 +58,17 @@ class CsvFile:
         following = next(lines, "")
         self.layout: Layout = find_layout(sample, columns, delimiter, is_whole=following == "")
         """How the file is written."""
+        self._empty: Counter[int] = Counter()
         self._lines = itertools.chain(sample, [following] if following != "" else [], lines)
+
+    def _forget_sparse_columns(self, layout: Layout, fields: list[str], count: int) -> Layout:
+        """The layout without the columns that were filled at first, and then empty too often."""
+        if "" not in fields or len(fields) != layout.shape.width:
+            return layout
+        empty = [index for index in layout.filled if not fields[index]]
+        self._empty.update(empty)
+        often = {index for index in empty if self._empty[index] > MAX_EMPTY + MAX_EMPTY_SHARE * count}
+        return layout._replace(filled=layout.filled - often) if often else layout
 
     def __iter__(self) -> Iterator[Row | None]:
         """The rows, and None for each blank line."""
@@ -67,7 +81,7 @@ class CsvFile:
         if layout.header_line:
             next(records, None)
         held: Row | None = None  # its text may continue on the next line
-        is_after_fragment = False
+        is_after_fragment = is_after_damage = False
         blank_lines = 0
         for count, record in enumerate(records):
             if not record.fields and record.error is None:
@@ -75,6 +89,7 @@ class CsvFile:
                     yield None
                 blank_lines += 1
                 continue
+            layout = self._forget_sparse_columns(layout, record.fields, count)
             may_be_header = count < MAX_MORE_HEADERS and layout.header_line is not None
             row = _make_row(record.line + before, record, layout, may_be_header=may_be_header)
             is_fragment = held is not None and _is_fragment(record, layout)
@@ -82,8 +97,12 @@ class CsvFile:
                 yield held._replace(text=None, error=CUT_OFF) if is_fragment else held
                 yield from itertools.repeat(None, blank_lines)
             held, blank_lines = None, 0
-            if row.error is None and (is_fragment or (is_after_fragment and may_continue_text(record.fields, layout))):
+            is_rest = (is_after_fragment and may_continue_text(record.fields, layout)) or (
+                is_after_damage and continues_damaged_record(record.fields, layout)
+            )
+            if row.error is None and (is_fragment or is_rest):
                 row = row._replace(text=None, error=CONTINUES)
+            is_after_damage = record.error == UNCLOSED
             is_after_fragment = is_fragment or 0 < len(record.fields) < layout.shape.width
             if row.error is None and len(record.fields) == layout.text_index + 1 > 1 and not record.ends_with_quote:
                 held = row
@@ -148,7 +167,8 @@ def _fit(fields: list[str], layout: Layout) -> tuple[list[str], str | None]:
     is_aligned = layout.has_typed_start and is_typed(fields, layout)
     if len(fields) < width:
         has_text_last = text_index > 0 and len(fields) == text_index + 1 and (layout.id_index or 0) <= text_index
-        if has_text_last and is_aligned and not may_be_joined(fields[text_index], layout):
+        lacks_value = any(index > text_index for index in layout.filled)
+        if has_text_last and is_aligned and not lacks_value and not may_be_joined(fields[text_index], layout):
             return fields, None
     elif not any(rest):
         if len(rest) == layout.extra or (is_aligned and 0 < text_index == width - 1):

@@ -41,22 +41,19 @@ def column_types(records: list[list[str]]) -> Types:
     return types
 
 
-class Filling(NamedTuple):
-    """Which columns have a value in each record, apart from rare exceptions, and which columns never have a value."""
-
-    always: tuple[int, ...]
-    never: tuple[int, ...]
-
-
-def column_filling(records: list[list[str]], width: int) -> Filling:
-    """Which columns of a table are always filled, and which are never filled. A few records show neither."""
+def filled_columns(records: list[list[str]], width: int) -> frozenset[int]:
+    """The columns that have a value in each record, apart from rare exceptions. A few records show nothing."""
     complete = [fields for fields in records if len(fields) == width]
     if len(complete) < MIN_FILLED_RECORDS:
-        return Filling((), ())
+        return frozenset()
     exceptions = max(1, int(MAX_EXCEPTIONS * len(complete)))
-    filled = [sum(not is_empty(fields[index]) for fields in complete) for index in range(min(width, MAX_TYPED_COLUMNS))]
-    always = tuple(index for index, count in enumerate(filled) if count >= len(complete) - exceptions)
-    return Filling(always, tuple(index for index, count in enumerate(filled) if count <= exceptions))
+    columns = range(min(width, MAX_TYPED_COLUMNS))
+    return frozenset(i for i in columns if sum(is_empty(fields[i]) for fields in complete) <= exceptions)
+
+
+def code_types(types: Types) -> Types:
+    """The types of columns of numbers, dates and codes."""
+    return {index: known for index, known in types.items() if any("9" in value for value in known)}
 
 
 def is_empty(value: str) -> bool:
@@ -66,7 +63,12 @@ def is_empty(value: str) -> bool:
 
 def _is_code(value: str) -> bool:
     """Whether a value is a number, a date, or a word with a digit, such as R-17."""
-    return len(value) <= MAX_CODE_CHARACTERS and bool(NUMERIC.fullmatch(value) or CODE.fullmatch(value))
+    return is_number(value) or (len(value) <= MAX_CODE_CHARACTERS and CODE.fullmatch(value) is not None)
+
+
+def is_number(value: str) -> bool:
+    """Whether a value is a number, a date or a time. On longer values, the expression would take quadratic time."""
+    return len(value) <= MAX_CODE_CHARACTERS and NUMERIC.fullmatch(value) is not None
 
 
 class Wrong(NamedTuple):
@@ -91,7 +93,7 @@ def count_wrong(types: Types, fields: list[str]) -> Wrong:
         compared += 1
         if DIGITS.sub("9", value) in known:
             continue
-        if is_numeric(known) and not NUMERIC.fullmatch(value):
+        if is_numeric(known) and not is_number(value):
             numbers += 1
         else:
             unknown += 1
@@ -101,4 +103,4 @@ def count_wrong(types: Types, fields: list[str]) -> Wrong:
 @lru_cache(maxsize=MAX_TYPED_COLUMNS)
 def is_numeric(known: frozenset[str]) -> bool:
     """Whether a type is of numbers or dates."""
-    return all(NUMERIC.fullmatch(value) for value in known)
+    return all(map(is_number, known))

@@ -39,13 +39,17 @@ ALPHABETS = (
 )
 
 
+# A character of UTF-8 at the end of a file that was cut off. Other last bytes may be letters of another encoding.
+CUT_CHARACTER = re.compile(rb"(?:[\xc2\xc3]|[\xe0-\xef][\x80-\xbf]|[\xf0-\xf4][\x80-\xbf]{1,2})\Z")
+
+
 def detect(sample: bytes) -> str:
     """The probable encoding of a text, given a part of it that is not ASCII. cp1252 if nothing else is probable."""
     # The sample may end inside a character. A few invalid bytes do not make it another encoding.
     decoded = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape").decode(sample)
     invalid = sum("\udc80" <= character <= "\udcff" for character in decoded)
     valid = sum(character > "\x7f" for character in decoded) - invalid
-    if sample.isascii() or invalid <= valid > 0:
+    if sample.isascii() or invalid <= valid > 0 or (not invalid and CUT_CHARACTER.search(sample)):
         return "utf-8"
     sample = _select_lines(sample)
     found = chardet.detect_all(

@@ -39,6 +39,8 @@ BYTE_ORDER_MARKS = {
 MARK = "\ufeff"
 # With pieces of 64 KB, at least 32 KB after the first byte that is not ASCII.
 SAMPLE_BYTES = 96 * 1024
+# cp9… are the encodings of East Asia, apart from the Thai cp874.
+SINGLE_BYTE = ("cp12", "cp4", "cp7", "cp8", "iso8859", "koi8", "mac-")
 
 
 class Decoder:
@@ -85,13 +87,45 @@ class Decoder:
             known = detect(sample)
             pieces = itertools.chain([sample], pieces)
         self.encoding = known
-        decoder = codecs.getincrementaldecoder(known)(errors="surrogateescape")
-        try:
-            for piece in pieces:
-                yield decoder.decode(piece)
-            yield decoder.decode(b"", final=True)
-        except UnicodeError:
-            raise FileError(f"The file is not valid {known}. Name its encoding.", "encoding") from None
+        is_single_byte = self._declared is None and known.startswith(SINGLE_BYTE)
+        decode = _decode_lines if is_single_byte else _decode_pieces
+        yield from decode(pieces, known)
+
+
+def _decode_lines(pieces: Iterator[bytes], encoding: str) -> Iterator[str]:
+    """Decode a file whose detected encoding has one byte for each character.
+
+    A line that is valid UTF-8 belongs to another file that was joined with this file. Its bytes become lone surrogates,
+    so that it is reported.
+    """
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield "".join(_decode_line(line, encoding) + "\n" for line in lines)
+        if len(rest) > SAMPLE_BYTES:  # lines that end with CR, or a line that is refused
+            yield rest.decode(encoding, errors="surrogateescape")
+            rest = b""
+    yield _decode_line(rest, encoding)
+
+
+def _decode_line(line: bytes, encoding: str) -> str:
+    if line.isascii():
+        return line.decode("ascii")
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode(encoding, errors="surrogateescape")
+    return line.decode("ascii", errors="surrogateescape")
+
+
+def _decode_pieces(pieces: Iterator[bytes], encoding: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(encoding)(errors="surrogateescape")
+    try:
+        for piece in pieces:
+            yield decoder.decode(piece)
+        yield decoder.decode(b"", final=True)
+    except UnicodeError:
+        raise FileError(f"The file is not valid {encoding}. Name its encoding.", "encoding") from None
 
 
 def find_codec(encoding: str) -> str:

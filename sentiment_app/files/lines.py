@@ -9,7 +9,7 @@ from typing import IO, cast
 from backports import zstd
 
 from sentiment_app.files import content
-from sentiment_app.files.encodings import Decoder
+from sentiment_app.files.encodings import MARK, Decoder
 from sentiment_app.files.errors import FileError, FileTooLargeError
 
 PIECE_BYTES = 64 * 1024
@@ -22,6 +22,9 @@ OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
 }
 # Not str.splitlines: it would also split at form feeds and U+2028, which texts may contain. Some programs write \r\r\n.
 LINE = re.compile(r"[^\r\n]*(?:\r?\r?\n|\r)")
+
+
+INNER_MARK = re.compile(f"([\r\n]){MARK}+")
 
 
 def read_pieces(stream: IO[bytes], compression: str | None, max_bytes: int) -> Iterator[bytes]:
@@ -73,7 +76,10 @@ def read_texts(pieces: Iterator[bytes], decoder: Decoder) -> Iterator[str]:
 def _split(texts: Iterator[str]) -> Iterator[str | None]:
     rest, is_skipping = "", False
     for text in texts:
-        lines, rest = _lines(rest + text)
+        joined = rest + text
+        if MARK in joined:  # files that were joined have a byte order mark at the beginning of each part
+            joined = INNER_MARK.sub(r"\1", joined)
+        lines, rest = _lines(joined)
         for line in lines:
             if not is_skipping:
                 yield line if len(line) <= MAX_LINE_CHARACTERS else None
@@ -92,7 +98,8 @@ def _lines(text: str) -> tuple[list[str], str]:
         lines = text.split("\n")
         rest = lines.pop()
         return [line + "\n" for line in lines], rest
-    # The line end of a "\r" at the end of the text may continue.
+    # The line end of a "\r" at the end of the text may continue. Without the rest after the last line end, each search
+    # finds a line, so that this takes linear time.
     complete = text.rstrip("\r")
-    lines = LINE.findall(complete)
+    lines = LINE.findall(complete, 0, max(complete.rfind("\n"), complete.rfind("\r")) + 1)
     return lines, text[sum(map(len, lines)) :]

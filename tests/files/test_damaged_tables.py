@@ -5,6 +5,7 @@ The everyday run damages every thirteenth row. DAMAGED_ROWS=1 damages each row.
 
 import io
 import os
+import time
 
 import pytest
 
@@ -118,3 +119,76 @@ def test_missing_value_with_an_ordinary_row_is_no_shift():
     found = list(File(io.BytesIO(content), Format(CSV), Limits(1000, 10**6)))
     assert len(found) == 22
     assert not any(row.error for row in found)
+
+
+def read(content, **options):
+    content = content if isinstance(content, bytes) else content.encode()
+    return list(File(io.BytesIO(content), Format(CSV, **options), Limits(10**6, 10**9)))
+
+
+def test_column_that_is_sometimes_empty_after_the_sample_is_no_shift():
+    rows = [f"{i},{'guest' * (i < 1000 or i % 4 > 0)},Fine {i},10/10 advice {i}\n" for i in range(3000)]
+    assert not any(row.error for row in read("id,name,text,advice\n" + "".join(rows)))
+
+
+def test_list_in_a_text_of_a_file_that_encloses_all_fields_is_not_taken_for_rows():
+    rows = "".join(f'"{i}","Fine, {i}"\n' for i in range(2, 30))
+    found = read('"custom_id","text"\n"1","Steps:\n2, open the box\n3, cry\n4, return it"\n' + rows)
+    assert [(row.custom_id, row.error) for row in found] == [(str(i), None) for i in range(1, 30)]
+    assert found[0].text == "Steps:\n2, open the box\n3, cry\n4, return it"
+
+
+def test_text_that_was_cut_off_before_a_column_that_is_always_filled_is_reported():
+    rows = [f"{i},I liked it,{i % 5 + 1}\n" for i in range(40)]
+    rows[20] = "20,I lik\n"
+    assert [row.line for row in read("custom_id,text,rating\n" + "".join(rows)) if row.error] == [22]
+
+
+@pytest.mark.parametrize("replacement", ["", " ", ";", "|", "-", "/", ":", ".", " - ", "("])
+def test_delimiter_before_a_quoted_text_that_became_another_character_is_reported(replacement):
+    rows = [f'{i},Thing {i},"Good, really",https://x/{i}\n' for i in range(40)]
+    rows[20] = rows[20].replace(',"', f'{replacement}"')
+    assert [row.line for row in read("custom_id,title,text,link\n" + "".join(rows)) if row.error] == [22]
+
+
+def test_rows_of_another_encoding_are_reported():
+    content = "text\nTrès bon\n".encode("cp1252") + b"a b c\n" * 30_000 + "Café, Größe\n".encode() * 50
+    found = read(content)
+    assert found[0].text == "Très bon"
+    assert sum(row.error is not None for row in found) == 50
+    assert {row.text for row in found} == {"Très bon", "a b c", None}
+
+
+def test_character_that_was_cut_off_at_the_end_is_reported():
+    for ending in ("Café".encode()[:-1], "nice 😀".encode()[:-1]):
+        assert [row.error is None for row in read(b"text\nok\n" + ending)] == [True, False]
+    assert read("text\nCafé".encode("cp1252"))[0].text == "Café"
+
+
+def test_byte_order_mark_of_a_file_that_was_appended_is_no_part_of_a_value():
+    part = "\ufefftitle,text\n" + "".join(f"a{i},Fine {i}\n" for i in range(20))
+    found = read(part + part, id_column="title")
+    assert [row.error is None for row in found] == [True] * 20 + [False] + [True] * 20
+    assert found[21].custom_id == "a0"
+
+
+@pytest.mark.parametrize("delimiter", ["[", "]", "*", "+", "(", ")", "{", "?", ".", "^", "$", "-"])
+def test_delimiter_may_be_any_character(delimiter):
+    content = f'id{delimiter}text\n1{delimiter}"good one"\n2{delimiter}bad\n'
+    assert [row.text for row in read(content, delimiter=delimiter, column="text")] == ["good one", "bad"]
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"id,n,text\n" + b"".join(b"%d,%d,fine\n" % (i, i) for i in range(20)) + b"1," + b"1" * 200_000 + b"x,fine\n",
+        b"id,n,text\n" + b"".join(b"%d,%d,fine\n" % (i, i) for i in range(20)) + b"1 " * 100_000 + b"x,1,fine\n",
+        b"text\nfine\rgood\n" + b"x" * 60_000 + b"\r" + b"y" * 200_000,
+    ],
+    ids=["digits", "digits and spaces", "CR"],
+)
+def test_hostile_line_takes_linear_time(content):
+    started = time.process_time()
+    read(content, column="text")
+    assert time.process_time() - started < 30  # a quadratic algorithm took minutes
