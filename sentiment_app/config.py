@@ -212,6 +212,12 @@ class Settings:
         2.0,
         check=validate.Range(min=0, max=86_400),
     )
+    other_languages: str = _setting(
+        "What happens to texts in another language than the model's: mark (they are scored, with a warning), score "
+        "(without a warning) or refuse.",
+        "mark",
+        check=validate.OneOf(["mark", "score", "refuse"]),
+    )
     model_dir: Path = _setting("Folder of trained models.", Path("models"))
     model_cache_dir: Path = _setting(
         "Folder in which a host caches the released models that it loads.", Path("models/cache")

@@ -81,7 +81,7 @@ def model(pipeline):
     scorer.save(content)
     files = {artifact.SERVING: content.getvalue()}
     known = {"recipe": "templates", "parameters": {}, "data": [], "metrics": {}, "duration_seconds": 0.0}
-    manifest, raw = artifact.describe(files, scorer, "tests", **known)
+    manifest, raw = artifact.describe(files, scorer, "tests", language="en", **known)
     return artifact.Artifact(raw, files[artifact.SERVING]), manifest["version"]
 
 

@@ -15,7 +15,6 @@ from sentiment_app.errors import NotFoundError
 from sentiment_app.files.reader import CSV, NDJSON, PARQUET, XLSX
 from sentiment_app.ml.runtime import LABELS
 from sentiment_app.registry.serving import ModelsLoadingError, UnknownModelError, UnusableModelError, serving
-from sentiment_app.sentiment.service import MIN_COVERAGE
 from sentiment_app.tasks import downloads, service, timeline
 from sentiment_app.tasks.models import UNFINISHED, Task
 from sentiment_app.tasks.schemas import TaskQuerySchema
@@ -66,7 +65,6 @@ def task(task_id: UUID, query: dict[str, Any]) -> Response:
         show=query["show"],
         choices=CHOICES,
         formats=list(FORMATS),
-        min_coverage=MIN_COVERAGE,
         deliveries=outbox.find(task_id),
     )
     if is_poll and found.status not in UNFINISHED:

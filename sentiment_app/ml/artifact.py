@@ -67,6 +67,8 @@ class Manifest(TypedDict):
     metrics: dict[str, Any]
     refit: NotRequired[bool]
     """Whether the model was trained on all data after its metrics were measured on held-out texts."""
+    language: NotRequired[str | None]
+    """The code of the language of the training data (ISO 639-1), if it is known."""
     duration_seconds: float
     code_version: str
     libraries: dict[str, str]

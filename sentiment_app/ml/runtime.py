@@ -277,10 +277,12 @@ class Assessments(NamedTuple):
     Args:
         scores: probabilities, shape (n, 3), in the order of LABELS.
         coverage: shape (n,), NaN where the model does not know it.
+        languages: by index, the codes of languages other than the model's.
     """
 
     scores: Floats
     coverage: Floats
+    languages: dict[int, str]
 
 
 def find_assessments(scorer: TextScorer, texts: Sequence[str]) -> Assessments:
@@ -299,7 +301,7 @@ def find_assessments(scorer: TextScorer, texts: Sequence[str]) -> Assessments:
         raise _failure(error) from None
     if scores.shape != (len(texts), len(LABELS)) or not _are_probabilities(scores):
         raise _no_probabilities()
-    return Assessments(scores, coverage)
+    return Assessments(scores, coverage, {})
 
 
 def find_assessment(scorer: TextScorer, text: str) -> Assessment:

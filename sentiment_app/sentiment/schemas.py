@@ -93,8 +93,9 @@ class ExplanationSchema(Schema):
 class WarningSchema(Schema):
     """A reason to doubt the scores."""
 
-    code = fields.String(required=True, metadata={"enum": ["low-coverage"]})
+    code = fields.String(required=True, metadata={"enum": ["low-coverage", "other-language"]})
     detail = fields.String(required=True)
+    language = fields.String(metadata={"description": "The code of the language (ISO 639-1), for `other-language`"})
 
 
 class DeletedSchema(Schema):

@@ -10,18 +10,14 @@ from sqlalchemy.exc import IntegrityError
 
 from sentiment_app.errors import InvalidError, InvalidTokenError
 from sentiment_app.infrastructure import metrics
+from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.ml import language as languages
 from sentiment_app.ml.runtime import ScoringError, find_assessment
-from sentiment_app.registry.serving import serving
+from sentiment_app.registry.serving import Served, serving
+from sentiment_app.sentiment import warnings
 from sentiment_app.sentiment.history import time_of_id
 from sentiment_app.sentiment.writer import writer
 from sentiment_app.usage.quotas import Quota, QuotaUse
-
-# Texts in other languages, random letters and bare numbers have a lower coverage. See the model card.
-MIN_COVERAGE = 0.5
-LOW_COVERAGE = {
-    "code": "low-coverage",
-    "detail": "Fewer than half of the terms in this text are common in English. Its scores are not reliable.",
-}
 
 
 class UnscorableTextError(InvalidError):
@@ -31,6 +27,21 @@ class UnscorableTextError(InvalidError):
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, field="text")
+
+
+class OtherLanguageError(InvalidError):
+    """The text is in another language than the model, and the operator refuses such texts."""
+
+    kind = "other-language"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, field="text")
+
+
+def find_other_language(served: Served, text: str, coverage: float | None) -> str | None:
+    """The language of a text, if it is another language than the model's, and the operator wants to know."""
+    expected = served.manifest.get("language")
+    return None if settings().other_languages == "score" else languages.find_other(text, coverage, expected)
 
 
 def analyze(
@@ -61,6 +72,7 @@ def analyze(
     Raises:
         NoModelError: no model is active.
         UnknownModelError: the named version is not released, or is retired.
+        OtherLanguageError: the text is in another language, and the operator refuses such texts.
         UnscorableTextError: the model raised an error, or returned no probabilities. Nothing is stored.
         QuotaExceededError: a quota is used up. Nothing is stored.
         InvalidTokenError: the user was deleted.
@@ -71,6 +83,9 @@ def analyze(
         scores, coverage = find_assessment(served.scorer, text)
     except ScoringError as error:
         raise UnscorableTextError(str(error)) from None
+    language = find_other_language(served, text, coverage)
+    if language and settings().other_languages == "refuse":
+        raise OtherLanguageError(warnings.describe(language))
     id_ = row_id or uuid.uuid7()
     row = {
         "id": str(id_),
@@ -88,8 +103,8 @@ def analyze(
     analysis = {**row, "confidence": max(scores), "scores": scores._asdict()}
     if coverage is not None:
         analysis["coverage"] = coverage
-        if coverage < MIN_COVERAGE:
-            analysis["warnings"] = [LOW_COVERAGE]
+    if found := warnings.find(coverage, language):
+        analysis["warnings"] = found
     if explain and (explanation := served.scorer.explain(text)):
         analysis["explanation"] = explanation
     analysis["quotas"] = _write(row)

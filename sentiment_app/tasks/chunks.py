@@ -81,7 +81,8 @@ def claim(chunk_id: UUID, token: UUID) -> Claim | None:
             attempts=Chunk.attempts + cast(Chunk.token.is_distinct_from(token), Integer),
         )
         .returning(
-            *(Chunk.task_id, Chunk.size, Chunk.attempts, Chunk.texts, Chunk.results, Chunk.coverage, Chunk.errors),
+            *(Chunk.task_id, Chunk.size, Chunk.attempts, Chunk.texts, Chunk.errors),
+            *(Chunk.results, Chunk.coverage, Chunk.languages),
             *(task.c.model_version, task.c.user_id, task.c.key_id),
             (func.now() - func.coalesce(task.c.started_at, func.now())).label("task_age"),
         )
@@ -89,7 +90,7 @@ def claim(chunk_id: UUID, token: UUID) -> Claim | None:
     row = db.session.execute(claimed, execution_options=UNSYNCHRONIZED).one_or_none()
     if row is None:
         return None
-    found = read(row.results, row.coverage, row.size)
+    found = read(row.results, row.coverage, row.languages, row.size)
     return Claim(
         chunk_id,
         row.task_id,
@@ -167,7 +168,8 @@ def bisect(claim: Claim) -> None:
     db.session.flush()
     for start, end in ((0, middle), (middle, chunk.size)):
         errors = claim.errors.items()
-        scored = Assessments(claim.found.scores[start:end], claim.found.coverage[start:end])
+        languages = {i - start: code for i, code in claim.found.languages.items() if start <= i < end}
+        scored = Assessments(claim.found.scores[start:end], claim.found.coverage[start:end], languages)
         half = {
             "id": uuid.uuid7(),
             "task_id": claim.task_id,
@@ -195,12 +197,16 @@ def unpack(content: bytes) -> Any:
     return orjson.loads(zlib.decompress(content))
 
 
-def write(found: Assessments) -> dict[str, bytes]:
+def write(found: Assessments) -> dict[str, Any]:
     """The columns of a chunk that store assessments: little-endian float64, and float32 for the coverage."""
-    return {"results": found.scores.astype("<f8").tobytes(), "coverage": found.coverage.astype("<f4").tobytes()}
+    return {
+        "results": found.scores.astype("<f8").tobytes(),
+        "coverage": found.coverage.astype("<f4").tobytes(),
+        "languages": {str(index): code for index, code in found.languages.items()},
+    }
 
 
-def read(results: bytes | None, coverage: bytes | None, size: int) -> Assessments:
+def read(results: bytes | None, coverage: bytes | None, languages: dict[str, str], size: int) -> Assessments:
     """Stored assessments. Rows without scores are NaN, and so is a coverage that is not known."""
     scores = np.full((size, len(LABELS)), np.nan)
     shares = np.full(size, np.nan)
@@ -208,4 +214,4 @@ def read(results: bytes | None, coverage: bytes | None, size: int) -> Assessment
         scores[:] = np.frombuffer(results, dtype="<f8").reshape(size, len(LABELS))
     if coverage is not None:  # the previous release did not store it
         shares[:] = np.frombuffer(coverage, dtype="<f4")
-    return Assessments(scores, shares)
+    return Assessments(scores, shares, {int(index): code for index, code in languages.items()})

@@ -10,8 +10,11 @@ import numpy as np
 import structlog
 import uuid_utils.compat as uuid
 
+from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.ml.runtime import Assessments, ScoringError, TextScorer, find_assessments
-from sentiment_app.registry.serving import NoModelError, UnknownModelError, UnusableModelError, serving
+from sentiment_app.registry.serving import NoModelError, Served, UnknownModelError, UnusableModelError, serving
+from sentiment_app.sentiment import warnings
+from sentiment_app.sentiment.service import find_other_language
 from sentiment_app.tasks import chunks, lifecycle
 from sentiment_app.tasks.chunks import Claim
 from sentiment_app.usage import quotas
@@ -46,8 +49,8 @@ def score_chunk(chunk_id: UUID) -> None:
 def score(claim: Claim) -> None:
     """Score a claimed chunk. On any failure its lease is released, so that another worker can claim it at once."""
     try:
-        scorer = serving().pinned(claim.model_version).scorer
-        found, errors = _score_texts(scorer, claim)
+        served = serving().pinned(claim.model_version)
+        found, errors = _find_languages(served, claim, *_score_texts(served.scorer, claim))
         _store(claim, found, errors)
     except LeaseLostError:
         log.info("lease_lost", chunk=str(claim.id))
@@ -78,7 +81,7 @@ def _score_texts(scorer: TextScorer, claim: Claim) -> tuple[Assessments, dict[st
     Raises:
         LeaseLostError: another worker has the chunk.
     """
-    scores, coverage = claim.found
+    scores, coverage, languages = claim.found
     errors = {index: error for index, error in claim.errors.items() if not error.get("retryable")}
     missing = np.flatnonzero(np.isnan(scores[:, 0])).tolist()
     indexes = [index for index in missing if claim.texts[index] is not None]
@@ -86,7 +89,8 @@ def _score_texts(scorer: TextScorer, claim: Claim) -> tuple[Assessments, dict[st
     start, characters = 0, 1
     while part := slice_indexes(claim.texts, indexes[start : start + MAX_SLICE_ROWS], characters):
         try:
-            scores[part], coverage[part] = find_assessments(scorer, [claim.texts[index] or "" for index in part])
+            assessed = find_assessments(scorer, [claim.texts[index] or "" for index in part])
+            scores[part], coverage[part] = assessed.scores, assessed.coverage
         except ScoringError:  # score each text alone, so that only the text that causes it fails
             for index in part:
                 try:
@@ -98,7 +102,24 @@ def _score_texts(scorer: TextScorer, claim: Claim) -> tuple[Assessments, dict[st
         start += len(part)
         scored = sum(len(claim.texts[index] or "") for index in part)
         characters = scored // 2 if lease.renew_if_due() else 2 * max(characters, scored)
-    return Assessments(scores, coverage), errors
+    return Assessments(scores, coverage, languages), errors
+
+
+def _find_languages(
+    served: Served, claim: Claim, found: Assessments, errors: dict[str, Any]
+) -> tuple[Assessments, dict[str, Any]]:
+    """Find the texts in another language than the model's. They fail if the operator refuses them."""
+    for index in np.flatnonzero(~np.isnan(found.scores[:, 0])).tolist():
+        coverage = found.coverage[index]
+        known = None if np.isnan(coverage) else float(coverage)
+        if language := find_other_language(served, claim.texts[index] or "", known):
+            found.languages[index] = language
+    if settings().other_languages == "refuse":
+        for index, language in found.languages.items():
+            errors[str(index)] = {"detail": warnings.describe(language), "retryable": False}
+            found.scores[index], found.coverage[index] = np.nan, np.nan
+        found.languages.clear()
+    return found, errors
 
 
 def slice_indexes(texts: Sequence[str | None], indexes: Sequence[int], max_characters: int) -> Sequence[int]:

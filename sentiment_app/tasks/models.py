@@ -50,7 +50,8 @@ class Task(Base):
     confidence_sum: Mapped[float] = mapped_column(server_default="0")
     histogram: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{0,0,0,0,0,0,0,0,0,0}")
     warned: Mapped[int] = mapped_column(server_default="0")
-    """The totals of these six columns over all chunks, when the task has ended."""
+    other_language: Mapped[int] = mapped_column(server_default="0")
+    """The totals of these seven columns over all chunks, when the task has ended."""
     rows_before_run: Mapped[int] = mapped_column(server_default="0")
     """Rows that were done when the task was last retried. `rows_per_second` counts only rows that were done since."""
     key_id: Mapped[UUID | None]
@@ -114,3 +115,7 @@ class Chunk(Base):
     """Rows by confidence, in bins of a tenth."""
     warned: Mapped[int] = mapped_column(server_default="0")
     """Rows whose coverage is low."""
+    languages: Mapped[dict[str, str]] = mapped_column(JSONB, server_default="{}", deferred=True)
+    """By index in the chunk: the codes of languages other than the model's."""
+    other_language: Mapped[int] = mapped_column(server_default="0")
+    """Rows in another language."""

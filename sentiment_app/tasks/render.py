@@ -10,7 +10,6 @@ from typing import Any
 
 from sentiment_app.files import binary, xlsx_writer
 from sentiment_app.ml.runtime import LABELS
-from sentiment_app.sentiment.service import LOW_COVERAGE, MIN_COVERAGE
 from sentiment_app.tasks.kept_columns import Column
 from sentiment_app.tasks.service import Included, Result
 
@@ -44,8 +43,8 @@ def as_object(result: Result, included: Included) -> dict[str, Any]:
     row |= {"sentiment": scores.label, "confidence": max(scores), "scores": scores._asdict()}
     if result.coverage is not None:
         row["coverage"] = result.coverage
-        if result.coverage < MIN_COVERAGE:
-            row["warnings"] = [LOW_COVERAGE]
+    if found := result.warnings:
+        row["warnings"] = found
     return row
 
 
@@ -114,9 +113,8 @@ def _cells(result: Result, included: Included) -> list[Any]:
     scores = result.scores
     outcome: Sequence[Any] = (None,) * 7
     if scores:
-        coverage = result.coverage
-        warning = LOW_COVERAGE["code"] if coverage is not None and coverage < MIN_COVERAGE else None
-        outcome = (scores.label, max(scores), *scores, coverage, warning)
+        codes = " ".join(warning["code"] for warning in result.warnings) or None
+        outcome = (scores.label, max(scores), *scores, result.coverage, codes)
     return [result.row_index, result.line, result.custom_id, *own, *text, *outcome, result.error]
 
 

@@ -140,6 +140,7 @@ class WarningCountsSchema(Schema):
     """Numbers of rows by warning."""
 
     low_coverage = fields.Integer(required=True, data_key="low-coverage", attribute="low-coverage")
+    other_language = fields.Integer(required=True, data_key="other-language", attribute="other-language")
 
 
 class SummarySchema(Schema):

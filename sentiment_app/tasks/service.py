@@ -13,7 +13,8 @@ from sqlalchemy.dialects.postgresql import JSONPATH
 from sentiment_app.errors import ConflictError, GoneError, InvalidError, NotFoundError
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.ml.runtime import LABELS, Scores
-from sentiment_app.sentiment.service import LOW_COVERAGE, MIN_COVERAGE
+from sentiment_app.sentiment import warnings
+from sentiment_app.sentiment.warnings import LOW_COVERAGE, OTHER_LANGUAGE
 from sentiment_app.tasks import chunks, lifecycle, quotas, retention, totals
 from sentiment_app.tasks.kept_columns import Column
 from sentiment_app.tasks.models import OPEN, SETTLED, UNFINISHED, Chunk, Task
@@ -91,6 +92,13 @@ class Result(NamedTuple):
     """The text that was scored, if it was requested."""
     columns: dict[str, Any] | None = None
     """The columns that were kept, if they were requested."""
+    language: str | None = None
+    """The code of the language of the text, if it is another language than the model's."""
+
+    @property
+    def warnings(self) -> list[dict[str, Any]]:
+        """Reasons to doubt the scores."""
+        return warnings.find(self.coverage, self.language) if self.scores else []
 
 
 @unit_of_work
@@ -124,7 +132,15 @@ def page(user_id: UUID | None, limit: int, before: UUID | None, *, status: str |
 def progress(task: Task) -> Totals:
     """The totals of the rows that are done."""
     if task.status in SETTLED:
-        return Totals(task.completed, task.failed, task.counts, task.confidence_sum, task.histogram, task.warned)
+        return Totals(
+            task.completed,
+            task.failed,
+            task.counts,
+            task.confidence_sum,
+            task.histogram,
+            task.warned,
+            task.other_language,
+        )
     return _progress(task.id)
 
 
@@ -159,7 +175,7 @@ def describe(task: Task) -> dict[str, Any]:
             "counts": dict(zip(LABELS, done_rows.counts, strict=True)),
             "mean_confidence": done_rows.confidence_sum / done_rows.completed if done_rows.completed else None,
             "histogram": done_rows.histogram,
-            "warnings": {LOW_COVERAGE["code"]: done_rows.warned},
+            "warnings": {LOW_COVERAGE: done_rows.warned, OTHER_LANGUAGE: done_rows.other_language},
         },
     }
 
@@ -251,7 +267,7 @@ def _is_chosen(result: Result, choice: Choice) -> bool:
     if choice == "failed":
         return result.scores is None
     if choice == "warned":
-        return result.coverage is not None and result.coverage < MIN_COVERAGE and result.scores is not None
+        return bool(result.warnings)
     return result.scores is not None and result.scores.label == choice
 
 
@@ -262,7 +278,7 @@ def _outline(user_id: UUID | None, task_id: UUID, after: int, choice: Choice | N
     if choice in LABELS:
         is_wanted &= Chunk.counts[LABELS.index(choice) + 1] > 0
     elif choice:
-        is_wanted &= (Chunk.failed if choice == "failed" else Chunk.warned) > 0
+        is_wanted &= (Chunk.failed if choice == "failed" else Chunk.warned + Chunk.other_language) > 0
     statement = (
         select(
             *(Task.user_id, Task.status, Task.finished_at),
@@ -280,13 +296,13 @@ def _outline(user_id: UUID | None, task_id: UUID, after: int, choice: Choice | N
 
 @unit_of_work
 def _read(chunk_id: UUID, first: int, size: int, token: UUID | None, included: Included) -> list[Result]:
-    columns = [Chunk.state, Chunk.token, Chunk.keys, Chunk.results, Chunk.coverage, Chunk.errors]
+    columns = [Chunk.state, Chunk.token, Chunk.keys, Chunk.results, Chunk.coverage, Chunk.languages, Chunk.errors]
     columns += [Chunk.texts] if included.text else []
     columns += [Chunk.columns] if included.columns else []
     row = db.session.execute(select(*columns).where(Chunk.id == chunk_id)).one_or_none()
     if row is None or row.state != "done" or row.token != token:  # another token means that another run stored it
         raise ResultsChangedError
-    found = chunks.read(row.results, row.coverage, size)
+    found = chunks.read(row.results, row.coverage, row.languages, size)
     scores, coverage = found.scores.tolist(), found.coverage.round(COVERAGE_DIGITS).tolist()
     texts = chunks.unpack(row.texts) if included.text else [None] * size
     kept = chunks.unpack(row.columns) if included.columns and row.columns else [None] * size
@@ -300,6 +316,7 @@ def _read(chunk_id: UUID, first: int, size: int, token: UUID | None, included: I
             row.errors[str(index)]["detail"] if str(index) in row.errors else None,
             texts[index],
             kept[index],
+            found.languages.get(index),
         )
         for index, (line, custom_id) in enumerate(chunks.unpack(row.keys))
     ]

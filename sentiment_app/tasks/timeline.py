@@ -45,5 +45,5 @@ def _find_chunks(task_id: UUID) -> Sequence[tuple[int, list[int]]]:
 def _find_scores(task_id: UUID) -> Sequence[tuple[int, Floats]]:
     """The first row of each chunk that is done, with its scores."""
     done = Chunk.task_id == task_id, Chunk.state == "done"
-    rows = db.session.execute(select(Chunk.first, Chunk.size, Chunk.results, Chunk.coverage).where(*done))
-    return [(row.first, chunks.read(row.results, row.coverage, row.size).scores) for row in rows]
+    rows = db.session.execute(select(Chunk.first, Chunk.size, Chunk.results).where(*done))
+    return [(row.first, chunks.read(row.results, None, {}, row.size).scores) for row in rows]

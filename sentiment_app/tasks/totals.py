@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.runtime import LABELS, Assessments
-from sentiment_app.sentiment.service import MIN_COVERAGE
+from sentiment_app.sentiment.warnings import MIN_COVERAGE
 from sentiment_app.tasks.models import HISTOGRAM_BINS, Chunk
 
 
@@ -24,6 +24,8 @@ class Totals(NamedTuple):
     """Rows by confidence, in bins of a tenth."""
     warned: int
     """Rows whose coverage is low."""
+    other_language: int
+    """Rows in another language than the model's."""
 
 
 def of_assessments(found: Assessments) -> dict[str, Any]:
@@ -39,6 +41,7 @@ def of_assessments(found: Assessments) -> dict[str, Any]:
         "confidence_sum": float(confidence.sum()),
         "histogram": np.bincount(bins, minlength=HISTOGRAM_BINS).tolist(),
         "warned": int((found.coverage < MIN_COVERAGE).sum()),  # false for NaN
+        "other_language": len(found.languages),
     }
 
 
@@ -48,9 +51,10 @@ def of_task(task_id: UUID) -> Totals:
         [func.coalesce(func.sum(column[index + 1]), 0) for index in range(length)]  # arrays begin at 1 in PostgreSQL
         for column, length in ((Chunk.counts, len(LABELS)), (Chunk.histogram, HISTOGRAM_BINS))
     )
-    rows = (func.coalesce(func.sum(column), 0) for column in (Chunk.completed, Chunk.failed, Chunk.warned))
+    columns = Chunk.completed, Chunk.failed, Chunk.warned, Chunk.other_language
+    rows = (func.coalesce(func.sum(column), 0) for column in columns)
     confidence = func.coalesce(func.sum(Chunk.confidence_sum), 0.0)
     done = select(*rows, confidence, *counts, *histogram).where(Chunk.task_id == task_id, Chunk.state == "done")
     found: list[Any] = list(db.session.execute(done).one())
-    labels, bins = found[4 : 4 + len(LABELS)], found[4 + len(LABELS) :]
-    return Totals(found[0], found[1], labels, found[3], bins, found[2])
+    labels, bins = found[5 : 5 + len(LABELS)], found[5 + len(LABELS) :]
+    return Totals(found[0], found[1], labels, found[4], bins, found[2], found[3])

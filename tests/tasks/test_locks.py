@@ -153,7 +153,7 @@ def test_cancel_waits_for_claim_whose_worker_ends_the_task(user, second_waits):
     with second_waits(lambda: service.cancel(user.id, task_id).status) as outcome:
         pass
     assert outcome == ["cancelling"]
-    chunks.store(claim, Assessments(np.full((2, 3), 1 / 3), np.ones(2)), {})
+    chunks.store(claim, Assessments(np.full((2, 3), 1 / 3), np.ones(2), {}), {})
     assert lifecycle.finish(task_id)
     assert status(task_id) == "cancelled"
 

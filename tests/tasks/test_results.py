@@ -66,7 +66,7 @@ def test_each_row_has_its_coverage_and_warnings_and_the_summary_counts_them(uplo
     task = upload(lines("I love this phone", "Zażółć gęślą jaźń", "")).json["task_id"]
     work()
     shown = fetch(f"/{task}").json
-    assert shown["summary"]["warnings"] == {"low-coverage": 1}
+    assert shown["summary"]["warnings"] == {"low-coverage": 1, "other-language": 0}
     english, polish, empty = shown["result"]
     assert (english["coverage"], "warnings" in english) == (1.0, False)
     assert polish["coverage"] < 0.5

@@ -24,6 +24,7 @@ from sentiment_app.ml.runtime import Scorer
 from sentiment_app.tasks import chunks, executor, lifecycle, reconciler, retention, service, submission
 from sentiment_app.tasks.models import UNFINISHED, Chunk, Task
 from sentiment_app.tasks.quotas import TooManyTasksError
+from sentiment_app.usage.models import UsageRecord
 from sentiment_app.webhooks.models import Delivery
 
 TEXTS = st.lists(st.sampled_from(["good", "bad", "trouble", None]), min_size=1, max_size=8)
@@ -43,6 +44,7 @@ class Tasks(RuleBasedStateMachine):
         super().__init__()
         self.ids.restart()
         db.session.execute(delete(Task))
+        db.session.execute(delete(UsageRecord))  # the ids of leases begin anew
         db.session.commit()
         self.claims = {}  # what each worker has claimed
         self.uploads = []  # open uploads: user, task, rows
@@ -246,7 +248,7 @@ class Tasks(RuleBasedStateMachine):
                 *(Chunk.completed, Chunk.failed, Chunk.counts, Chunk.histogram),
             ).where(Chunk.state == "done")
         ):
-            scores = chunks.read(results, None, size).scores
+            scores = chunks.read(results, None, {}, size).scores
             for position, row in enumerate(scores):
                 assert np.isnan(row).all() == (str(position) in errors)
                 if str(position) not in errors:

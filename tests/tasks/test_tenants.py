@@ -71,7 +71,7 @@ def add_chunk(task_id, index, state, errors):
     values = {"id": uuid.uuid7(), "task_id": task_id, "first": index, "size": 1, "state": state, "errors": errors}
     values |= {"texts": chunks.pack([PRIVATE]), "keys": chunks.pack([[index + 1, None]])}
     values |= {"columns": chunks.pack([{"note": PRIVATE}])}
-    found = Assessments(scores, np.full(1, np.nan))
+    found = Assessments(scores, np.full(1, np.nan), {})
     values |= {**chunks.write(found), "completed": int(is_scored), "failed": len(errors)}
     if state == "running":
         values |= {"token": uuid4(), "lease_until": func.now() + timedelta(1), "attempts": 1}

@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
-from sentiment_app.ml import artifact
+from sentiment_app.ml import artifact, language
 from sentiment_app.ml.artifact import Manifest
 from sentiment_app.ml.runtime import ModelError, TextScorer
 from sentiment_app.ml.training import datasets, evaluation, labelled
@@ -35,6 +35,8 @@ Progress = Callable[[str], None]
 
 OUTCOMES = "outcomes.npz"
 MIN_COMPARED_TEXTS = 30
+# The language of the user's own texts is that of most of the first texts.
+LANGUAGE_TEXTS = 1000
 TEMPLATES_BESIDE_OWN = 0.3
 """Weight of a template sentence when a model is trained on the user's own texts, as a share of the recipe's weight. A
 higher weight makes the model less accurate on these texts. A lower weight makes it forget phrases of the templates."""
@@ -170,6 +172,7 @@ def run(
         data=sources,
         metrics=measured,
         refit=recipe.refit,
+        language=language.find_most_frequent([row.text for row in rows[:LANGUAGE_TEXTS]]) if files else "en",
         duration_seconds=round(time.perf_counter() - started, 1),
     )
 
