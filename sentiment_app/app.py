@@ -32,7 +32,7 @@ from sentiment_app.users import api_keys, passwords, sessions
 from sentiment_app.users import routes as users
 from sentiment_app.users import service as accounts
 from sentiment_app.users.hashing import HASHING, HashingProcess
-from sentiment_app.web import docs, health, problems, rate_limits
+from sentiment_app.web import cors, docs, health, problems, rate_limits
 from sentiment_app.web.admission import ADMISSION, Admission
 from sentiment_app.web.guard import Guard
 from sentiment_app.web.operation import BODY_LIMIT, NameConverter, make_body_limit
@@ -97,6 +97,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     logs.init_app(app)
     problems.init_app(app)
     app.after_request(_add_security_headers)
+    cors.init_app(app, frozenset(settings.cors_origins), API)
     database.init_app(app, settings)
     queue.init_app(app)
     sentiment.init_app(app)

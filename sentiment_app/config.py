@@ -99,6 +99,12 @@ def _are_networks(names: list[str]) -> None:
             raise ValidationError(f"{name} is not a network, such as 10.1.0.0/16") from None
 
 
+def _are_origins(origins: list[str]) -> None:
+    for origin in origins:
+        if not re.fullmatch(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?", origin):
+            raise ValidationError(f"{origin} is not an origin, such as https://app.example.org (without a path)")
+
+
 _at_least_one = validate.Range(min=1, max=2**31 - 1)
 _rows = validate.Range(min=0, max=MAX_ROWS)
 _days = validate.Range(min=1, max=36_500)
@@ -182,6 +188,12 @@ class Settings:
         "Who may register: open (everybody), invitation (with an invitation of an administrator) or closed.",
         "open",
         check=validate.OneOf(["open", "invitation", "closed"]),
+    )
+    cors_origins: list[str] = _setting(
+        "Origins whose web pages may call the API (CORS), such as https://app.example.org, separated by commas. None "
+        "may by default.",
+        [],
+        check=_are_origins,
     )
     auth_rate_limit: str = _setting(
         "Rate limit of register, login and refresh together, by client address.", "20 per minute", check=is_rate
