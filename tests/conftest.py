@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import flask_migrate
+import hypothesis
 import pytest
 from harness import PASSWORD
 from servers import Servers
@@ -23,6 +24,10 @@ from sentiment_app.ml.training import pipeline as training
 from sentiment_app.registry import promotion, releases
 from sentiment_app.sentiment.writer import WRITER, GroupWriter
 from sentiment_app.users import service as users
+
+# No test depends on the clock, and the everyday run always has the same examples.
+hypothesis.settings.register_profile("repository", deadline=None, derandomize=True, database=None, print_blob=True)
+hypothesis.settings.load_profile("repository")
 
 pytest_plugins = ["task_fixtures"]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from sentiment_app.files.errors import FileError
 from sentiment_app.files.lines import MAX_LINE_CHARACTERS
-from sentiment_app.files.ndjson import Keys, make_row_of_value
+from sentiment_app.files.ndjson import Keys, make_object, make_row_of_value
 from sentiment_app.files.rows import Row
 
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -21,7 +21,7 @@ class _Buffer:
 
     def __init__(self, texts: Iterator[str]) -> None:
         self._texts = texts
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(object_pairs_hook=make_object)
         self.text = ""
         self.position = 0
 

@@ -24,6 +24,16 @@ class Keys(NamedTuple):
     keeps_others: bool = False
 
 
+class RepeatedKeys(dict[str, Any]):
+    """An object that has a key twice. Parsers differ in which of the values they take."""
+
+
+def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object from its keys and values, as the hook of a decoder."""
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else RepeatedKeys(found)
+
+
 def read_ndjson(lines: Iterator[str | None], keys: Keys) -> Iterator[Row | None]:
     """The rows, and None for each blank line.
 
@@ -51,6 +61,8 @@ def make_row_of_value(number: int, value: Any, keys: Keys) -> Row:
     """The row of a decoded object or string, with this number as its line."""
     if isinstance(value, str):
         return make_row(number, None, value)
+    if isinstance(value, RepeatedKeys):
+        return Row(number, None, None, "The row has a key twice.")
     if not isinstance(value, dict):
         return Row(number, None, None, f'The row is not a JSON object such as {{"{keys.text}": "…"}}.')
     custom_id = value.get(keys.id)
@@ -67,9 +79,10 @@ def make_row_of_value(number: int, value: Any, keys: Keys) -> Row:
 def _parse(number: int, line: str, keys: Keys) -> Row:
     try:
         value = orjson.loads(line)
-        # orjson reads integers of more than 64 bits as floats.
-        if isinstance(value, dict) and (keys.keeps_others or isinstance(value.get(keys.id), float)):
-            value = json.loads(line)
+        # orjson reads integers of more than 64 bits as floats, and takes the last value of a key that occurs twice.
+        may_repeat = line.count(f'"{keys.text}"') > 1 or line.count(f'"{keys.id}"') > 1
+        if isinstance(value, dict) and (keys.keeps_others or may_repeat or isinstance(value.get(keys.id), float)):
+            value = json.loads(line, object_pairs_hook=make_object)
     except (ValueError, RecursionError) as invalid:
         try:  # orjson refuses lone surrogates. Parse them here, so that make_row reports them as such.
             value = json.loads(line)

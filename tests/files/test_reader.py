@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sentiment_app.files import encodings as file_encodings
 from sentiment_app.files.errors import FileError, FileTooLargeError
 from sentiment_app.files.lines import MAX_LINE_CHARACTERS
-from sentiment_app.files.reader import CSV, NDJSON, File, Format, Limits
+from sentiment_app.files.reader import CSV, JSON, NDJSON, File, Format, Limits
 from sentiment_app.files.rows import Row, make_row
 
 MANY = Limits(10**9, 10**12)
@@ -244,3 +244,16 @@ def test_blank_lines_count_as_rows(content, form):
     with pytest.raises(FileTooLargeError):
         list(File(io.BytesIO(content), Format(form), Limits(50, 10_000)))
     assert list(File(io.BytesIO(content), Format(form), Limits(500, 10_000))) == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"text": "first", "text": "second"}',
+        '{"text": "a", "custom_id": 1, "custom_id": 2}',
+    ],
+)
+def test_object_with_a_key_twice_is_reported(row):
+    good = '{"text": "a text about \\"text\\"", "custom_id": "custom_id"}'
+    for content, media_type in ((f"{row}\n{good}\n", NDJSON), (f"[{row}, {good}]", JSON)):
+        assert [item.error is None for item in read(content.encode(), media_type)] == [False, True]
