@@ -112,6 +112,8 @@ def make_app(base_app, settings):
         engine = db.engine
     connection = engine.connect()
     transaction = connection.begin()
+    # The transaction is idle while a test trains a model, which takes longer on a loaded machine.
+    connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
     REDIS.get(base_app).flushdb()
 
     @contextmanager
