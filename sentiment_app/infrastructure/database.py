@@ -39,7 +39,9 @@ CONNECT_SECONDS = 3.0
 # A process that was frozen within a transaction keeps its locks, until the server ends its connection.
 IDLE_SECONDS = 15.0
 # How long the rows of a group wait for a lock, because the rows of all users wait with them.
-GROUP_LOCK_SECONDS = 0.5
+GROUP_LOCK_SECONDS = 1.0
+# Connections of the group writer: for the current group, and for rows of accounts that are locked.
+GROUP_CONNECTIONS = 3
 # How long the client waits after the statement timeout. Usually the server has enforced the timeout by then.
 GRACE_SECONDS = 2.0
 # A silent connection is probed after this many seconds, and closed after this many failed probes, one per second.
@@ -87,13 +89,13 @@ def flask_config(settings: Settings) -> dict[str, Any]:
         },
     }
     size = settings.database_pool_size
-    # For the group writer, which writes one batch at a time.
+    # For the group writer.
     arguments = options["connect_args"]
     autocommit = {
         "url": settings.database_url,
         "isolation_level": "AUTOCOMMIT",
         "pool_size": 1,
-        "max_overflow": 1,
+        "max_overflow": GROUP_CONNECTIONS - 1,
         "connect_args": {
             **arguments,
             "options": f"{arguments['options']} -c lock_timeout={GROUP_LOCK_SECONDS * 1000:.0f}",

@@ -47,17 +47,21 @@ def find_other(text: str, coverage: float | None, expected: str | None) -> str |
         return None
     if found.scores[language] - found.scores.get(expected, 0.0) < MIN_MARGIN:
         return None
-    has_words = language in OWN_SCRIPTS or text.count(" ") >= MIN_WORDS - 1
-    return language if has_words else None
+    return language if language in OWN_SCRIPTS or _has_words(text) else None
 
 
 def find_most_frequent(texts: list[str]) -> str | None:
     """The language that most texts are in; None if it is not found for any of them."""
     if eldc is None:
         return None
-    found = [_detector().detect(text) for text in texts if text.count(" ") >= MIN_WORDS - 1]
+    whole = [text.encode(errors="replace").decode() for text in texts if _has_words(text)]
+    found = [_detector().detect(text) for text in whole]
     known = [language for language in found if language in NAMES]
     return max(set(known), key=known.count) if known else None
+
+
+def _has_words(text: str) -> bool:
+    return len(text.split(None, MIN_WORDS - 1)) == MIN_WORDS
 
 
 @functools.cache

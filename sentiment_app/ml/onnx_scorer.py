@@ -19,8 +19,6 @@ from tokenizers import Tokenizer
 from sentiment_app.ml.runtime import LABELS, Assessment, Floats, ModelError, Scores, sum_by_label
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
-# Weights outside the model's file, as `StringStringEntryProto(key="location")`. onnxruntime would open that path.
-EXTERNAL_DATA: Final = b"\n\x08location"
 MAX_REASON_CHARACTERS: Final = 300
 
 
@@ -125,8 +123,6 @@ def to_array(output: Any) -> Floats:
 
 
 def _open_session(model: bytes) -> onnxruntime.InferenceSession:
-    if EXTERNAL_DATA in model:
-        raise ModelError("the weights of the ONNX model are in another file. Save them in the file of the model")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # its messages may quote texts

@@ -9,11 +9,14 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
-from sentiment_app.ml.wordlists import DOUBLE_LETTERS, EXPERIENCED, IDENTITY, LIGHT, NEGATORS, SPELLINGS
+from sentiment_app.ml.clauses import TRIGGERS, reverse
+from sentiment_app.ml.negation import BREAK, NEGATED, SKIP
+from sentiment_app.ml.wordlists import DOUBLE_LETTERS, GIVEN_NAMES, IDENTITY, SPELLINGS
+
+__all__ = ["NEGATED", "TextError", "Token", "bigrams", "normalize", "terms", "tokenize"]
 
 
 class Token(NamedTuple):
@@ -30,16 +33,9 @@ MAX_COMPOSED: Final = 4
 """The largest number of characters that normalisation form C composes into a single character."""
 MAX_MARKS: Final = 30
 
-NEGATED: Final = "not_"
-EMPHASIS: Final = "<emphasis>"
-_SCOPE: Final = 3
-_AHEAD: Final = 5
 _MAX_TERM: Final = 32
 _DEFAULT_STARS: Final = 5
 _MEMO_SIZE: Final = 50_000
-# Two "no term" values: a clause break ends the scope of a negation, a skipped token does not.
-_BREAK: Final = ""
-_SKIP: Final = None
 
 # Most tokens match the first alternative: words whose first letter begins nothing else.
 _SCANNER: Final = re.compile(
@@ -95,6 +91,8 @@ def _emoticon(surface: str) -> str | None:
 
 def _word(surface: str) -> str | None:
     """Normal form of a word or number. Identity terms are removed, so that they do not change a score."""
+    if surface in GIVEN_NAMES:
+        return SKIP
     folded = unicodedata.normalize("NFKC", surface[: 4 * _MAX_TERM]).lower().replace("’", "'")
     if folded[:1].isdigit():
         short_or_rating = len(folded) <= 2 or "/" in folded
@@ -104,9 +102,9 @@ def _word(surface: str) -> str | None:
         folded = doubled if doubled in DOUBLE_LETTERS else _ELONGATED.sub(r"\1", folded)
     folded = folded.removesuffix("'s")
     if folded in IDENTITY:
-        return _SKIP
+        return SKIP
     # Some compatibility forms expand to several words. A term never contains white space.
-    return "".join(SPELLINGS.get(folded, folded).split())[:_MAX_TERM] or _SKIP
+    return "".join(SPELLINGS.get(folded, folded).split())[:_MAX_TERM] or SKIP
 
 
 def _symbol(surface: str) -> str | None:
@@ -117,16 +115,16 @@ def _symbol(surface: str) -> str | None:
         run = "!" if "?" not in surface else "?" if "!" not in surface else "?!"
         return run * 2 if len(surface) > 2 and len(run) == 1 else run
     if surface in ".,;:()\n…—":
-        return _BREAK
+        return BREAK
     if first in "☆" + _STARS:
         stars = surface.replace(" ", "").replace("\ufe0f", "")
         filled = sum(map(stars.count, _STARS))
         # A single star may be a bullet.
-        return _rating(filled, len(stars) if "☆" in stars else _DEFAULT_STARS) if len(stars) > 1 else _SKIP
+        return _rating(filled, len(stars) if "☆" in stars else _DEFAULT_STARS) if len(stars) > 1 else SKIP
     if first == "<":
-        return _SKIP
+        return SKIP
     # Signs that only modify the gender of the emoji before them.
-    return _SKIP if surface in "♀♂" else surface
+    return SKIP if surface in "♀♂" else surface
 
 
 def _written_rating(surface: str) -> str | None:
@@ -170,49 +168,14 @@ class _Memo(dict[str, str | None]):
 
 
 _memo: Final = _Memo()
-_DENYING: Final = NEGATORS | {"anything"}
 
 
-def _negate(normal: list[str | None]) -> Iterator[str | None]:
-    """Prefix the words in the scope of a negation; "!", "but" and clause breaks end it.
-
-    Light words ("the", "is", "very") are not negated, and do not use up the scope. "Anything but" negates; "never
-    been so" and "nothing short of" do not.
-    """
-    left = 0
-    for index, term in enumerate(normal):
-        if not term:
-            left = left if term is _SKIP else 0
-        elif term in NEGATORS:
-            if _is_emphasis(term, normal[index + 1 : index + 1 + _AHEAD]):
-                left = 0
-                yield EMPHASIS
-                continue
-            left = _SCOPE
-        elif term == "but" and index and normal[index - 1] == "anything":
-            left = _SCOPE
-        elif term == "but" or term[0] in "!?":
-            left = 0
-        elif left and term[0].isalnum() and term not in LIGHT:
-            left -= 1
-            yield NEGATED + term
-            continue
-        yield term
-
-
-def _is_emphasis(negator: str, following: list[str | None]) -> bool:
-    """Whether "never" or "nothing" emphasises what follows: "never seen such a", "nothing short of"."""
-    if negator == "nothing":
-        return following[:2] == ["short", "of"]
-    if negator != "never" or not following or following[0] not in EXPERIENCED:
-        return False
-    clause = following[: following.index(_BREAK)] if _BREAK in following else following
-    return "so" in clause or "such" in clause
+_TRIGGERS: Final = frozenset(TRIGGERS)
 
 
 def _normal_forms(surfaces: list[str]) -> list[str | None]:
     normal = list(map(_memo.__getitem__, surfaces))
-    return normal if _DENYING.isdisjoint(normal) else list(_negate(normal))
+    return normal if _TRIGGERS.isdisjoint(normal) else reverse(normal, surfaces)
 
 
 def _decode(text: str) -> str:

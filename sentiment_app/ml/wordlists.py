@@ -27,6 +27,39 @@ LIGHT: Final = frozenset(
     """.split()
 )
 
+# Verbs after a negation that extend its scope: "I can't say that I found anything here good".
+OPINIONS: Final = frozenset(
+    "say think believe claim call describe consider imagine feel argue suppose expect pretend agree as".split()
+)
+
+# What may stand between a negation and such a verb, or in a clause that only denies: "but it really was not the case".
+QUALIFIERS: Final = frozenset(
+    """
+    honestly really truly actually simply just even ever sadly unfortunately unluckily luckily fortunately thankfully
+    would could can will do did does has have had for at all that case so any more anymore longer i'd i'll i've he'd
+    it's that's after however in fact course
+    """.split()
+)
+
+# Verbs that report what other people think.
+SAYING: Final = frozenset(
+    "say says said think thinks thought find finds found call calls called claim claims heard".split()
+)
+
+# Verbs that end a trouble, and troubles: "they fixed my problem".
+RESOLVED: Final = frozenset("fixed solved resolved sorted repaired corrected settled rectified handled".split())
+TROUBLES: Final = frozenset(
+    """
+    problem problems issue issues trouble bug bugs error errors fault faults failure failures complaint complaints
+    glitch glitches leak mistake mistakes defect dispute
+    """.split()
+)
+
+# Verbs whose clause tells what was expected, when "would" or "to be" follows.
+HOPES: Final = frozenset(
+    "thought hoped hoping expected expecting assumed believed figured imagined feared supposed promised".split()
+)
+
 # Spellings that are replaced by a common form. "wont" and "cant" are also words, but are almost always contractions.
 SPELLINGS: Final = {f"{stem}t": f"{stem}'t" for stem in _CONTRACTED} | {
     "n't": "not",
@@ -99,6 +132,11 @@ hassan ibrahim yusuf khalid fatima zainab khadija leila yasmin amina wei ming ji
 yuki kenji sakura priya raj ravi anjali deepak sanjay carlos miguel luis diego javier alejandro
 sofia camila valentina lucia guadalupe ivan dmitri olga natasha svetlana
 """.split()
+
+# Given names that are also words. They are names only if they begin with a capital letter.
+GIVEN_NAMES: Final = frozenset(
+    "Joy Grace Dick Faith Felicity Prudence Constance Victor Mercy Chuck Ernest Clement".split()
+)
 
 IDENTITY: Final = frozenset(_GROUPS) | frozenset(_NAMES)
 

@@ -7,20 +7,22 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuid
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from sentiment_app.audit import service as audit
 from sentiment_app.audit.service import Event
 from sentiment_app.errors import NotFoundError
 from sentiment_app.infrastructure.app_state import settings
-from sentiment_app.infrastructure.database import db, unit_of_work
+from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.ml.artifact import Artifact, Cache, Manifest, open_artifact, served_digest, sign
 from sentiment_app.ml.runtime import ModelError
 from sentiment_app.registry.models import ModelEvent, ModelRelease
 
 # Artifacts are read from the database in pieces of this size.
 PIECE_BYTES = 1024**2
+# And written in pieces of this size: the driver takes several times their memory, and a statement has a timeout.
+SENT_BYTES = 8 * 1024**2
 
 
 def release(artifact: Artifact, by: str) -> str:
@@ -44,12 +46,16 @@ def _store(version: str, artifact: Artifact, by: str, event: UUID) -> None:
         "version": version,
         "manifest": artifact.manifest,
         "signature": artifact.signature,
-        "artifact": artifact.serving,
+        "artifact": artifact.serving[:SENT_BYTES],
         "released_by": by,
     }
-    renewed = {name: values[name] for name in ("manifest", "signature", "artifact")}
     statement = insert(ModelRelease).values(values)
+    renewed = {name: statement.excluded[name] for name in ("manifest", "signature", "artifact")}
     db.session.execute(statement.on_conflict_do_update(index_elements=[ModelRelease.version], set_=renewed))
+    for start in range(SENT_BYTES, len(artifact.serving), SENT_BYTES):
+        piece = ModelRelease.artifact.op("||")(artifact.serving[start : start + SENT_BYTES])
+        chosen = update(ModelRelease).where(ModelRelease.version == version)
+        db.session.execute(chosen.values(artifact=piece), execution_options=UNSYNCHRONIZED)
     record_event(event, version, "released", by)
 
 

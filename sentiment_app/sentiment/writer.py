@@ -5,8 +5,9 @@ requests that have begun, which doubles its size. A request that arrives alone d
 """
 
 import re
+import threading
 import time
-from collections import ChainMap
+from collections import ChainMap, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from operator import itemgetter
@@ -22,6 +23,7 @@ from sentiment_app.infrastructure import metrics
 from sentiment_app.infrastructure.app_state import AppKey
 from sentiment_app.infrastructure.coalescing import Coalescer
 from sentiment_app.infrastructure.database import (
+    GROUP_CONNECTIONS,
     LOCK_NOT_AVAILABLE,
     UNKNOWN_STATEMENT,
     is_transient,
@@ -37,12 +39,14 @@ from sentiment_app.usage.quotas import AccountLockedError, QuotaUse, owners, ref
 GRACE_SECONDS = 5.0
 # How long a group waits at most for the rows of requests that have begun.
 MAX_DELAY_SECONDS = 0.008
-# How long, and how often, a request tries again while its account is locked. Afterwards, requests of the account try
-# only once, until it is free or this time is over.
-LOCKED_SECONDS, LOCKED_PAUSE_SECONDS, REMEMBERED_SECONDS = 2.0, 0.05, 5.0
-# Where PostgreSQL waited for a lock on an account, as it says in the context of the error.
-LOCKED_ACCOUNT = re.compile(r'while locking tuple (\(\d+,\d+\)) in relation "users"')
-
+# How long a request tries again while its account is locked, and for how long the requests after it try only once.
+LOCKED_SECONDS, GIVEN_UP_SECONDS = 2.0, 5.0
+# Which row PostgreSQL waited for, as the context of the error says. Without a tuple, it waited for a table.
+LOCKED_ROW = re.compile(r'while locking tuple (\(\d+,\d+\)) in relation "(users|quota_counters)"')
+FIND_OWNER = {
+    "users": "SELECT id FROM users WHERE ctid = %s::tid",
+    "quota_counters": "SELECT user_id FROM quota_counters WHERE ctid = %s::tid",
+}
 NOTHING_STORED = "The database does not answer. Nothing was stored. Retry later."
 
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types here
@@ -109,11 +113,34 @@ answer.
 """
 
 
+class _State:
+    """What is known about the attempts to store a group."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        """Whether the current attempt has sent a statement, so that it may have been carried out."""
+        self.is_unknown = False
+        """Whether such an attempt has ended without an answer."""
+
+    def begin_attempt(self) -> None:
+        """Note that the attempt before has ended without an answer, if it had begun."""
+        self.is_unknown |= self.has_begun
+        self.has_begun = False
+
+    def explain(self, error: Exception) -> Exception:
+        """The error for the requests of the group."""
+        if self.is_unknown or self.has_begun:
+            return OutcomeUnknownError() if isinstance(error, UnavailableError) else error
+        is_temporary = is_transient(error) or sqlstate(error) == LOCK_NOT_AVAILABLE
+        return UnavailableError(NOTHING_STORED) if is_temporary else error
+
+
 class GroupWriter:
     """Writes rows in groups. `write` returns when its row is committed.
 
-    A process that is frozen within a transaction keeps its locks. A group never waits for the lock of a single account,
-    because the rows of all users would wait with it: the request itself tries again, in a later group.
+    A process that is frozen within a transaction keeps its locks. Each group waits for locks only for a moment, and
+    then finds the account whose row, or whose counters, are locked. From then on, the rows of this account are written
+    outside groups, until it is free, so that the rows of other accounts do not wait with them.
 
     Args:
         connect: returns a database connection on which each statement is a transaction.
@@ -124,10 +151,13 @@ class GroupWriter:
     def __init__(self, connect: Connect, begin: Connect, retry_seconds: float) -> None:
         self._connect, self._begin = connect, begin
         self._retry_seconds = retry_seconds
-        self._has_begun = False
-        """Whether a statement of the current group was sent, so that it may have been carried out."""
-        self._locked_until: dict[tuple[str, str | None], float] = {}
-        """Accounts, with the API key of the request, that were locked until a request gave up."""
+        self._locked: set[str] = set()
+        """Accounts that another process has locked."""
+        self._given_up_until: dict[str, float] = {}
+        """Accounts that were locked until a request gave up."""
+        self._alone: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        """For each locked account: held by the request that tries again."""
+        self._places = threading.BoundedSemaphore(GROUP_CONNECTIONS - 1)
         self._rows = Coalescer(self._process, timeout=retry_seconds + GRACE_SECONDS, max_delay=MAX_DELAY_SECONDS)
 
     def announce(self) -> None:
@@ -145,80 +175,111 @@ class GroupWriter:
             QuotaExceededError: the row exceeds a quota.
             AccountLockedError: another process has locked the account, or the counters of its quotas.
             UnavailableError: the database does not answer, and nothing was stored.
-            OutcomeUnknownError: the thread that writes the group did not finish in time.
+            OutcomeUnknownError: nobody knows whether the row was stored.
             sqlalchemy.exc.DBAPIError: the database refused this row, or does not answer.
         """
-        account = row["user_id"], row["key_id"]
-        deadline = time.monotonic() + LOCKED_SECONDS
+        if row["user_id"] in self._locked:
+            self.withdraw()
+            return self._write_alone(row)
+        try:
+            return self._rows.submit(row)
+        except TimeoutError:
+            raise OutcomeUnknownError from None
+        except AccountLockedError:  # only the group of this row has found it out
+            return self._write_alone(row)
+
+    def _write_alone(self, row: Row) -> Sequence[QuotaUse]:
+        """Commit a row of an account that is locked, as soon as the account is free.
+
+        One request of the account tries at a time. After a request has given up, the others try only once.
+        """
+        account, deadline = row["user_id"], time.monotonic() + LOCKED_SECONDS
         while True:
-            try:
-                used = self._rows.submit(row)
-            except TimeoutError:
-                raise OutcomeUnknownError from None
-            except AccountLockedError:
-                now = time.monotonic()
-                if now > deadline:
-                    self._locked_until[account] = now + REMEMBERED_SECONDS
-                if self._locked_until.get(account, 0) > now:
-                    raise
-                time.sleep(LOCKED_PAUSE_SECONDS)
+            tries_once = self._given_up_until.get(account, 0.0) > time.monotonic()
+            outcome: Outcome = AccountLockedError()
+            if self._alone[account].acquire(timeout=0 if tries_once else LOCKED_SECONDS):
+                try:
+                    with self._places:
+                        (outcome,) = self._store([row], _State())
+                finally:
+                    self._alone[account].release()
+            if not isinstance(outcome, AccountLockedError):
+                self._locked.discard(account)
+                self._given_up_until.pop(account, None)
+            elif not tries_once and time.monotonic() < deadline:
+                continue
             else:
-                self._locked_until.pop(account, None)
-                return used
+                self._given_up_until[account] = time.monotonic() + GIVEN_UP_SECONDS
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
 
     def _process(self, rows: list[Row]) -> list[Outcome]:
+        return self._store(rows, _State())
+
+    def _store(self, rows: list[Row], state: _State) -> list[Outcome]:
         deadline = time.monotonic() + self._retry_seconds
-        checks_locks = self._has_begun = False
         while True:
             try:
-                outcomes = retry_on_disconnect(self._retry_seconds, self._insert, rows, checks_locks=checks_locks)
+                outcomes = retry_on_disconnect(self._retry_seconds, self._insert, rows, state)
             except (IntegrityError, DataError) as error:
+                state.has_begun = False
                 # One row is not acceptable: insert each row alone, so that the others do not fail with it.
-                return [error] if len(rows) == 1 else [outcome for row in rows for outcome in self._process([row])]
+                return [error] if len(rows) == 1 else [out for row in rows for out in self._store([row], state)]
             except Exception as error:  # noqa: BLE001  # each waiting request raises it
-                if not self._has_begun and is_transient(error):
-                    return [UnavailableError(NOTHING_STORED)] * len(rows)
-                if sqlstate(error) != LOCK_NOT_AVAILABLE:
-                    return [error] * len(rows)
-                checks_locks = True  # an account may have counters whose quotas this process does not know
-                if locked := self._find_locked_account(error):
-                    return self._process_others(rows, locked)
-                if time.monotonic() > deadline:  # until then, the lock of a whole table may become free
-                    return [error] * len(rows)
+                if sqlstate(error) == LOCK_NOT_AVAILABLE:
+                    state.has_begun = False
+                    if _is_row_locked(error):
+                        return self._store_others(rows, self._find_locked_account(error), state)
+                    if time.monotonic() < deadline:  # until then, the lock of a whole table may become free
+                        continue
+                return [state.explain(error)] * len(rows)
             else:
                 metrics.commit_rows.observe(len(rows))
                 return outcomes
 
     def _find_locked_account(self, error: Exception) -> str | None:
-        """The account whose lock the group waited for; None if it waited for something else."""
-        diagnosis = getattr(getattr(error, "orig", None), "diag", None)
-        found = LOCKED_ACCOUNT.search(getattr(diagnosis, "context", None) or "")
+        """The account whose row, or whose counter, the group waited for; None if it waited for another row."""
+        found = LOCKED_ROW.search(_context(error))
         if found is None:
             return None
         with self._connect() as connection:
-            id_ = connection.exec_driver_sql("SELECT id FROM users WHERE ctid = %s::tid", (found[1],)).scalar()
+            id_ = connection.exec_driver_sql(FIND_OWNER[found[2]], (found[1],)).scalar()
         return id_ and str(id_)
 
-    def _process_others(self, rows: list[Row], locked: str) -> list[Outcome]:
-        """Store the rows of other accounts."""
-        others = [row for row in rows if row["user_id"] != locked]
-        outcomes = iter(self._process(others) if others else [])
-        return [AccountLockedError() if row["user_id"] == locked else next(outcomes) for row in rows]
+    def _store_others(self, rows: list[Row], locked: str | None, state: _State) -> list[Outcome]:
+        """Store the rows of the accounts that are not locked. If the account is not known, halves find it."""
+        accounts = list(dict.fromkeys(row["user_id"] for row in rows))
+        if locked not in accounts:
+            locked = accounts[0] if len(accounts) == 1 else None
+        if locked:
+            self._locked.add(locked)
+            parts = [[account for account in accounts if account != locked]]
+        else:
+            middle = len(accounts) // 2
+            parts = [accounts[:middle], accounts[middle:]]
+        refused = OutcomeUnknownError() if state.is_unknown else AccountLockedError()
+        outcomes: dict[int, Outcome] = {index: refused for index, _ in enumerate(rows)}
+        for part in map(set, parts):
+            indexes = [index for index, row in enumerate(rows) if row["user_id"] in part]
+            if indexes:
+                outcomes |= zip(indexes, self._store([rows[index] for index in indexes], state), strict=True)
+        return list(outcomes.values())
 
-    def _insert(self, rows: list[Row], *, checks_locks: bool = False) -> list[Outcome]:
-        has_quotas = any(row["quotas"] for row in rows)
-        if not (has_quotas or checks_locks):
+    def _insert(self, rows: list[Row], state: _State | None = None) -> list[Outcome]:
+        state = state or _State()
+        state.begin_attempt()
+        if not any(row["quotas"] for row in rows):
             with self._connect() as connection:
-                self._has_begun = True
+                state.has_begun = True
                 self._execute(connection, rows)
             return [[] for _ in rows]
         distinct = {row["id"]: row for row in rows}  # a request that Nginx repeats may be here twice
-        if has_quotas:
-            with self._connect() as connection:
-                wanted = [owners(row["quotas"], UUID(row["user_id"])) for row in rows]
-                counters.create(connection, dict(ChainMap(*wanted)))
+        with self._connect() as connection:
+            wanted = [owners(row["quotas"], UUID(row["user_id"])) for row in rows]
+            counters.create(connection, dict(ChainMap(*wanted)))
         with self._begin() as connection:
-            self._has_begun = True
+            state.has_begun = True
             outcomes = self._refuse_excess(connection, distinct)
             refused = {id_ for id_, outcome in outcomes.items() if isinstance(outcome, Exception)}
             self._execute(connection, [row for id_, row in distinct.items() if id_ not in refused])
@@ -251,6 +312,16 @@ class GroupWriter:
                 if sqlstate(error) == UNKNOWN_STATEMENT:  # somebody has run DISCARD ALL; the group is repeated
                     connection.info.pop(IS_PREPARED)
                 raise
+
+
+def _context(error: Exception) -> str:
+    """Where PostgreSQL was when it raised an error."""
+    diagnosis = getattr(getattr(error, "orig", None), "diag", None)
+    return getattr(diagnosis, "context", None) or ""
+
+
+def _is_row_locked(error: Exception) -> bool:
+    return " tuple " in _context(error)
 
 
 WRITER = AppKey[GroupWriter]("writer")

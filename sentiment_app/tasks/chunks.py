@@ -131,7 +131,7 @@ def store(claim: Claim, found: Assessments, errors: dict[str, Any]) -> bool:
     if db.session.execute(stored).scalar_one_or_none() is None:
         # The token stays: if this runs again after a lost answer, it finds that it has stored the results.
         return db.session.scalar(select(Chunk.id).where(*is_mine, Chunk.state == "done")) is not None
-    if scored := _count_scored(found) - claim.scored_before:
+    if (scored := _count_scored(found) - claim.scored_before) > 0:
         usage.record(claim.token, claim.user_id, claim.key_id, claim.model_version, scored)
         counters.increase(claim.user_id, claim.key_id, scored)
     return True

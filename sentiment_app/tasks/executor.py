@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 import uuid_utils.compat as uuid
 
@@ -50,7 +51,9 @@ def score(claim: Claim) -> None:
     """Score a claimed chunk. On any failure its lease is released, so that another worker can claim it at once."""
     try:
         served = serving().pinned(claim.model_version)
-        found, errors = _find_languages(served, claim, *_score_texts(served.scorer, claim))
+        scored_before = ~np.isnan(claim.found.scores[:, 0])
+        found, errors = _score_texts(served.scorer, claim)
+        _find_languages(served, claim, found, errors, scored_before)
         _store(claim, found, errors)
     except LeaseLostError:
         log.info("lease_lost", chunk=str(claim.id))
@@ -84,7 +87,7 @@ def _score_texts(scorer: TextScorer, claim: Claim) -> tuple[Assessments, dict[st
     scores, coverage, languages = claim.found
     errors = {index: error for index, error in claim.errors.items() if not error.get("retryable")}
     missing = np.flatnonzero(np.isnan(scores[:, 0])).tolist()
-    indexes = [index for index in missing if claim.texts[index] is not None]
+    indexes = [index for index in missing if claim.texts[index] is not None and str(index) not in errors]
     lease = _Lease(claim)
     start, characters = 0, 1
     while part := slice_indexes(claim.texts, indexes[start : start + MAX_SLICE_ROWS], characters):
@@ -106,20 +109,22 @@ def _score_texts(scorer: TextScorer, claim: Claim) -> tuple[Assessments, dict[st
 
 
 def _find_languages(
-    served: Served, claim: Claim, found: Assessments, errors: dict[str, Any]
-) -> tuple[Assessments, dict[str, Any]]:
-    """Find the texts in another language than the model's. They fail if the operator refuses them."""
-    for index in np.flatnonzero(~np.isnan(found.scores[:, 0])).tolist():
+    served: Served, claim: Claim, found: Assessments, errors: dict[str, Any], scored_before: npt.NDArray[np.bool_]
+) -> None:
+    """Find the texts in another language than the model's, among those that were scored now.
+
+    They fail if the operator refuses them. Rows that were scored before were counted, and keep their scores.
+    """
+    is_refused = settings().other_languages == "refuse"
+    for index in np.flatnonzero(~np.isnan(found.scores[:, 0]) & ~scored_before).tolist():
         coverage = found.coverage[index]
         known = None if np.isnan(coverage) else float(coverage)
-        if language := find_other_language(served, claim.texts[index] or "", known):
-            found.languages[index] = language
-    if settings().other_languages == "refuse":
-        for index, language in found.languages.items():
-            errors[str(index)] = {"detail": warnings.describe(language), "retryable": False}
+        language = find_other_language(served, claim.texts[index] or "", known)
+        if language and is_refused:
+            errors[str(index)] = {"detail": warnings.describe(language)}
             found.scores[index], found.coverage[index] = np.nan, np.nan
-        found.languages.clear()
-    return found, errors
+        elif language:
+            found.languages[index] = language
 
 
 def slice_indexes(texts: Sequence[str | None], indexes: Sequence[int], max_characters: int) -> Sequence[int]:

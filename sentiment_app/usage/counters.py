@@ -14,7 +14,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Date,
-    and_,
     cast,
     column,
     delete,
@@ -82,22 +81,6 @@ def lock(sql: Sql, subjects: Collection[Any], owners: Mapping[Counter, UUID] | N
     counters = counters.where(QuotaCounter.subject_id.in_(subjects), _is_current()).order_by(*COUNTER)
     found = {(row.subject_id, row.period): row.rows for row in sql.execute(counters.with_for_update())}
     return _count_missing(sql, found, owners or {})
-
-
-def lock_free(
-    sql: Sql, subjects: Collection[Any], owners: Mapping[Counter, UUID]
-) -> tuple[dict[Counter, int], set[UUID]]:
-    """As `lock`, without waiting. Also returns the accounts and keys with a counter that is locked elsewhere."""
-    current = QuotaCounter.subject_id.in_(subjects), _is_current()
-    free = select(*COUNTER, QuotaCounter.rows).where(*current).order_by(*COUNTER)
-    free_ = free.with_for_update(skip_locked=True).cte("free")
-    is_same = and_(*(free_.c[counter.key] == counter for counter in COUNTER))
-    rows = sql.execute(
-        select(QuotaCounter.subject_id, QuotaCounter.period, free_.c.rows).outerjoin(free_, is_same).where(*current)
-    ).all()
-    found = {(row.subject_id, row.period): row.rows for row in rows}
-    locked = {row.subject_id for row in rows if row.rows is None}
-    return _count_missing(sql, found, owners), locked
 
 
 def _count_missing(sql: Sql, found: dict[Counter, int], owners: Mapping[Counter, UUID]) -> dict[Counter, int]:

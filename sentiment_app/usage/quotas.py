@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import or_, select
 
-from sentiment_app.errors import AppError, RateLimitedError, TooLargeError, UnavailableError
+from sentiment_app.errors import RateLimitedError, TooLargeError, UnavailableError
 from sentiment_app.infrastructure.app_state import AppKey, settings
 from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.infrastructure.refreshed import Refreshed
@@ -124,22 +124,18 @@ def owners(quotas: Iterable[Quota], user_id: UUID) -> dict[Counter, UUID]:
     return {quota.counter: user_id for quota in quotas}
 
 
-def refuse_excess(sql: Sql, rows: Sequence[Mapping[str, Any]]) -> list[AppError | Sequence[QuotaUse]]:
+def refuse_excess(sql: Sql, rows: Sequence[Mapping[str, Any]]) -> list[QuotaExceededError | Sequence[QuotaUse]]:
     """Which rows exceed a quota, in the caller's transaction, which stores the other rows and raises the counters.
 
-    Rows of which a counter is locked are refused, too: the rows of other users must not wait for it, with their own
-    counters locked. Each row has its `user_id`, `key_id` and `quotas`, whose counters were created before. Returns for
-    each row the error, or its quotas after it is stored.
+    Each row has its `user_id`, `key_id` and `quotas`, whose counters were created before. Returns for each row the
+    error, or its quotas after it is stored.
     """
     subjects = {UUID(id_) for row in rows for id_ in (row["user_id"], row["key_id"]) if id_}
     wanted = [owners(row["quotas"], UUID(row["user_id"])) for row in rows]
-    used, locked = counters.lock_free(sql, subjects, dict(ChainMap(*wanted)))
+    used = counters.lock(sql, subjects, dict(ChainMap(*wanted)))
     pending = QUOTAS.get().count_pending(sql, {quota.subject_id for row in rows for quota in row["quotas"]})
-    outcomes: list[AppError | Sequence[QuotaUse]] = []
+    outcomes: list[QuotaExceededError | Sequence[QuotaUse]] = []
     for row in rows:
-        if not locked.isdisjoint(UUID(id_) for id_ in (row["user_id"], row["key_id"]) if id_):
-            outcomes.append(AccountLockedError())
-            continue
         error = _find_excess(row["quotas"], used, pending, 1, UUID(row["user_id"]))
         if error:
             outcomes.append(error)

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from sentiment_app.registry import releases
 from sentiment_app.registry.serving import serving
 
 WORDS = ["[PAD]", "[UNK]", "good", "bad", "monday", "fine"]
@@ -108,6 +109,34 @@ def test_padding_does_not_change_the_scores_of_a_batch(flask, tmp_path):
     for text, scores in zip(texts, scorer.score_many(texts), strict=True):
         assert scores == pytest.approx(scorer.score(text), abs=1e-5)
     assert scorer.score_many([]) == []
+
+
+def test_model_without_a_mask_scores_each_text_alone(flask, tmp_path):
+    """It would take the padding beside a longer text for words."""
+    folder = write_transformer(tmp_path / "model", WEIGHTS, **NAMES)
+    mean = helper.make_node("ReduceMean", ["found", "middle"], ["logits"], keepdims=0)
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["found"]), mean]
+    table = numpy_helper.from_array(np.asarray(WEIGHTS, np.float32), "table")
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["n", "length"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])],
+        [table, numpy_helper.from_array(np.array([1]), "middle")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, folder / "model.onnx")
+    activate(flask, folder)
+    scorer = serving().current().scorer
+    assert scorer._classifier["batch_size"] == 1
+    assert scorer.score_many(["good", "bad " * 9])[0] == scorer.score("good")
+
+
+def test_large_model_is_released_in_pieces(flask, tmp_path, monkeypatch):
+    monkeypatch.setattr(releases, "SENT_BYTES", 100)
+    version = activate(flask, write_transformer(tmp_path / "model", WEIGHTS, **NAMES))
+    assert flask("release", version).exit_code == 0  # again
+    assert flask("verify", version).exit_code == 0
 
 
 def test_text_is_cut_at_the_limit_of_the_model(flask, client, as_ada, tmp_path):

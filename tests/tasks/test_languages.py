@@ -8,6 +8,7 @@ import pytest
 
 from sentiment_app.infrastructure.queue import REDIS
 from sentiment_app.ml import language
+from sentiment_app.ml.runtime import Scorer
 from sentiment_app.worker import Worker
 
 ANALYZE, TASKS = "/api/v1/sentiment/analyze", "/api/v1/sentiment/tasks"
@@ -113,3 +114,27 @@ def test_refused_rows_of_a_task_fail(client_with, as_ada):
     assert (shown["request_counts"]["completed"], shown["request_counts"]["failed"]) == (2, 1)
     assert "seems to be in German" in shown["result"][1]["error"]
     assert shown["summary"]["warnings"]["other-language"] == 0
+    assert client.post(f"{TASKS}/{task}/retry", headers=as_ada).status_code == 409
+
+
+def test_retry_after_the_operator_changed_the_choice_keeps_what_was_scored(client_with, as_ada, monkeypatch):
+    client = client_with("mark")
+    score_many = Scorer.assess_many
+
+    def fail_once(scorer, texts):
+        if any("fail" in text for text in texts):
+            raise ValueError
+        return score_many(scorer, texts)
+
+    monkeypatch.setattr(Scorer, "assess_many", fail_once)
+    lines = "".join(f'"{text}"\n' for text in (GERMAN, "It may fail today, I think.", ENGLISH))
+    task = client.post(TASKS, data="text\n" + lines, content_type="text/csv", headers=as_ada).json["task_id"]
+    work_for(client)
+    monkeypatch.setattr(Scorer, "assess_many", score_many)
+    refusing = client_with("refuse")
+    assert refusing.post(f"{TASKS}/{task}/retry", headers=as_ada).status_code == 202
+    work_for(refusing)
+    shown = refusing.get(f"{TASKS}/{task}", headers=as_ada).json
+    assert shown["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+    assert shown["summary"]["warnings"]["other-language"] == 1
+    assert refusing.get("/api/v1/users/me/usage", headers=as_ada).json["total_rows"] == 3

@@ -85,6 +85,34 @@ def test_data_are_distinct_texts_of_two_or_three_classes(data_dir):
     assert classes == films | dict.fromkeys(rated, all_three)
 
 
+def test_edges_of_reviews_are_texts_with_the_label_of_the_review():
+    rows = [
+        Row("I loved this little film. It has a plot. Go and see it today!", 2, datasets.REVIEWS),
+        Row("A single sentence without an end", 0, datasets.REVIEWS),
+        Row("Too short. But this sentence is long enough.", 0, datasets.REVIEWS),
+        Row("I loved this little phone. I use it every day.", 2, "products"),
+    ]
+    expected = ["I loved this little film.", "Go and see it today!", "But this sentence is long enough."]
+    found = list(datasets.review_edges(rows))
+    assert [row.text for row in found] == expected
+    assert [row.label for row in found] == [2, 2, 0]
+    assert {row.source for row in found} == {datasets.EDGES}
+
+
+def test_words_of_reviews_have_a_valence():
+    reviews = [
+        Row(f"a {word} film {n}", label, datasets.REVIEWS)
+        for n in range(40)
+        for word, label in (("shoddy", 0), ("grand", 2))
+    ]
+    others = [
+        Row(f"a {word} phone {n}", label, "tweets") for n in range(40) for word, label in (("dire", 0), ("new", 1))
+    ]
+    pipeline = training.train(training.TrainingData([*reviews, *others], {"grand": 2.0}), training.FAST)
+    assert pipeline.induced_ == {"shoddy": -4.0}  # the lexicon has the other word, and reviews lack "dire"
+    assert "not_shoddy" in pipeline.vectorizer_.vocabulary_
+
+
 def test_training_is_reproducible_bit_for_bit(train, own):
     first, second = train(*own, "--recipe", "fast"), train(*own, "--recipe", "fast")
     assert first["data"][0]["file"] == "own.csv"
@@ -128,7 +156,7 @@ def test_temperatures_fit_own_texts():
         pipeline = training.train(training.TrainingData(kept, {}), parameters)
         scores = pipeline.predict_proba([row.text for row in held_out])
         losses.append(evaluation.evaluate(scores, np.array([row.label for row in held_out]))["log_loss"])
-    assert losses[1] < losses[0] / 2
+    assert losses[1] < 0.6 * losses[0]
     assert training.calibrate(rows[:1], {}, training.FAST) == training.FAST
 
 

@@ -209,7 +209,7 @@ def test_lost_answer_of_a_commit_counts_once(limited, as_ada, monkeypatch):
     writer = WRITER.get(client.application)
     insert, failures = writer._insert, [OperationalError("", {}, psycopg2.OperationalError())]
 
-    def lose_answer(rows, **_):
+    def lose_answer(rows, *_):
         outcomes = insert(rows)
         if failures:
             raise failures.pop()

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -43,7 +44,10 @@ REVIEWS, SNIPPETS = "reviews", "snippets"
 GENERAL: Final = tuple(_RATED.values())
 """Small sources about many topics, rated by people: the most similar to what users send."""
 
-SPECIAL_SOURCES: Final = {REVIEWS, SNIPPETS, *GENERAL}
+EDGES: Final = "review edges"
+"""Sentences that begin or end a film review. They have the label of the review, so it is often wrong for them."""
+
+SPECIAL_SOURCES: Final = {REVIEWS, SNIPPETS, EDGES, *GENERAL}
 """Sources of the packaged data that training treats in a special way."""
 
 _CUT: Final = 0.5
@@ -213,6 +217,21 @@ def _rated(cache: Path) -> Iterator[Row]:
                 mean = float(rating)
                 label = NEUTRAL if abs(mean) <= _CUT else POSITIVE if mean > 0 else NEGATIVE
                 yield Row(text, label, source)
+
+
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+|<br />\s*")
+_EDGE_TERMS: Final = range(4, 41)
+"""The lengths of the sentences that `review_edges` uses."""
+
+
+def review_edges(rows: Iterable[Row]) -> Iterator[Row]:
+    """The first and the last sentence of each film review, where people often sum up their opinion."""
+    for row in rows:
+        if row.source == REVIEWS:
+            parts = [part for part in _SENTENCE_END.split(row.text) if part]
+            for sentence in dict.fromkeys((parts[0], parts[-1])) if len(parts) > 1 else ():
+                if len(terms(sentence)) in _EDGE_TERMS:
+                    yield Row(sentence, row.label, EDGES)
 
 
 class Dropped:

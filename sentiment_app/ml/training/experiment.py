@@ -37,7 +37,8 @@ OUTCOMES = "outcomes.npz"
 MIN_COMPARED_TEXTS = 30
 # The language of the user's own texts is that of most of the first texts.
 LANGUAGE_TEXTS = 1000
-TEMPLATES_BESIDE_OWN = 0.3
+TEMPLATE_WEIGHTS = ("template_weight", "polar_template_weight", "neutral_template_weight")
+TEMPLATES_BESIDE_OWN = 0.15
 """Weight of a template sentence when a model is trained on the user's own texts, as a share of the recipe's weight. A
 higher weight makes the model less accurate on these texts. A lower weight makes it forget phrases of the templates."""
 
@@ -148,7 +149,8 @@ def run(
     parameters = recipe.parameters
     if files:
         progress(f"calibrating {recipe.name} on {len(kept):,} texts")
-        parameters = replace(parameters, template_weight=parameters.template_weight * TEMPLATES_BESIDE_OWN)
+        weights = {name: getattr(parameters, name) * TEMPLATES_BESIDE_OWN for name in TEMPLATE_WEIGHTS}
+        parameters = replace(parameters, **weights)
         parameters = calibrate(kept, lexicon, parameters)
     progress(f"fitting {recipe.name} on {len(kept):,} texts")
     pipeline = train(TrainingData(kept, lexicon), parameters)

@@ -1,14 +1,20 @@
 """Import a fitted classifier of another origin: a scikit-learn pipeline, or an ONNX model with its tokenizer."""
 
+import importlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import joblib
 import numpy as np
+
+try:
+    import onnx
+except ImportError:  # it is a part of the extra `onnx`
+    onnx = None  # type: ignore[assignment]  # without the extra, nothing is imported
 
 from sentiment_app.ml import artifact
 from sentiment_app.ml.artifact import Manifest
@@ -17,8 +23,10 @@ from sentiment_app.ml.runtime import LABELS, SUM_TOLERANCE, ModelError, ScoringE
 # Names of classes that need no explanation.
 LABEL_NAMES: Final = dict(zip((*LABELS, "neg", "neu", "pos"), LABELS * 2, strict=True))
 MAX_TOKENS: Final = 512
-MAX_MODEL_BYTES: Final = 500 * 1024**2
+MAX_MODEL_BYTES: Final = 150 * 1024**2
 BATCH_SIZES: Final = (1, 4, 16, 32)
+# How much the scores of a text may depend on the texts beside it: rounding only.
+BATCH_TOLERANCE: Final = 0.001
 # A short and a long text, of which the speed is measured.
 TIMED_TEXTS: Final = {"short": "The room was small, but the staff were lovely.", "long": "It was fine, I think. " * 84}
 TIMED_SECONDS: Final = 0.5
@@ -70,23 +78,61 @@ def import_onnx(path: Path, *, model_dir: Path, code_version: str, names: Mappin
             classes are not known.
     """
     try:
-        from sentiment_app.ml import onnx_scorer  # noqa: PLC0415  # it needs the optional extra `onnx`
+        importlib.import_module("onnx")
+        onnx_scorer = importlib.import_module("sentiment_app.ml.onnx_scorer")  # it needs the optional extra `onnx`
     except ImportError as error:
         raise ModelError(f"ONNX models need the module {error.name}. Install requirements-onnx.txt") from None
     file = _find_model(path)
     if file.stat().st_size > MAX_MODEL_BYTES:
         raise ModelError(f"{file} has more than {MAX_MODEL_BYTES // 1024**2} MB")
     tokenizer = _read_beside(file, onnx_scorer.TOKENIZER)
-    content = onnx_scorer.pack(file.read_bytes(), tokenizer)
+    model = file.read_bytes()
+    _refuse_external_data(model)
+    content = onnx_scorer.pack(model, tokenizer)
     classifier: dict[str, Any] = {"max_tokens": _max_tokens(file), "batch_size": 1, "is_logits": False, "classes": []}
     scorer, found = _try_outputs(onnx_scorer.OnnxScorer, content, classifier)
     classes = list(found[0]) if isinstance(found, list) else _class_names(file, np.shape(found))
     classifier["classes"] = match_labels([str(name) for name in classes], names)
     classifier["is_logits"] = not _are_probabilities(onnx_scorer.to_array(found))
-    measured = {size: _milliseconds(scorer, size) for size in BATCH_SIZES}
+    measured = {size: _milliseconds(scorer, size) for size in BATCH_SIZES if _is_independent(scorer, classifier, size)}
     classifier["batch_size"] = min(measured, key=lambda size: sum(measured[size].values()))
     classifier["milliseconds_per_text"] = measured[classifier["batch_size"]]
     return _store(file, {artifact.ONNX: content}, classifier, model_dir, code_version)
+
+
+def _refuse_external_data(content: bytes) -> None:
+    """Refuse a model whose weights are in other files: onnxruntime would open any path that the model names.
+
+    Raises:
+        ModelError
+    """
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception:  # noqa: BLE001  # onnxruntime says what is wrong
+        return
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data for tensor in _tensors(model)):
+        raise ModelError("the weights of the ONNX model are in another file. Save them in the file of the model")
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """All tensors in a protobuf message."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                if hasattr(part, "ListFields"):
+                    yield from _tensors(part)
+
+
+def _is_independent(scorer: Any, classifier: dict[str, Any], size: int) -> bool:
+    """Whether the scores of a text are the same beside other texts. They are not if a model ignores the padding."""
+    texts = [*artifact.GOLDEN_TEXTS, *TIMED_TEXTS.values()]
+    classifier["batch_size"] = 1
+    alone = np.array(scorer.score_many(texts))
+    classifier["batch_size"] = size
+    return bool(np.abs(np.array(scorer.score_many(texts)) - alone).max() <= BATCH_TOLERANCE)
 
 
 def match_labels(classes: Sequence[str], names: Mapping[str, int] | None) -> list[str]:
@@ -163,7 +209,7 @@ def _max_tokens(file: Path) -> int:
     limits = [_read_json(file, "tokenizer_config.json").get("model_max_length"), config.get("max_position_embeddings")]
     if isinstance(limits[1], int) and "roberta" in str(config.get("model_type", "")):
         limits[1] -= 2
-    return min([MAX_TOKENS, *(limit for limit in limits if isinstance(limit, int) and limit > 0)])
+    return min([MAX_TOKENS, *(limit for limit in limits if type(limit) is int and limit > 0)])
 
 
 def _try_outputs(scorer_class: Any, content: bytes, classifier: dict[str, Any]) -> tuple[Any, Any]:

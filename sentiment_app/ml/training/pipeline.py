@@ -28,7 +28,18 @@ from sklearn.linear_model import LogisticRegression
 
 from sentiment_app.ml.runtime import Scorer
 from sentiment_app.ml.text import NEGATED, bigrams, terms
-from sentiment_app.ml.training.datasets import GENERAL, NEGATIVE, NEUTRAL, POSITIVE, REVIEWS, SNIPPETS, Row, is_held_out
+from sentiment_app.ml.training.datasets import (
+    EDGES,
+    GENERAL,
+    NEGATIVE,
+    NEUTRAL,
+    POSITIVE,
+    REVIEWS,
+    SNIPPETS,
+    Row,
+    is_held_out,
+    review_edges,
+)
 from sentiment_app.ml.training.templates import SOURCE as TEMPLATES
 from sentiment_app.ml.training.templates import sentences
 
@@ -39,6 +50,12 @@ Names = npt.NDArray[np.str_]
 
 _PRIOR_TEXTS: Final = 20
 """When temperatures are fitted to other texts, the temperature of the recipe counts as much as this many texts."""
+
+_CERTAIN: Final = 3.0
+"""A word has a valence if its ratio of frequencies is this number of standard errors from 1."""
+
+_CLEAR: Final = 0.75
+"""The smallest logarithm of the ratio of frequencies that gives a word a valence."""
 
 _LEXICON_SCALE: Final = 3.0
 """Large enough that the penalty hardly affects the few lexicon weights."""
@@ -61,17 +78,24 @@ class Parameters:
     min_count: int = 4
     polarity: HeadParameters = HeadParameters(3.0, 0.5)
     polarity_long: HeadParameters = HeadParameters(20.0, 1.0, lexicon=False)
-    neutrality: HeadParameters = HeadParameters(1.0, 0.5)
+    neutrality: HeadParameters = HeadParameters(1.0, 0.3)
     neutral_weight: float = 1.3
     """Weight of the neutral texts in the neutrality head."""
     neutral_share: float = 0.5
     """Weight of a neutral text on each side of the polarity head, which centres it."""
     template_weight: float = 1.0
+    """Weight of a template sentence in the polarity head."""
+    polar_template_weight: float = 0.4
+    """Weight of a polar template sentence in the neutrality head."""
+    neutral_template_weight: float = 0.7
+    """Weight of a neutral template sentence in the neutrality head."""
     general_weight: float = 2.0
-    """Weight of the small sources with many topics in the polarity head."""
+    """Weight of the small sources with many topics in the two heads that short texts use."""
+    edge_weight: float = 0.4
+    """Weight of the first and the last sentence of a film review in the polarity head, each as a text; 0 uses none."""
     snippet_weight: float = 0.1
     """Weight of film snippets, as polar texts, in the neutrality head."""
-    blend: tuple[float, float, float] = (50.0, 150.0, 0.7)
+    blend: tuple[float, float, float] = (50.0, 150.0, 0.8)
     """Up to the first number of terms the long head has no share; from the second number it has its maximum share, the
     third number."""
     polarity_temperature: float = 0.55
@@ -108,6 +132,25 @@ def lexicon_columns(vocabulary: Sequence[str], lexicon: dict[str, float]) -> Flo
         if valence:
             columns[row, 2 * negated + (valence < 0)] = _LEXICON_SCALE * abs(valence)
     return columns
+
+
+def induce_lexicon(
+    vocabulary: Sequence[str], counts: sparse.csr_matrix, truth: Labels, reviews: npt.NDArray[np.bool_]
+) -> dict[str, float]:
+    """The valence of the words that are much more frequent in positive or in negative reviews.
+
+    A hand-made lexicon lacks many words ("shoddy", "bland"). Their valences let the heads learn from all words how a
+    negation changes a word, and apply it to words that no training text negates.
+    """
+    sides = [np.asarray(counts[reviews & (truth == label)].sum(axis=0)).ravel() for label in (POSITIVE, NEGATIVE)]
+    favourable, adverse = (side + 1 for side in sides)
+    ratio = np.log(favourable / favourable.max() / (adverse / adverse.max()))
+    certain = np.abs(ratio) > np.maximum(_CLEAR, _CERTAIN * np.sqrt(1 / favourable + 1 / adverse))
+    return {
+        sys.intern(term): float(max(-4.0, min(4.0, 2 * value)))
+        for term, value, is_certain in zip(vocabulary, ratio, certain, strict=True)
+        if is_certain and term.isalpha()
+    }
 
 
 class Head:
@@ -177,25 +220,29 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         """Fit the three heads; `sources` balances the classes within each source."""
         self.classes_ = np.array([NEGATIVE, NEUTRAL, POSITIVE])
         truth, origin = np.asarray(labels), np.asarray(sources or [""] * len(texts))
-        counts = self._count(texts)
+        counts = self._count(texts, truth, origin)
         occurrences = np.asarray(counts.sum(axis=0)).ravel()
         self.idf_ = np.log((1 + len(texts)) / (1 + occurrences)) + 1
         scaled = self._scale(counts)
         vocabulary = self.vectorizer_.get_feature_names_out()
         self.columns_ = lexicon_columns(vocabulary, self.lexicon or {})
+        self.columns_ += lexicon_columns(vocabulary, self.induced_) * [0, 0, 1, 1]
         self.polarity_ = self._fit_polarity(scaled, truth, origin)
         self.polarity_long_ = self._fit_polarity_long(scaled, truth, origin)
         self.neutrality_ = self._fit_neutrality(scaled, truth, origin)
         return self
 
-    def _count(self, texts: Sequence[str]) -> sparse.csr_matrix:
+    def _count(self, texts: Sequence[str], truth: Labels, origin: Names) -> sparse.csr_matrix:
         """Build the vocabulary, and count. Lexicon terms belong to it even if no text has them (emoji)."""
         options = {"analyzer": features, "binary": True, "dtype": np.float64}
         frequent = CountVectorizer(min_df=self.parameters.min_count, **options)
         counts = frequent.fit_transform(texts)
-        known = self.lexicon or {}
-        wanted = {*known, *(NEGATED + term for term in known if term[0].isalnum())}
         vocabulary = frequent.get_feature_names_out().tolist()
+        known = self.lexicon or {}
+        induced = induce_lexicon(vocabulary, counts, truth, origin == REVIEWS)
+        self.induced_ = {term: valence for term, valence in induced.items() if term not in known}
+        negatable = {*self.induced_, *(term for term in known if term[0].isalnum())}
+        wanted = {*known, *(NEGATED + term for term in negatable)}
         vocabulary += sorted(wanted.difference(vocabulary))
         # Equal strings become one object: pickle distinguishes objects, and the same training must give the same file.
         vocabulary = [sys.intern(term) for term in vocabulary]
@@ -215,6 +262,7 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         weights = _balance(truth, origin)
         weights[origin == TEMPLATES] *= self.parameters.template_weight
         weights[np.isin(origin, GENERAL)] *= self.parameters.general_weight
+        weights[origin == EDGES] *= self.parameters.edge_weight
         weights[truth == NEUTRAL] *= self.parameters.neutral_share
         polar, neutral = np.flatnonzero(truth != NEUTRAL), np.flatnonzero(truth == NEUTRAL)
         rows = np.concatenate([polar, neutral, neutral])
@@ -228,10 +276,12 @@ class SentimentPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return head.fit(x[rows], truth[rows] == POSITIVE, np.ones(len(rows)))
 
     def _fit_neutrality(self, x: sparse.csr_matrix, truth: Labels, origin: Names) -> Head:
-        rows = np.flatnonzero(origin != REVIEWS)
+        rows = np.flatnonzero((origin != REVIEWS) & (origin != EDGES))
         neutral = truth[rows] == NEUTRAL
         weights = np.where(neutral, self.parameters.neutral_weight, 1.0)
-        weights[origin[rows] == TEMPLATES] *= self.parameters.template_weight
+        sides = self.parameters.polar_template_weight, self.parameters.neutral_template_weight
+        weights *= np.where(origin[rows] == TEMPLATES, np.where(neutral, sides[1], sides[0]), 1.0)
+        weights[np.isin(origin[rows], GENERAL)] *= self.parameters.general_weight
         weights[origin[rows] == SNIPPETS] *= self.parameters.snippet_weight
         return self._head(self.parameters.neutrality).fit(x[rows], neutral, weights)
 
@@ -276,7 +326,8 @@ def _balance(truth: Labels, origin: Names) -> Floats:
 
 def train(data: TrainingData, parameters: Parameters = DEFAULT) -> SentimentPipeline:
     """Fit the pipeline on the data and on template sentences."""
-    rows = [*data.rows, *sentences()]
+    edges = review_edges(data.rows) if parameters.edge_weight else ()
+    rows = [*data.rows, *edges, *sentences()]
     texts, labels, sources = zip(*rows, strict=True)
     lexicon = {sys.intern(term): valence for term, valence in data.lexicon.items()}
     return SentimentPipeline(parameters, lexicon).fit(texts, labels, sources)

@@ -7,9 +7,12 @@ lexicon features of negated terms generalise to words outside these lists.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
+from sentiment_app.ml.runtime import LABELS
 from sentiment_app.ml.training.datasets import NEGATIVE, NEUTRAL, POSITIVE, Row
 
 SOURCE: Final = "templates"
@@ -145,13 +148,23 @@ _DONT: Final = "don't|do not|didn't|did not|never|can't|won't|dont|couldn't".spl
 _NEVER_SEEN: Final = "never seen|never had|never met|never watched|never used|never been to|never stayed in".split("|")
 
 
+_PHRASES: Final = Path(__file__).with_name("phrases.toml")
+
+
 def sentences(seed: int = 0) -> Iterator[Row]:
     """The template sentences, in the same order and wording for the same seed."""
-    choose = random.Random(seed)
+    phrases = tomllib.loads(_PHRASES.read_text(encoding="utf-8"))
     options = _SLOTS | {"isnt": _ISNT, "dont": _DONT, "neverseen": _NEVER_SEEN}
-    for label, count, patterns in _PATTERNS:
-        alternatives = patterns.split("|")
+    yield from _filled(options, ((label, count, patterns.split("|")) for label, count, patterns in _PATTERNS), seed)
+    groups = ((LABELS.index(group["label"]), group["count"], group["patterns"]) for group in phrases["groups"])
+    yield from _filled(options | phrases["slots"], groups, seed)
+
+
+def _filled(options: dict[str, list[str]], groups: Iterable[tuple[int, int, list[str]]], seed: int) -> Iterator[Row]:
+    """Fill the patterns of each group in turn, until the group has its number of sentences."""
+    choose = random.Random(seed)
+    for label, count, patterns in groups:
         for number in range(count):
-            pattern = alternatives[number % len(alternatives)]
             words = {slot: choose.choice(choices).strip() for slot, choices in options.items()}
-            yield Row(pattern.format(**words), label, SOURCE)
+            # An option may contain a slot, too.
+            yield Row(patterns[number % len(patterns)].format(**words).format(**words), label, SOURCE)
