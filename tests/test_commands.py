@@ -216,3 +216,14 @@ def test_report_is_self_contained(flask, model, second, labelled, tmp_path):
     again = tmp_path / "again.html"
     flask("model", "evaluate", model[1], "--compare", second, *labelled, "--report", str(again))
     assert again.read_text() == page
+
+
+def test_behavioural_suite_is_shown_by_kind(flask, model):
+    shown = json.loads(flask("model", "evaluate", "--behaviour", "--json").stdout)
+    assert sum(kind["sentences"] for kind in shown) >= 1500
+    assert all(0 <= kind["failures"] <= kind["sentences"] for kind in shown)
+    table = flask("model", "evaluate", model[1], "--behaviour", "--compare", model[1]).output
+    assert "double negation" in table
+    for arguments in ((), ("--behaviour", "--data", __file__)):
+        refused = flask("model", "evaluate", *arguments)
+        assert (refused.exit_code, "either --data or --behaviour" in refused.output) == (2, True)

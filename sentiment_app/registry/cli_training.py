@@ -16,7 +16,7 @@ from rich.table import Table
 
 from sentiment_app.cli import as_json, print_json
 from sentiment_app.infrastructure.app_state import settings
-from sentiment_app.ml.training import evaluation, experiment, importing, labelled
+from sentiment_app.ml.training import behaviour, evaluation, experiment, importing, labelled
 from sentiment_app.ml.training import report as reporting
 from sentiment_app.ml.training.datasets import Row
 from sentiment_app.registry import promotion, releases
@@ -101,7 +101,6 @@ def _active(*, needed: bool) -> experiment.Baseline | None:
 @click.option(
     "--data",
     "file",
-    required=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A labelled CSV, NDJSON or Parquet file (text, label, and optionally source).",
 )
@@ -111,17 +110,19 @@ def _active(*, needed: bool) -> experiment.Baseline | None:
 @click.option(
     "--compare", "other", metavar="VERSION", help="A second model to compare with.", shell_complete=complete_version
 )
+@click.option("--behaviour", "by_behaviour", is_flag=True, help="Score the behavioural suite instead of a file.")
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML page with plots to this file."
 )
 @as_json
 def evaluate(
     version: str | None,
-    file: Path,
+    file: Path | None,
     column: str | None,
     label_column: str,
     labels: str | None,
     other: str | None,
+    by_behaviour: bool,
     report: Path | None,
     as_json: bool,
 ) -> None:
@@ -130,10 +131,20 @@ def evaluate(
     If the file has no neutral texts, the negative and positive scores are renormalised. --compare evaluates a second
     model on the same texts, with a significance test and a comparison by slices.
 
+    --behaviour shows how many sentences of each kind the model scores wrongly, such as "I hoped it would be good, but
+    it was not". The sentences are English, and not among the training data.
+
+    Example: flask model evaluate --behaviour
+
     Example: flask model evaluate --data reviews.csv --labels 0=negative,1=positive --report report.html
 
     Example: flask model evaluate 20261123-0a1b2c3d --compare 20261124-4e5f6a7b --data reviews.csv
     """
+    if by_behaviour == bool(file):
+        raise click.UsageError("Give either --data or --behaviour.")
+    if file is None:
+        _show_behaviour([version or serving().current().version, *([other] if other else [])], as_json=as_json)
+        return
     names_of_labels = labelled.parse_names(labels) if labels else None
     rows = labelled.read_file(labelled.LabelledFile(file, names_of_labels, column, label_column))
     if report and not report.absolute().parent.is_dir():  # fail before minutes of scoring
@@ -192,6 +203,20 @@ def import_model(path: Path, labels: str | None, as_json: bool) -> None:
     for kind, milliseconds in manifest["classifier"].get("milliseconds_per_text", {}).items():
         click.echo(f"It needs {milliseconds:g} ms for a {kind} text, on one core of this machine.")
     click.echo(f"{manifest['version']} is stored. Release it with: flask model release {manifest['version']}")
+
+
+def _show_behaviour(versions: Sequence[str], *, as_json: bool) -> None:
+    found = [behaviour.evaluate(scorer_of(version)) for version in versions]
+    if as_json:
+        shown = {version: [kind._asdict() for kind in kinds] for version, kinds in zip(versions, found, strict=True)}
+        print_json(shown if len(versions) > 1 else shown[versions[0]])
+        return
+    table = Table("failure rate by kind", "sentences", *versions)
+    for kinds in zip(*found, strict=True):
+        table.add_row(kinds[0].kind, str(kinds[0].sentences), *(f"{kind.failure_rate:.2f}" for kind in kinds))
+    totals = (sum(kind.failures for kind in kinds) / sum(kind.sentences for kind in kinds) for kinds in found)
+    table.add_row("all", f"{sum(kind.sentences for kind in found[0]):,}", *(f"{total:.2f}" for total in totals))
+    out.print(table)
 
 
 def _scores(version: str, rows: Sequence[Row]) -> evaluation.Floats:

@@ -24,6 +24,8 @@ from sentiment_app.registry.models import ModelEvent, ModelRelease
 # How much worse a model may be than the active model on the texts that both were measured on. (Macro recall; sources
 # with more texts count more.)
 METRIC_TOLERANCE = 0.02
+# How many more sentences of the behavioural suite it may score wrongly, as a share.
+BEHAVIOUR_TOLERANCE = 0.05
 
 log = structlog.get_logger()
 
@@ -199,6 +201,19 @@ def _check_metrics(candidate: Manifest, active: Manifest) -> None:
                 f"{active['version']} has {comparison.active:.3f}. To activate it nevertheless, use --allow-worse (in "
                 "the API allow_worse=true)"
             )
+    ours, theirs = _failure_rate(candidate), _failure_rate(active)
+    if ours is not None and theirs is not None and ours > theirs + BEHAVIOUR_TOLERANCE:
+        raise ModelError(
+            f"it fails on {ours:.1%} of the behavioural suite, and the active model {active['version']} fails on "
+            f"{theirs:.1%}. To activate it nevertheless, use --allow-worse (in the API allow_worse=true)"
+        )
+
+
+def _failure_rate(manifest: Manifest) -> float | None:
+    """The share of the sentences of the behavioural suite that a model scored wrongly."""
+    kinds = manifest["metrics"].get("behaviour", [])
+    sentences = sum(kind["sentences"] for kind in kinds)
+    return sum(kind["failures"] for kind in kinds) / sentences if sentences else None
 
 
 def _compare(candidate: Manifest, active: Manifest) -> Iterator[Comparison]:

@@ -97,10 +97,13 @@ def test_any_error_at_loading_keeps_old_model(client, as_ada, second, model, mon
     assert client.get("/readyz").json["checks"]["model_switch"] == "the active model does not load: KeyError"
 
 
-def released(model, version, recall=None, texts="the same"):
+def released(model, version, recall=None, texts="the same", failures=None):
     manifest = json.loads(model[0].manifest) | {"version": version}
     if recall:
         manifest["metrics"] = {"by_source": {"tweets": {"macro_recall": recall, "texts_sha256": texts, "texts": 1000}}}
+    if failures is not None:
+        kinds = [{"kind": "idioms", "sentences": 100, "failures": failures}]
+        manifest["metrics"] = {**manifest["metrics"], "behaviour": kinds}
     return releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
 
 
@@ -145,6 +148,17 @@ def test_worse_model_needs_allow_worse(app, model):
     assert releases.active_version() == "v1"
     assert actions("v2") == ["released", "refused"]
     promotion.activate(released(model, "v3", 0.74), by="tests")  # within the tolerance
+    promotion.activate(worse, by="tests", allow_worse=True)
+    assert releases.active_version() == "v2"
+
+
+def test_model_that_fails_more_of_the_behavioural_suite_needs_allow_worse(app, model):
+    promotion.activate(released(model, "v1", 0.75, failures=10), by="tests")
+    worse = released(model, "v2", 0.75, failures=16)
+    with pytest.raises(promotion.PromotionError, match=r"16\.0% of the behavioural suite.*v1 fails on 10\.0%"):
+        promotion.activate(worse, by="tests")
+    promotion.activate(released(model, "v3", 0.75, failures=15), by="tests")  # within the tolerance
+    promotion.activate(released(model, "v4", 0.75), by="tests")  # not measured
     promotion.activate(worse, by="tests", allow_worse=True)
     assert releases.active_version() == "v2"
 

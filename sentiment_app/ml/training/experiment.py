@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sentiment_app.ml import artifact, language
 from sentiment_app.ml.artifact import Manifest
 from sentiment_app.ml.runtime import ModelError, TextScorer
-from sentiment_app.ml.training import datasets, evaluation, labelled
+from sentiment_app.ml.training import behaviour, datasets, evaluation, labelled
 from sentiment_app.ml.training.datasets import Row
 from sentiment_app.ml.training.pipeline import (
     DEFAULT,
@@ -163,6 +163,9 @@ def run(
     if recipe.refit:
         progress(f"fitting it again on all {len(rows):,} texts")
         pipeline = train(TrainingData(rows, lexicon), parameters)
+    spoken = language.find_most_frequent([row.text for row in rows[:LANGUAGE_TEXTS]]) if files else "en"
+    if measured and spoken == "en":
+        measured["behaviour"] = [kind._asdict() for kind in behaviour.evaluate(compile_pipeline(pipeline))]
     progress("storing the model")
     return _store(
         pipeline,
@@ -174,7 +177,7 @@ def run(
         data=sources,
         metrics=measured,
         refit=recipe.refit,
-        language=language.find_most_frequent([row.text for row in rows[:LANGUAGE_TEXTS]]) if files else "en",
+        language=spoken,
         duration_seconds=round(time.perf_counter() - started, 1),
     )
 
