@@ -36,25 +36,24 @@ def reverse(normal: Terms, surfaces: Sequence[str]) -> Terms:
     return text.marked()
 
 
-def _reverse_after(text: Clauses, start: int) -> None:
-    """Reverse some words from an index on, in the same clause."""
-    left = SCOPE
-    for index in text.window(start):
-        if text.ends_clause(index) or not left:
+def _reverse_words(text: Clauses, indexes: range, is_end: Callable[[int], bool], left: int) -> None:
+    """Reverse up to `left` words, in the order of the indexes and before the end."""
+    for index in indexes:
+        if is_end(index) or not left:
             return
         if text.is_content(index):
             text.reversed.add(index)
             left -= 1
+
+
+def _reverse_after(text: Clauses, start: int) -> None:
+    """Reverse some words from an index on, in the same clause."""
+    _reverse_words(text, text.window(start), text.ends_clause, SCOPE)
 
 
 def _reverse_before(text: Clauses, end: int, left: int = SCOPE) -> None:
     """Reverse up to `left` words before an index, in the same sentence."""
-    for index in text.window_before(end):
-        if text.ends_sentence(index) or not left:
-            return
-        if text.is_content(index):
-            text.reversed.add(index)
-            left -= 1
+    _reverse_words(text, text.window_before(end), text.ends_sentence, left)
 
 
 def _clause_before(text: Clauses, end: int) -> set[str | None]:

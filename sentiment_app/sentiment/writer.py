@@ -33,7 +33,7 @@ from sentiment_app.infrastructure.database import (
 from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.usage import counters
 from sentiment_app.usage.models import QuotaCounter, UsageRecord
-from sentiment_app.usage.quotas import AccountLockedError, QuotaUse, owners, refuse_excess
+from sentiment_app.usage.quotas import QuotaUse, owners, refuse_excess
 
 # How much longer a request waits for its group than the group is retried.
 GRACE_SECONDS = 5.0
@@ -111,6 +111,12 @@ Row = Mapping[str, Any]
 A row that is not stored only counts for usage. The id makes the insert idempotent: it may run again after a lost
 answer.
 """
+
+
+class AccountLockedError(UnavailableError):
+    """Another process has locked the account, or the counters of its quotas."""
+
+    detail = "Your account is locked by another process. Retry later. Nothing was stored."
 
 
 class _State:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import or_, select
 
-from sentiment_app.errors import RateLimitedError, TooLargeError, UnavailableError
+from sentiment_app.errors import RateLimitedError, TooLargeError
 from sentiment_app.infrastructure.app_state import AppKey, settings
 from sentiment_app.infrastructure.database import db, unit_of_work
 from sentiment_app.infrastructure.refreshed import Refreshed
@@ -72,12 +72,6 @@ class QuotaExceededError(RateLimitedError):
         else:
             super().__init__(f"{detail}The quota begins anew on {resets_at:%Y-%m-%d} at 00:00 UTC.")
         self.retry_after_seconds = seconds  # type: ignore[misc]  # other errors have a fixed time
-
-
-class AccountLockedError(UnavailableError):
-    """Another process has locked the account, or the counters of its quotas."""
-
-    detail = "Your account is locked by another process. Retry later. Nothing was stored."
 
 
 class TaskExceedsQuotaError(TooLargeError):

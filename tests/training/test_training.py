@@ -24,7 +24,7 @@ def data_dir(pytestconfig):
 
 @pytest.fixture(scope="session")
 def some_sentences():
-    return list(training.sentences())[::8]
+    return list(training.sentences())[::20]
 
 
 @pytest.fixture(autouse=True)
@@ -147,11 +147,7 @@ def test_worse_model_of_own_texts_is_refused(app, packaged, train, tmp_path):
 def test_temperatures_fit_own_texts():
     words = ("good", "bad", "new")
     rows = [Row(f"{words[n % 3]} thing number {n}", (2, 0, 1)[(n if n % 4 else n + 1) % 3], "") for n in range(600)]
-    # As `run` trains on own texts.
-    weights = {
-        name: getattr(training.FAST, name) * experiment.TEMPLATES_BESIDE_OWN for name in experiment.TEMPLATE_WEIGHTS
-    }
-    too_sure = replace(training.FAST, polarity_temperature=0.1, neutrality_temperature=0.1, **weights)
+    too_sure = replace(training.FAST, polarity_temperature=0.1, neutrality_temperature=0.1)
     fitted = training.calibrate(rows, {}, too_sure)
     kept = [row for row in rows if not datasets.is_held_out(row)]
     held_out = [row for row in rows if datasets.is_held_out(row)]
@@ -160,7 +156,7 @@ def test_temperatures_fit_own_texts():
         pipeline = training.train(training.TrainingData(kept, {}), parameters)
         scores = pipeline.predict_proba([row.text for row in held_out])
         losses.append(evaluation.evaluate(scores, np.array([row.label for row in held_out]))["log_loss"])
-    assert losses[1] < 0.6 * losses[0]
+    assert losses[1] < losses[0] / 2
     assert training.calibrate(rows[:1], {}, training.FAST) == training.FAST
 
 

@@ -153,7 +153,7 @@ def _maker(kind: str, group: Group, pattern: str) -> Callable[[dict[str, str]], 
     """A function that fills the slots of a pattern, and of its reference, with the same words."""
     reference = group.get("reference") or group.get("same_as")
     label, direction = next(
-        ((group[key], sign) for key, sign in _DIRECTIONS.items() if key in group),  # type: ignore[literal-required]
+        ((group[key], sign) for key, sign in _DIRECTIONS.items() if key in group),  # type: ignore[literal-required]  # the keys are those of Group
         (None, 0),
     )
 

@@ -38,7 +38,7 @@ MIN_COMPARED_TEXTS = 30
 # The language of the user's own texts is that of most of the first texts.
 LANGUAGE_TEXTS = 1000
 TEMPLATE_WEIGHTS = ("template_weight", "polar_template_weight", "neutral_template_weight")
-TEMPLATES_BESIDE_OWN = 0.15
+TEMPLATES_BESIDE_OWN = 0.12
 """Weight of a template sentence when a model is trained on the user's own texts, as a share of the recipe's weight. A
 higher weight makes the model less accurate on these texts. A lower weight makes it forget phrases of the templates."""
 
