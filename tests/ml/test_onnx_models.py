@@ -202,6 +202,15 @@ def test_missing_libraries_are_named(flask, tmp_path, monkeypatch):
         assert (done.exit_code, "Install requirements-onnx.txt" in done.output) == (1, True), done.output
 
 
+def test_host_without_the_libraries_keeps_its_model_and_names_them(flask, client, as_ada, tmp_path, monkeypatch, model):
+    assert analyze(client, as_ada, "good")["model_version"] == model[1]
+    activate(flask, write_transformer(tmp_path / "model", WEIGHTS, **NAMES))
+    monkeypatch.delitem(sys.modules, "sentiment_app.ml.onnx_scorer")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert analyze(client, as_ada, "good")["model_version"] == model[1]
+    assert "needs the module onnxruntime" in client.get("/readyz").json["checks"]["model_switch"]
+
+
 def with_external_data(folder):
     model = onnx.load(folder / "model.onnx")
     onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
