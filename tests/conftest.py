@@ -19,6 +19,7 @@ from sentiment_app.config import Settings
 from sentiment_app.infrastructure import logs
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.queue import REDIS
+from sentiment_app.infrastructure.refreshed import Refreshed
 from sentiment_app.ml import artifact
 from sentiment_app.ml.training import pipeline as training
 from sentiment_app.registry import promotion, releases
@@ -206,18 +207,24 @@ def full():
 
 @pytest.fixture
 def statements(app):
-    """Lists the SQL statements that run in a block."""
+    """Lists the SQL statements that run in a block, without the reads that each process repeats every few seconds."""
 
     @contextmanager
     def statements():
         seen = []
+
+        def keep(refreshed):
+            if not refreshed._values:
+                refreshed.read_again(0)
 
         def listen(_connection, _cursor, statement, *_):
             seen.append(statement)
 
         event.listen(db.engine, "before_cursor_execute", listen)
         try:
-            yield seen
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Refreshed, "_refresh", keep)
+                yield seen
         finally:
             event.remove(db.engine, "before_cursor_execute", listen)
 
