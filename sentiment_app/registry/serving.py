@@ -16,7 +16,7 @@ from sentiment_app.errors import NotFoundError, UnavailableError
 from sentiment_app.infrastructure.app_state import AppKey
 from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
 from sentiment_app.ml.artifact import Artifact, Manifest, open_artifact
-from sentiment_app.ml.runtime import ModelError, TextScorer
+from sentiment_app.ml.runtime import ModelError, Scorer, TextScorer
 
 # How many models, besides the active model, are kept because requests named them. Each takes about 20 MB.
 MAX_PINNED = 2
@@ -59,6 +59,11 @@ class Served(NamedTuple):
     version: str
     scorer: TextScorer
     manifest: Manifest
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether a text takes microseconds: the model is a table, and not an imported pipeline."""
+        return isinstance(self.scorer, Scorer)
 
 
 class Serving:

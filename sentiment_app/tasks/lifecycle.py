@@ -24,7 +24,7 @@ QUEUED_CHUNKS = 8
 
 def dispatch(task_id: UUID) -> None:
     """Queue the next chunks of a task, up to the limit."""
-    for chunk_id in _queue_next(task_id):
+    for chunk_id in queue_next(task_id):
         enqueue_chunk(chunk_id)
 
 
@@ -34,7 +34,8 @@ def enqueue_chunk(chunk_id: UUID) -> None:
 
 
 @unit_of_work
-def _queue_next(task_id: UUID) -> Sequence[UUID]:
+def queue_next(task_id: UUID) -> Sequence[UUID]:
+    """Mark the next chunks of a task as queued, and return their ids."""
     outstanding = select(func.count()).where(Chunk.task_id == task_id, Chunk.state.in_(("queued", "running")))
     owner = select(Task.user_id).where(Task.id == task_id).scalar_subquery()
     is_active = Task.status.in_(("uploading", *OPEN)), Task.deleted_at.is_(None)

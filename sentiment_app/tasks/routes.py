@@ -84,11 +84,14 @@ def _check_quota() -> None:
 def submit_batch(body: dict[str, Any]) -> Response:
     """Score up to 10,000 texts as a task.
 
-    Returns 202 with the task. With `Prefer: wait=N`, returns 200 with the results if the task ends within N seconds.
+    Returns 202 with the task. With `Prefer: wait=N`, returns 200 with the results if the task ends within N seconds. Up
+    to 1,000 short texts are then scored at once, without a worker.
     """
     to_submit = _submission(body.get("model"), body.get("webhook_url"))
     identity = fingerprint(request.get_data())
     task = submission.find_replay(to_submit, identity)
+    if task is None and _preferred_wait() is not None:
+        task = submission.submit_and_score(to_submit, list(_rows(body)), identity)
     return _submitted(task or submission.submit(to_submit, _rows(body), lambda: identity))
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import IO, Any, NamedTuple
 from uuid import UUID
 
+import structlog
 import uuid_utils.compat as uuid
 from sqlalchemy import case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -28,8 +29,8 @@ from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
 from sentiment_app.ml.text import MAX_CHARACTERS, TextError, normalize
-from sentiment_app.registry.serving import serving
-from sentiment_app.tasks import chunks, lifecycle, quotas, reconciler, retention, service
+from sentiment_app.registry.serving import Served, serving
+from sentiment_app.tasks import chunks, executor, lifecycle, quotas, reconciler, retention, service
 from sentiment_app.tasks.kept_columns import KeptColumns
 from sentiment_app.tasks.models import Chunk, Task
 from sentiment_app.usage import quotas as row_quotas
@@ -41,8 +42,13 @@ CHUNK_ROWS = 5_000
 CHUNK_CHARACTERS = 2_000_000
 # If no data has arrived for this long, a request with the same idempotency key may replace the upload.
 STALE_UPLOAD = timedelta(seconds=60)
+# A batch whose client waits for the results is scored by this process if it has at most this many rows and characters.
+# A worker would need longer to receive the job than to score the texts.
+AT_ONCE_ROWS, AT_ONCE_CHARACTERS = 1_000, 100_000
 TOUCH_SECONDS = 10.0
 PREVIEW_ROWS = 20
+
+log = structlog.get_logger()
 
 Acquire = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -212,11 +218,32 @@ def _check_text(row: Row) -> Row:
     return row if text is row.text else row._replace(text=text)
 
 
+def submit_and_score(submission: Submission, rows: Sequence[Row], fingerprint: str) -> Task:
+    """Create a task from rows, and score them in this process if that takes only a moment.
+
+    Raises the errors of `submit`.
+    """
+    served = _find_model(submission.model)
+    characters = sum(len(row.text or "") for row in rows)
+    is_quick = served.is_fast and len(rows) <= AT_ONCE_ROWS and characters <= AT_ONCE_CHARACTERS
+    return submit(submission, rows, lambda: fingerprint, at_once=is_quick)
+
+
+def _score_at_once(task_id: UUID) -> None:
+    try:
+        executor.score_next(task_id)
+    except Exception as error:  # noqa: BLE001  # the task is stored, so a worker may succeed
+        log.warning("not_scored_at_once", task_id=str(task_id), error=type(error).__name__)
+        lifecycle.dispatch(task_id)
+
+
 def submit(
     submission: Submission,
     rows: Iterable[Row],
     fingerprint: Callable[[], str],
     describe_format: Callable[[], dict[str, Any] | None] = lambda: None,
+    *,
+    at_once: bool = False,
 ) -> Task:
     """Create a task from all rows and have workers score it, or create nothing.
 
@@ -225,6 +252,7 @@ def submit(
         rows: read one after the other, and stored chunk by chunk.
         fingerprint: called after the last row; identifies the request.
         describe_format: called after the last row; the format of the file that the rows are from.
+        at_once: whether this process scores the rows, and not a worker.
 
     Raises:
         UnknownModelError, NoModelError: there is no such model.
@@ -232,7 +260,7 @@ def submit(
         TaskExceedsQuotaError: the task alone exceeds a quota.
         InvalidError: there are no rows, or the webhook URL is not acceptable.
     """
-    version = _find_model(submission.model)
+    version = _find_model(submission.model).version
     if submission.webhook_url:
         egress.check_url(submission.webhook_url)
     # Rows that were scored count under the quotas. With quotas, nothing is scored before all rows are accepted.
@@ -245,19 +273,22 @@ def submit(
                 waits |= row_quotas.prepare(submission.user_id, submission.key_id)
             _add_chunk(uuid.uuid7(), submission.user_id, task_id, total, part)
             total += len(part)
-            if not waits:
+            if not (waits or at_once):
                 lifecycle.dispatch(task_id)
         _close(task_id, total, fingerprint(), describe_format())
     except BaseException:
         retention.erase(task_id)
         raise
-    lifecycle.dispatch(task_id)
+    if at_once:
+        _score_at_once(task_id)
+    else:
+        lifecycle.dispatch(task_id)
     lifecycle.finish(task_id)  # the workers may have been faster than the upload
     return service.get(submission.user_id, task_id)
 
 
-def _find_model(name: str | None) -> str:
-    return (serving().current() if name is None else serving().pinned(name)).version
+def _find_model(name: str | None) -> Served:
+    return serving().current() if name is None else serving().pinned(name)
 
 
 def open_task(submission: Submission, version: str) -> UUID:

@@ -101,7 +101,7 @@ def upload(user, rows=1, **options):
     task_id = submission.open_task(submission.Submission(user.id, **options), releases.active_version())
     add(user, task_id, rows)
     submission._close(task_id, rows, "x", None)
-    lifecycle._queue_next(task_id)
+    lifecycle.queue_next(task_id)
     return task_id, db.session.scalar(select(Chunk.id).where(Chunk.task_id == task_id))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sentiment_app.errors import UnavailableError
 from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
-from sentiment_app.tasks import executor, progress_stream, schemas, service
+from sentiment_app.tasks import executor, progress_stream, schemas, service, submission
 from sentiment_app.tasks.downloads import DOWNLOADS
 from sentiment_app.tasks.routes import WAITING
 from sentiment_app.tasks.upload import UPLOADS
@@ -28,6 +28,12 @@ def scored_meanwhile(monkeypatch, chunk_jobs):
     monkeypatch.setattr(time, "sleep", sleep)
 
 
+@pytest.fixture
+def never_at_once(monkeypatch):
+    monkeypatch.setattr(submission, "AT_ONCE_ROWS", 0)
+
+
+@pytest.mark.usefixtures("never_at_once")
 @pytest.mark.parametrize("prefer", ["wait=5", "respond-async, wait=5", 'wait="5"'])
 def test_prefer_wait_returns_results(client, as_ada, scored_meanwhile, prefer):
     answer = client.post(BATCH, json={"texts": ["I love it"]}, headers={**as_ada, "Prefer": prefer})
@@ -35,6 +41,7 @@ def test_prefer_wait_returns_results(client, as_ada, scored_meanwhile, prefer):
     assert answer.json["result"][0]["sentiment"] == "positive"
 
 
+@pytest.mark.usefixtures("never_at_once")
 def test_prefer_wait_returns_task_after_timeout(client, as_ada, monkeypatch):
     clock, waits = [1000.0], []
 
@@ -53,6 +60,7 @@ def test_prefer_wait_is_limited_to_thirty_seconds(client, as_ada, scored_meanwhi
     assert answer.headers["Preference-Applied"] == "wait=30"
 
 
+@pytest.mark.usefixtures("never_at_once")
 def test_prefer_wait_is_ignored_if_waiting_limit_is_reached(app, client, as_ada, monkeypatch):
     full = ConcurrencyLimit(1, UnavailableError)
     WAITING.set(app, full)

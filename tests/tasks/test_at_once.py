@@ -1,0 +1,89 @@
+"""Small batches whose client waits are scored by the process that receives them."""
+
+import json
+import time
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select
+
+from sentiment_app.infrastructure.database import db
+from sentiment_app.registry.serving import Served
+from sentiment_app.tasks import chunks, executor, service
+from sentiment_app.usage.models import UsageRecord
+from sentiment_app.webhooks.models import Delivery
+
+BATCH = "/api/v1/sentiment/analyze/batch"
+TEXTS = ["I love it", "It is awful", "The train leaves at noon"]
+
+
+@pytest.fixture
+def submit(client, as_ada, monkeypatch):
+    """Submits a batch. A request that would sleep until a worker has scored it fails."""
+
+    def sleep(_seconds):
+        raise AssertionError("the request waits for a worker")
+
+    monkeypatch.setattr(service, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+
+    def submit(texts=TEXTS, **fields):
+        headers = {**as_ada, "Prefer": "wait=5"}
+        return client.post(BATCH, json={"texts": texts, **fields}, headers=headers)
+
+    return submit
+
+
+def test_small_batch_is_scored_without_a_job(submit, chunk_jobs):
+    answer = submit()
+    assert (answer.status_code, answer.json["status"], chunk_jobs()) == (200, "completed", [])
+    assert [row["sentiment"] for row in answer.json["result"]][:2] == ["positive", "negative"]
+
+
+def test_results_are_those_of_a_worker(client, as_ada, submit, work, fetch):
+    at_once = submit().json["result"]
+    task = client.post(BATCH, json={"texts": TEXTS}, headers=as_ada).json["task_id"]
+    work()
+    rows = [json.loads(line) for line in fetch(f"/{task}/results", Accept="application/x-ndjson").text.splitlines()]
+    assert [row["scores"] for row in rows] == [row["scores"] for row in at_once]
+
+
+def test_rows_are_counted_once(submit):
+    submit()
+    assert db.session.scalar(select(func.sum(UsageRecord.rows))) == len(TEXTS)
+
+
+def test_webhook_is_delivered(submit):
+    task = submit(webhook_url="https://example.com/hook").json["task_id"]
+    assert db.session.scalars(select(Delivery.task_id)).all() == [UUID(task)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_fast"), [(["a"] * 1001, True), (["word " * 2000] * 11, True), (["a"], False)], ids=str
+)
+def test_batch_that_takes_long_is_sent_to_the_workers(client, as_ada, chunk_jobs, monkeypatch, texts, is_fast):
+    monkeypatch.setattr(Served, "is_fast", is_fast)
+    monkeypatch.setattr(time, "sleep", lambda _: [executor.score_chunk(UUID(job)) for job in chunk_jobs()])
+    answer = client.post(BATCH, json={"texts": texts}, headers={**as_ada, "Prefer": "wait=5"})
+    assert answer.status_code == 200
+    assert len(chunk_jobs()) == 1
+
+
+def test_batch_is_sent_to_the_workers_if_it_cannot_be_scored_here(client, as_ada, chunk_jobs, monkeypatch):
+    store, failures = chunks.store, iter([MemoryError()])
+
+    def fail_once(*arguments):
+        for error in failures:
+            raise error
+        return store(*arguments)
+
+    monkeypatch.setattr(chunks, "store", fail_once)
+    monkeypatch.setattr(time, "sleep", lambda _: [executor.score_chunk(UUID(job)) for job in chunk_jobs()])
+    answer = client.post(BATCH, json={"texts": TEXTS}, headers={**as_ada, "Prefer": "wait=5"})
+    assert (answer.status_code, answer.json["status"]) == (200, "completed")
+    assert db.session.scalar(select(func.sum(UsageRecord.rows))) == len(TEXTS)
+
+
+def test_batch_is_not_scored_at_once_without_prefer(client, as_ada, chunk_jobs):
+    answer = client.post(BATCH, json={"texts": TEXTS}, headers=as_ada)
+    assert (answer.status_code, answer.json["status"], len(chunk_jobs())) == (202, "queued", 1)
