@@ -29,7 +29,6 @@ import click
 import numpy as np
 import psutil
 import uuid_utils.compat as uuid
-from flask import Flask
 from harness import ROOT, Product, call, free_port
 from redis import Redis
 from rq import Queue, Worker
@@ -84,21 +83,7 @@ def product(**settings: str) -> Iterator[Product]:
             made.stop()
 
 
-# -- one request ------------------------------------------------------------------------------------------------------
-
-
-def hello() -> Flask:
-    """The baseline of a request: a bare Flask application."""
-    app = Flask("hello")
-    app.get("/")(lambda: "hello")
-    return app
-
-
-HELLO = """
-exec(open("deploy/gunicorn.conf.py").read())
-wsgi_app, bind, chdir = "benchmarks:hello()", "127.0.0.1:{port}", "scripts"
-def post_worker_init(worker): pass
-"""
+# -- web servers -----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -166,27 +151,6 @@ def http(path: str, body: bytes = b"", headers: str = "") -> bytes:
     """A request as bytes."""
     method = "POST" if body else "GET"
     return f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
-
-
-@main.command("request")
-@click.option("--rounds", default=8, show_default=True)
-@click.option("--seconds", default=4.0, show_default=True)
-@click.option("--connections", default=16, show_default=True)
-def bench_request(rounds: int, seconds: float, connections: int) -> None:
-    """Compare an analyze request (authenticated, limited, scored, committed) with a bare Flask view."""
-    port = free_port()
-    with product() as ours, gunicorn(HELLO.format(port=port), ours.environment | {"PYTHONPATH": str(ROOT)}):
-        request = analyze(ours.token())
-        pairs = []
-        for number in range(rounds + 1):
-            greeted = drive(port, http("/"), connections, seconds)
-            scored = drive(ours.port, request, connections, seconds)
-            assert all(entry.is_good for entry in scored)
-            if number:  # the first round warms up
-                pairs.append((len(greeted) / seconds, len(scored) / seconds))
-    spread("hello, requests per second", [hello_rate for hello_rate, _ in pairs])
-    spread("analyze, requests per second", [analyze_rate for _, analyze_rate in pairs])
-    spread("analyze / hello", [analyze_rate / hello_rate for hello_rate, analyze_rate in pairs])
 
 
 # -- a switch of models ------------------------------------------------------------------------------------------------
