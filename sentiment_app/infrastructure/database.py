@@ -85,7 +85,8 @@ def flask_config(settings: Settings) -> dict[str, Any]:
             "keepalives_count": KEEPALIVE_PROBES,
             # Planning a prepared statement anew each time takes longer than any plan could save.
             "options": f"-c statement_timeout={settings.database_statement_seconds * 1000:.0f} "
-            f"-c idle_in_transaction_session_timeout={IDLE_SECONDS * 1000:.0f} -c plan_cache_mode=force_generic_plan",
+            f"-c idle_in_transaction_session_timeout={IDLE_SECONDS * 1000:.0f} -c plan_cache_mode=force_generic_plan "
+            "-c timezone=UTC",
         },
     }
     size = settings.database_pool_size
