@@ -8,4 +8,4 @@ from sentiment_app.config import ConfigError
 try:
     app = create_app()
 except ConfigError as error:
-    sys.exit(f"Error: {error}\ndeploy/sentiment.env.template describes each setting. scripts/dev creates a .env.")
+    sys.exit(f"Error: {error}")

@@ -1,4 +1,4 @@
-"""Alembic's environment, as `flask db` runs it."""
+"""Alembic's environment, as `sentiment db` runs it."""
 
 import logging
 

@@ -164,7 +164,7 @@ def bench_switch(rounds: int, connections: int) -> None:
     stored = [entry["version"] for entry in artifact.find_manifests(MODELS) if artifact.SERVING in entry["files"]][:2]
     if len(stored) < 2:
         raise click.ClickException(
-            "This needs two trained models. While scripts/dev runs, run: .venv/bin/flask model train"
+            "This needs two trained models. While scripts/dev runs, run: scripts/sentiment model train"
         )
     seconds = 6.0  # within which every process has switched
     with product(SCORING_RATE_LIMIT="1000000 per minute") as ours, ThreadPoolExecutor() as pool:

@@ -4,16 +4,19 @@ import gc
 from collections.abc import Callable
 from typing import Any, cast
 
+import click
 import orjson
 from flask import Flask, Response
+from flask.cli import ScriptInfo, load_dotenv
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from sentiment_app import __version__, cli
+from sentiment_app import __version__
 from sentiment_app.audit import routes as audit
 from sentiment_app.auth import credentials, tokens
 from sentiment_app.auth import routes as auth
-from sentiment_app.config import Settings
+from sentiment_app.commands import ROOT
+from sentiment_app.config import ConfigError, Settings
 from sentiment_app.console import routes as console
 from sentiment_app.infrastructure import database, logs, metrics, queue
 from sentiment_app.infrastructure.app_state import SETTINGS, START
@@ -77,7 +80,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     SETTINGS.set(app, settings)
     app.url_map.merge_slashes = False  # a double slash is a 404, not a redirect to whatever the Host header says
     app.url_map.converters["name"] = NameConverter
-    app.cli = cli.LazyGroup(lazy=cli.COMMANDS)
+    app.cli = ROOT
     app.config.from_mapping(
         {
             "DEBUG": settings.debug,
@@ -116,6 +119,19 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.register_blueprint(feature.blueprint, url_prefix=prefix)
     app.register_blueprint(console.blueprint)
     return app
+
+
+def make_script_info() -> ScriptInfo:
+    """What Flask's commands find the application with. Reads `.env`, as the command `flask` does."""
+    load_dotenv()
+    return ScriptInfo(create_app=_create_app_for_command, set_debug_flag=False)
+
+
+def _create_app_for_command() -> Flask:
+    try:
+        return create_app()
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _init_guard(app: Flask, settings: Settings) -> None:

@@ -1,48 +1,23 @@
-"""The base classes of all `flask` commands. They import commands at first use, and print errors without a traceback."""
+"""What all commands share: errors without a traceback, JSON, times and completion. `commands.py` has their tree."""
 
-import importlib
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import click
-from flask.cli import AppGroup
-from sqlalchemy.exc import DBAPIError
+from flask.cli import ScriptInfo, with_appcontext
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from sentiment_app.commands import first_paragraph, write_examples
 from sentiment_app.errors import AppError
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import UNDEFINED_TABLE, is_disconnect, is_out_of_resources, sqlstate
 from sentiment_app.ml.runtime import ModelError
 
-# The location of each command: "module:attribute".
-COMMANDS = {
-    "audit": "sentiment_app.audit.cli:audit",
-    "auth": "sentiment_app.auth.cli:auth",
-    "config": "sentiment_app.cli:config",
-    "model": "sentiment_app.registry.cli:model",
-    "purge": "sentiment_app.maintenance:purge_command",
-    "tasks": "sentiment_app.tasks.cli:tasks",
-    "user": "sentiment_app.users.cli:user",
-}
-
-
-class LazyGroup(AppGroup):
-    """A group of commands. Commands in `lazy`, by name and location, are imported at first use."""
-
-    def __init__(self, *arguments: Any, lazy: dict[str, str], **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._lazy = lazy
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *self._lazy})
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self._lazy:
-            return super().get_command(ctx, name)
-        module, _, attribute = self._lazy[name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+EXAMPLE = "Example: "
 
 
 @contextmanager
@@ -63,27 +38,34 @@ def print_errors() -> Iterator[None]:
         if is_out_of_resources(error):
             raise click.ClickException("The database lacks disk space, memory or connections.") from None
         if sqlstate(error) == UNDEFINED_TABLE:
-            raise click.ClickException("The database has no tables yet. Run: flask db upgrade") from None
+            raise click.ClickException("The database has no tables yet. Run: sentiment db upgrade") from None
         raise
 
 
 class Command(click.Command):
-    """A command whose errors are printed, with exit status 1."""
+    """A command whose errors are printed, with exit status 1. Its help ends with the examples of its docstring."""
+
+    def __init__(self, name: str, *, help: str, **options: Any) -> None:  # noqa: A002  # click passes it by name
+        parts = inspect.cleandoc(help).split("\n\n")
+        text = "\n\n".join(part for part in parts if not part.startswith(EXAMPLE))
+        super().__init__(name, help=text, short_help=first_paragraph(text), **options)
+        self.examples = [part.removeprefix(EXAMPLE) for part in parts if part.startswith(EXAMPLE)]
 
     def invoke(self, ctx: click.Context) -> Any:
         with print_errors():
             return super().invoke(ctx)
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(formatter, self.examples)
 
-class Group(LazyGroup):
-    """A group of commands whose errors are printed, with exit status 1."""
 
-    def __init__(self, *arguments: Any, lazy: dict[str, str] | None = None, **options: Any) -> None:
-        super().__init__(*arguments, lazy=lazy or {}, **options)
+def command(name: str) -> Callable[[Callable[..., None]], Command]:
+    """Declare a command, which runs within the application. Its help is the docstring."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        with print_errors():
-            return super().invoke(ctx)
+    def declare(function: Callable[..., None]) -> Command:
+        return click.command(name, cls=Command)(with_appcontext(function))
+
+    return declare
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -91,20 +73,58 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, for programs."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    click.echo(json.dumps(value, ensure_ascii=False, default=_to_json))
 
 
-config = Group("config", help="Check the settings.")
+def _to_json(value: Any) -> str:
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
 
 
-@config.command("check")
+def show_time(value: datetime | None) -> str:
+    """A time in UTC, for a table."""
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if value else "-"
+
+
+class Time(click.ParamType[datetime]):
+    """A day, or a time in the format of RFC 3339. Without an offset, it is in UTC."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            time = datetime.fromisoformat(value)
+            return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a time. Write for example 2026-11-01 or 2026-11-01T09:30:00Z.", param, ctx)
+
+
+Completer = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def complete(find: Callable[[click.Context, str], Iterable[str]]) -> Completer:
+    """Make a completer from a function that finds the acceptable values which begin with a text.
+
+    It completes nothing if the application or the database does not answer.
+    """
+
+    def run(ctx: click.Context, _parameter: click.Parameter, prefix: str) -> list[str]:
+        try:
+            with ctx.ensure_object(ScriptInfo).load_app().app_context():
+                return [value for value in find(ctx, prefix) if value.startswith(prefix)]
+        except (AppError, SQLAlchemyError, click.ClickException):
+            return []
+
+    return run
+
+
+@command("check")
 @as_json
 def check(as_json: bool) -> None:
     """Check the settings, and print them with masked secrets.
 
     Reports all problems at once. The exit status is 1 if there are any.
 
-    Example: flask config check
+    Example: sentiment config check
     """
     shown = settings().masked()
     if as_json:

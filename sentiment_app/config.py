@@ -32,11 +32,15 @@ MAX_RATE, MAX_RATE_SECONDS = 1_000_000, 31 * 86_400
 MAX_ROWS = 10**12
 
 
+HINT = "deploy/sentiment.env.template describes each setting. scripts/dev creates a .env."
+
+
 class ConfigError(Exception):
     """The settings are not valid. The message has a line for each problem."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("the configuration is not valid:\n  " + "\n  ".join(problems))
+        lines = ["the configuration is not valid:", *(f"  {problem}" for problem in problems), HINT]
+        super().__init__("\n".join(lines))
         self.problems = problems
 
 
@@ -155,7 +159,7 @@ class Settings:
 
     jwt_secret_key: str = _setting(
         "The keys that sign access and refresh tokens are derived from it. At least 32 random characters. "
-        "A change ends all sessions; to rotate the keys, run: flask auth rotate-key.",
+        "A change ends all sessions; to rotate the keys, run: sentiment auth rotate-key.",
         check=_is_strong,
         secret=True,
     )

@@ -1,12 +1,11 @@
-"""Maintenance: `flask purge` deletes expired data. Each feature has its own retention steps."""
+"""Maintenance: `sentiment purge` deletes expired data. Each feature has its own retention steps."""
 
 import click
 import structlog
-from flask.cli import with_appcontext
 from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.audit import service as audit
-from sentiment_app.cli import Command, as_json, print_json
+from sentiment_app.cli import as_json, command, print_json
 from sentiment_app.errors import UnavailableError
 from sentiment_app.privacy.service import erase_deleted_accounts
 from sentiment_app.sentiment import history
@@ -48,19 +47,19 @@ def purge() -> dict[str, int]:
             log.error("purge_step_failed", step=name, reason=type(error).__name__)  # noqa: TRY400  # a traceback could quote a row
             failed.append(name)
     if failed:
-        raise PurgeError(f"These steps failed: {', '.join(failed)}. The other steps deleted: {done}.")
+        deleted = ", ".join(f"{name}: {number}" for name, number in done.items())
+        raise PurgeError(f"These steps failed: {', '.join(failed)}. The other steps deleted: {deleted}.")
     return done
 
 
-@click.command("purge", cls=Command)
-@with_appcontext
+@command("purge")
 @as_json
 def purge_command(as_json: bool) -> None:
     """Delete what has expired: results, history, sessions, API keys, deleted tasks and accounts, and the audit log.
 
     TASK_DAYS, HISTORY_DAYS and AUDIT_DAYS say how long they are kept.
 
-    Example: flask purge
+    Example: sentiment purge
     """
     done = purge()
     if as_json:

@@ -1,4 +1,4 @@
-"""`flask audit`: the audit log for operators."""
+"""`sentiment audit`: the audit log for operators."""
 
 from datetime import datetime
 from uuid import UUID
@@ -9,31 +9,28 @@ from rich.table import Column, Table
 
 from sentiment_app.audit import service
 from sentiment_app.audit.schemas import EVENTS, AuditEventSchema
-from sentiment_app.cli import Group, as_json, print_json
-
-audit = Group("audit", help="Read the audit log.")
+from sentiment_app.cli import Time, as_json, command, print_json, show_time
 
 
-@audit.command("list")
+@command("list")
 @click.option("--account", "account_id", type=click.UUID, help="Only events about the account with this id.")
 @click.option("--event", type=click.Choice(EVENTS), help="Only this event.")
-@click.option("--since", type=click.DateTime(), help="Only events at this time or later, in local time.")
+@click.option("--since", type=Time(), help="Only events at this time (UTC) or later.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="The most entries.")
 @as_json
 def index(account_id: UUID | None, event: str | None, since: datetime | None, limit: int, as_json: bool) -> None:
     """List the audit log, newest first.
 
-    Example: flask audit list --event authn_login_fail --since 2026-11-01
+    Example: sentiment audit list --event authn_login_fail --since 2026-11-01
     """
-    local = since.astimezone() if since else None
-    found = service.page(limit, None, account_id=account_id, event=event, since=local)
+    found = service.page(limit, None, account_id=account_id, event=event, since=since)
     if as_json:
         print_json(AuditEventSchema(many=True).dump(found))
         return
-    whole = [Column(name, no_wrap=True) for name in ("at", "event")]
+    whole = [Column(name, no_wrap=True) for name in ("at (UTC)", "event")]
     table = Table(*whole, *(Column(name, overflow="fold") for name in ("account", "by", "network", "detail")), box=None)
     for entry in found:
         by = entry.operator or str(entry.actor_id or "")
         account = str(entry.account_id or "")
-        table.add_row(f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.event, account, by, entry.network, entry.detail)
+        table.add_row(show_time(entry.at), entry.event, account, by, entry.network, entry.detail)
     Console().print(table)

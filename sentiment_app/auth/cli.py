@@ -1,4 +1,4 @@
-"""`flask auth`: the keys that sign tokens."""
+"""`sentiment auth`: the keys that sign tokens."""
 
 import click
 from rich.console import Console
@@ -6,12 +6,10 @@ from rich.table import Table
 
 from sentiment_app.auth import token_keys
 from sentiment_app.auth.token_keys import REFRESH_SECONDS
-from sentiment_app.cli import Group, as_json, print_json
-
-auth = Group("auth", help="Manage the keys that sign tokens.")
+from sentiment_app.cli import as_json, command, print_json, show_time
 
 
-@auth.command("rotate-key")
+@command("rotate-key")
 @click.option("--revoke-old", is_flag=True, help="Delete all other keys, which ends all sessions: a key has leaked.")
 @click.option("--force", is_flag=True, help="Delete the previous key even if sessions still use it.")
 @as_json
@@ -21,7 +19,7 @@ def rotate_key(revoke_old: bool, force: bool, as_json: bool) -> None:
     No process restarts, and nobody is signed out: the previous key still verifies the tokens that it signed. The next
     rotation deletes it. API keys are not affected.
 
-    Example: flask auth rotate-key
+    Example: sentiment auth rotate-key
     """
     id_ = token_keys.rotate(revoke_old=revoke_old, force=force)
     if as_json:
@@ -32,19 +30,19 @@ def rotate_key(revoke_old: bool, force: bool, as_json: bool) -> None:
         click.echo(f"Created key {id_}. It signs all new tokens within {token_keys.TAKES_OVER_SECONDS:.0f} seconds.")
 
 
-@auth.command("list-keys")
+@command("list-keys")
 @as_json
 def list_keys(as_json: bool) -> None:
     """List the keys that sign or verify tokens, the newest first.
 
-    Example: flask auth list-keys
+    Example: sentiment auth list-keys
     """
     found = token_keys.list_keys()
     if as_json:
-        print_json([{"id": str(key.id), "created_at": key.created_at.isoformat()} for key in found])
+        print_json([{"id": str(key.id), "created_at": key.created_at} for key in found])
         return
-    table = Table("id", "created", "use", box=None)
+    table = Table("id", "created (UTC)", "use", box=None)
     for index, key in enumerate(found):
         use = "verifies" if index else "signs" if key.age > token_keys.TAKES_OVER_SECONDS else "will sign"
-        table.add_row(str(key.id), f"{key.created_at:%Y-%m-%d %H:%M}", use)
+        table.add_row(str(key.id), show_time(key.created_at), use)
     Console().print(table)

@@ -44,7 +44,7 @@ class RecentRotationError(ConflictError):
 class NoSigningKeyError(UnavailableError):
     """The table of keys is empty."""
 
-    detail = "The service has no key to sign tokens. The operator can create it with: flask auth rotate-key"
+    detail = "The service has no key to sign tokens. The operator can create it with: sentiment auth rotate-key"
 
 
 class SigningKey(NamedTuple):

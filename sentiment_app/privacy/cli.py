@@ -1,26 +1,30 @@
-"""`flask user delete`: delete an account for operators."""
+"""`sentiment user delete`: delete an account for operators."""
 
 import click
-from flask.cli import with_appcontext
 
-from sentiment_app.cli import Command
+from sentiment_app.cli import as_json, command, print_json
 from sentiment_app.privacy import service
 from sentiment_app.users import administration
 from sentiment_app.users import service as users
+from sentiment_app.users.cli import complete_user
 
 
-@click.command("delete", cls=Command)
-@click.argument("username")
+@command("delete")
+@click.argument("username", shell_complete=complete_user())
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-@with_appcontext
-def delete(username: str, yes: bool) -> None:
+@as_json
+def delete(username: str, yes: bool, as_json: bool) -> None:
     """Delete an account, and erase everything that belongs to it: texts, tasks, results, sessions and keys.
 
-    Example: flask user delete ada
+    Example: sentiment user delete ada
     """
     account = users.get_by_username(username)
     if not yes:
-        click.confirm(f"Erase everything that belongs to {account.username} ({account.email})?", abort=True)
+        click.confirm(f"Erase everything that belongs to {account.username} ({account.email})?", abort=True, err=True)
+    deleted = {"id": account.id, "username": account.username, "deleted": True}
     administration.delete(account.id)
     service.erase(account.id, float("inf"))
-    click.echo(f"Deleted {username}.")
+    if as_json:
+        print_json(deleted)
+    else:
+        click.echo(f"Deleted {username}.")

@@ -28,7 +28,7 @@ from sentiment_app.webhooks.schemas import DeliverySchema
 
 PAGE_ROWS = 100
 MAX_READS = 10
-# How long a request erases data. `flask purge` erases the rest.
+# How long a request erases data. `sentiment purge` erases the rest.
 ERASE_SECONDS = 5.0
 
 

@@ -1,1 +1,1 @@
-"""The model registry: releases, promotion, serving, model cards, and the `flask model` commands."""
+"""The model registry: releases, promotion, serving, model cards, and the `sentiment model` commands."""

@@ -1,8 +1,9 @@
-"""`flask model`: the life of a model, from training to retirement."""
+"""`sentiment model`: the life of a model, from training to retirement."""
 
 import getpass
-import os
 import sys
+from collections.abc import Iterable
+from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from sentiment_app.cli import Group, as_json, print_json
+from sentiment_app.cli import Completer, as_json, command, complete, print_json, show_time
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.ml import artifact
 from sentiment_app.ml.artifact import Manifest
 from sentiment_app.ml.runtime import ModelError, TextScorer
 from sentiment_app.registry import cards, promotion, releases
+from sentiment_app.registry.schemas import STATES, ModelSchema
 from sentiment_app.registry.serving import serving
 from sentiment_app.web.schemas import NormalText, Schema, load
-
-# These commands import scikit-learn, which takes a second. The other commands do not wait for it.
-TRAINING = "sentiment_app.registry.cli_training:"
-model = Group(
-    "model",
-    help="Train, evaluate, release, activate and roll back models.",
-    lazy={"train": TRAINING + "train", "evaluate": TRAINING + "evaluate", "import": TRAINING + "import_model"},
-)
 
 FEW_TEXTS = 100
 THREE_CLASSES = "three classes"
@@ -41,17 +35,46 @@ class TextSchema(Schema):
 out = Console(markup=False)  # names of sources may contain brackets, which rich reads as markup
 
 
-def complete_version(_ctx: click.Context, _parameter: click.Parameter, prefix: str) -> list[str]:
-    folders = Path(os.environ.get("MODEL_DIR", "models")), Path(".dev/models")
-    return [path.parent.name for folder in folders for path in folder.glob(f"{prefix}*/{artifact.MANIFEST}")]
+def find_trained() -> list[str]:
+    return [manifest["version"] for manifest in artifact.find_manifests(settings().model_dir)]
 
 
-@model.command("list")
+def complete_state(*states: str) -> Completer:
+    """Complete the versions that are released and have one of these states."""
+    return complete(lambda _ctx, _prefix: [name for name, state in releases.states().items() if state in states])
+
+
+@complete
+def complete_trained(_ctx: click.Context, _prefix: str) -> Iterable[str]:
+    return find_trained()
+
+
+@complete
+def complete_known(_ctx: click.Context, _prefix: str) -> Iterable[str]:
+    return sorted({*find_trained(), *releases.states()})
+
+
+@complete
+def complete_usable(_ctx: click.Context, _prefix: str) -> Iterable[str]:
+    usable = {version for version, state in releases.states().items() if state != "retired"}
+    return sorted({*find_trained(), *usable})
+
+
+@complete
+def complete_retire(ctx: click.Context, _prefix: str) -> Iterable[str]:
+    accepted = {"retired"} if ctx.params.get("undo") else {"candidate", "previous"}
+    return [version for version, state in releases.states().items() if state in accepted]
+
+
+complete_released = complete_state(*STATES)
+
+
+@command("list")
 @as_json
 def index(as_json: bool) -> None:
     """List the models that were trained on this machine or released, newest first.
 
-    Example: flask model list
+    Example: sentiment model list
     """
     released = {release.version: release for release in releases.releases()}
     local = {manifest["version"]: manifest for manifest in artifact.find_manifests(settings().model_dir)}
@@ -68,19 +91,19 @@ def index(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("version", "state", "recipe", "created")
+    table = Table("version", "state", "recipe", "created (UTC)")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(row["version"], row["state"], row["recipe"], show_time(datetime.fromisoformat(row["created"])))
     out.print(table)
 
 
-@model.command("show")
-@click.argument("version", shell_complete=complete_version)
+@command("show")
+@click.argument("version", shell_complete=complete_known)
 @as_json
 def show(version: str, as_json: bool) -> None:
     """Show the metrics of a model on held-out texts. With --json, show its whole manifest.
 
-    Example: flask model show 20261123-0a1b2c3d
+    Example: sentiment model show 20261123-0a1b2c3d
     """
     manifest = manifest_of(version)
     if as_json:
@@ -89,12 +112,12 @@ def show(version: str, as_json: bool) -> None:
         print_metrics(manifest)
 
 
-@model.command("info")
+@command("info")
 @as_json
 def info(as_json: bool) -> None:
     """Show the active model. The exit status is 1 if no model is active.
 
-    Example: flask model info --json
+    Example: sentiment model info --json
     """
     served = serving().current()
     if as_json:
@@ -103,17 +126,17 @@ def info(as_json: bool) -> None:
         print_metrics(served.manifest)
 
 
-@model.command("score")
+@command("score")
 @click.argument("text")
 @click.option(
-    "--model", "version", help="The version of the model. Default: the active model.", shell_complete=complete_version
+    "--model", "version", help="The version of the model. Default: the active model.", shell_complete=complete_usable
 )
 @click.option("--explain", is_flag=True, help="Show what each term contributes.")
 @as_json
 def score(text: str, version: str | None, explain: bool, as_json: bool) -> None:
     """Score a text. Nothing is stored.
 
-    Example: flask model score "The room was small but lovely." --explain
+    Example: sentiment model score "The room was small but lovely." --explain
     """
     text = load(TextSchema(), {"text": text}, "body")["text"]
     scorer = scorer_of(version)
@@ -136,95 +159,107 @@ def score(text: str, version: str | None, explain: bool, as_json: bool) -> None:
             click.echo(f"  {part['contribution']:+6.2f}  {part['surface']}")
 
 
-@model.command("release")
-@click.argument("version", shell_complete=complete_version)
-def release(version: str) -> None:
+@command("release")
+@click.argument("version", shell_complete=complete_trained)
+@as_json
+def release(version: str, as_json: bool) -> None:
     """Put a trained model into the registry, from where every host loads it.
 
-    Example: flask model release 20261123-0a1b2c3d
+    Example: sentiment model release 20261123-0a1b2c3d
     """
     releases.release(read_trained(version), by=getpass.getuser())
-    click.echo(f"{version} is released. Activate it with: flask model activate {version}")
+    _print_state(version, f"is released. Activate it with: sentiment model activate {version}", as_json)
 
 
-@model.command("sign")
+@command("sign")
 @click.option("--old-key-stdin", is_flag=True, required=True, help="Read the old key from standard input.")
-def sign(old_key_stdin: bool) -> None:
+@as_json
+def sign(old_key_stdin: bool, as_json: bool) -> None:
     """Sign all released models again, after MODEL_SIGNING_KEY has replaced an old key.
 
     Nothing is changed if a model was signed with neither key.
 
-    Example: flask model sign --old-key-stdin < old_model_signing_key
+    Example: sentiment model sign --old-key-stdin < old_model_signing_key
     """
-    for version in releases.resign(sys.stdin.readline().rstrip("\n"), by=getpass.getuser()):
+    signed = releases.resign(sys.stdin.readline().rstrip("\n"), by=getpass.getuser())
+    if as_json:
+        print_json({"signed": signed})
+        return
+    for version in signed:
         click.echo(f"{version} is signed with the current key")
 
 
-@model.command("activate")
-@click.argument("version", shell_complete=complete_version)
+@command("activate")
+@click.argument("version", shell_complete=complete_state("candidate", "previous"))
 @click.option("--allow-worse", is_flag=True, help="Activate it even if it measured worse than the active model.")
-def activate(version: str, allow_worse: bool) -> None:
+@as_json
+def activate(version: str, allow_worse: bool, as_json: bool) -> None:
     """Activate a released model. All processes serve it within seconds, without a restart.
 
     The promotion check must pass: a valid signature and digest, the expected scores of the golden texts, and a macro
     recall at most 0.02 below that of the active model, on held-out texts that both models were measured on.
 
-    Example: flask model activate 20261123-0a1b2c3d
+    Example: sentiment model activate 20261123-0a1b2c3d
     """
     promotion.activate(version, by=getpass.getuser(), allow_worse=allow_worse)
-    click.echo(f"{version} is active")
+    _print_state(version, "is active", as_json)
 
 
-@model.command("rollback")
-def rollback() -> None:
+@command("rollback")
+@as_json
+def rollback(as_json: bool) -> None:
     """Activate the previous model, without a restart. A second rollback undoes the first.
 
-    Example: flask model rollback
+    Example: sentiment model rollback
     """
-    click.echo(f"{promotion.rollback(by=getpass.getuser())} is active again")
+    _print_state(promotion.rollback(by=getpass.getuser()), "is active again", as_json)
 
 
-@model.command("retire")
-@click.argument("version", shell_complete=complete_version)
+@command("retire")
+@click.argument("version", shell_complete=complete_retire)
 @click.option("--undo", is_flag=True, help="Make it a candidate again.")
-def retire(version: str, undo: bool) -> None:
+@as_json
+def retire(version: str, undo: bool, as_json: bool) -> None:
     """Retire a released model: it cannot be activated, and requests cannot name it.
 
-    Example: flask model retire 20261123-0a1b2c3d
+    Example: sentiment model retire 20261123-0a1b2c3d
     """
     (promotion.reinstate if undo else promotion.retire)(version, by=getpass.getuser())
-    click.echo(f"{version} is {'a candidate again' if undo else 'retired'}")
+    _print_state(version, "is a candidate again" if undo else "is retired", as_json)
 
 
-@model.command("verify")
-@click.argument("versions", metavar="[VERSION]...", nargs=-1, shell_complete=complete_version)
-def verify(versions: tuple[str, ...]) -> None:
+@command("verify")
+@click.argument("versions", metavar="[VERSION]...", nargs=-1, shell_complete=complete_released)
+@as_json
+def verify(versions: tuple[str, ...], as_json: bool) -> None:
     """Check the signature, digest and golden texts of released models. Default: all models that are not retired.
 
     The exit status is 1 if a check fails.
 
-    Example: flask model verify
+    Example: sentiment model verify
     """
-    failed = False
+    problems: dict[str, str | None] = {}
     for version in versions or [version for version, state in releases.states().items() if state != "retired"]:
         try:
             releases.verify(version)
+            problems[version] = None
         except ModelError as error:
-            failed = True
-            click.secho(f"{version}: {error}", fg="red")
-        else:
-            click.echo(f"{version}: valid")
-    if failed:
+            problems[version] = str(error)
+        if not as_json:
+            click.secho(f"{version}: {problems[version] or 'valid'}", fg="red" if problems[version] else None)
+    if as_json:
+        print_json([{"version": version, "problem": problem} for version, problem in problems.items()])
+    if any(problems.values()):
         raise click.exceptions.Exit(1)
 
 
-@model.command("log")
-@click.argument("version", required=False, shell_complete=complete_version)
+@command("log")
+@click.argument("version", required=False, shell_complete=complete_released)
 @as_json
 def log(version: str | None, as_json: bool) -> None:
     """Show the audit log, newest first: who released, activated or retired a model, and what was refused.
 
-    Example: flask model log
+    Example: sentiment model log
     """
     events = releases.events(releases.get(version).version if version else None)
     if as_json:
@@ -232,20 +267,32 @@ def log(version: str | None, as_json: bool) -> None:
             [{name: getattr(event, name) for name in ("at", "version", "action", "by", "detail")} for event in events]
         )
         return
-    table = Table("at", "version", "action", "by", "detail")
+    table = Table("at (UTC)", "version", "action", "by", "detail")
     for event in events:
-        table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.version, event.action, event.by, event.detail or "")
+        table.add_row(show_time(event.at), event.version, event.action, event.by, event.detail or "")
     out.print(table)
 
 
-@model.command("card")
-@click.argument("version", shell_complete=complete_version)
-def card(version: str) -> None:
+@command("card")
+@click.argument("version", shell_complete=complete_known)
+@as_json
+def card(version: str, as_json: bool) -> None:
     """Print the model card as Markdown.
 
-    Example: flask model card 20261123-0a1b2c3d > card.md
+    Example: sentiment model card 20261123-0a1b2c3d > card.md
     """
-    click.echo(cards.markdown(manifest_of(version)))
+    markdown = cards.markdown(manifest_of(version))
+    if as_json:
+        print_json({"version": version, "markdown": markdown})
+    else:
+        click.echo(markdown)
+
+
+def _print_state(version: str, message: str, as_json: bool) -> None:
+    if as_json:
+        print_json(ModelSchema().dump(releases.get(version)))
+    else:
+        click.echo(f"{version} {message}")
 
 
 def manifest_of(version: str) -> Manifest:

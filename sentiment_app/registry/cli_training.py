@@ -1,4 +1,4 @@
-"""`flask model train`, `evaluate` and `import`: the commands that need scikit-learn."""
+"""`sentiment model train`, `evaluate` and `import`: the commands that need scikit-learn."""
 
 import getpass
 import hashlib
@@ -9,26 +9,38 @@ from typing import Any
 
 import click
 import numpy as np
-from flask.cli import with_appcontext
+from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from sentiment_app.cli import as_json, print_json
+from sentiment_app.cli import as_json, command, print_json
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.ml.training import behaviour, evaluation, experiment, importing, labelled
 from sentiment_app.ml.training import report as reporting
 from sentiment_app.ml.training.datasets import Row
 from sentiment_app.registry import promotion, releases
-from sentiment_app.registry.cli import complete_version, manifest_of, out, print_metrics, read_trained, scorer_of
+from sentiment_app.registry.cli import complete_usable, manifest_of, out, print_metrics, read_trained, scorer_of
 from sentiment_app.registry.serving import NoModelError, serving
 
 progress = Console(stderr=True)
+# A positive difference means that the evaluated model is better than the model it is compared with.
+DIFFERENCE = "first - second"
 
 
-@click.command("train")
-@with_appcontext
-@click.option("--recipe", default="default", show_default=True, help="default, fast, or the path of a TOML file.")
+def complete_recipe(_ctx: click.Context, _parameter: click.Parameter, prefix: str) -> list[CompletionItem]:
+    names = [name for name in experiment.RECIPES if name.startswith(prefix)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(prefix, type="file")]
+
+
+@command("train")
+@click.option(
+    "--recipe",
+    default="default",
+    show_default=True,
+    help="default, fast, or the path of a TOML file.",
+    shell_complete=complete_recipe,
+)
 @click.option(
     "--data",
     "files",
@@ -58,7 +70,7 @@ def train(
     recipe and library versions give the same file, bit for bit, on the same machine with the same number of threads.
     The new model is compared with the active model, on held-out texts that neither model was trained on.
 
-    Example: flask model train --recipe fast --activate
+    Example: sentiment model train --recipe fast --activate
     """
     names = labelled.parse_names(labels) if labels else None
     baseline = _active(needed=activate)
@@ -76,7 +88,7 @@ def train(
         print_json(manifest)
     else:
         print_metrics(manifest)
-        further = "" if activate else f" Release it with: flask model release {manifest['version']}"
+        further = "" if activate else f" Release it with: sentiment model release {manifest['version']}"
         click.echo(f"{manifest['version']} is stored.{further}")
     if activate:
         releases.release(read_trained(manifest["version"]), by=getpass.getuser())
@@ -95,9 +107,8 @@ def _active(*, needed: bool) -> experiment.Baseline | None:
     return experiment.Baseline(served.manifest, served.scorer)
 
 
-@click.command("evaluate")
-@with_appcontext
-@click.argument("version", required=False, shell_complete=complete_version)
+@command("evaluate")
+@click.argument("version", required=False, shell_complete=complete_usable)
 @click.option(
     "--data",
     "file",
@@ -108,7 +119,7 @@ def _active(*, needed: bool) -> experiment.Baseline | None:
 @click.option("--label-column", default=labelled.LABEL_COLUMN, show_default=True, help="The column with the labels.")
 @click.option("--labels", help="The labels in the file, such as 0=negative,1=positive.")
 @click.option(
-    "--compare", "other", metavar="VERSION", help="A second model to compare with.", shell_complete=complete_version
+    "--compare", "other", metavar="VERSION", help="A second model to compare with.", shell_complete=complete_usable
 )
 @click.option("--behaviour", "by_behaviour", is_flag=True, help="Score the behavioural suite instead of a file.")
 @click.option(
@@ -134,11 +145,11 @@ def evaluate(
     --behaviour shows how many sentences of each kind the model scores wrongly, such as "I hoped it would be good, but
     it was not". The sentences are English, and not among the training data.
 
-    Example: flask model evaluate --behaviour
+    Example: sentiment model evaluate --behaviour
 
-    Example: flask model evaluate --data reviews.csv --labels 0=negative,1=positive --report report.html
+    Example: sentiment model evaluate --data reviews.csv --labels 0=negative,1=positive --report report.html
 
-    Example: flask model evaluate 20261123-0a1b2c3d --compare 20261124-4e5f6a7b --data reviews.csv
+    Example: sentiment model evaluate 20261123-0a1b2c3d --compare 20261124-4e5f6a7b --data reviews.csv
     """
     if by_behaviour == bool(file):
         raise click.UsageError("Give either --data or --behaviour.")
@@ -169,8 +180,7 @@ def evaluate(
         _show_measures(measured)
 
 
-@click.command("import")
-@with_appcontext
+@command("import")
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option("--labels", help="The label of each class of the model, such as 0=negative,1=neutral,2=positive.")
 @as_json
@@ -186,9 +196,9 @@ def import_model(path: Path, labels: str | None, as_json: bool) -> None:
     Classes that are named negative (neg), neutral (neu) and positive (pos) need no --labels. Several classes may have
     the same label: --labels "1 star=negative,2 stars=negative,3 stars=neutral,4 stars=positive,5 stars=positive"
 
-    Example: flask model import pipeline.joblib
+    Example: sentiment model import pipeline.joblib
 
-    Example: flask model import exported-transformer/ --labels LABEL_0=negative,LABEL_1=positive
+    Example: sentiment model import exported-transformer/ --labels LABEL_0=negative,LABEL_1=positive
     """
     is_onnx = path.is_dir() or path.suffix == ".onnx"
     manifest = (importing.import_onnx if is_onnx else importing.import_pipeline)(
@@ -202,7 +212,7 @@ def import_model(path: Path, labels: str | None, as_json: bool) -> None:
         return
     for kind, milliseconds in manifest["classifier"].get("milliseconds_per_text", {}).items():
         click.echo(f"It needs {milliseconds:g} ms for a {kind} text, on one core of this machine.")
-    click.echo(f"{manifest['version']} is stored. Release it with: flask model release {manifest['version']}")
+    click.echo(f"{manifest['version']} is stored. Release it with: sentiment model release {manifest['version']}")
 
 
 def _show_behaviour(versions: Sequence[str], *, as_json: bool) -> None:
@@ -238,17 +248,18 @@ def _describe(value: Any) -> str:
 
 
 def _show_comparison(comparison: evaluation.Comparison) -> None:
-    table = Table("measure", *comparison["versions"], "difference")
+    table = Table("measure", *comparison["versions"], DIFFERENCE)
     for name in ("accuracy", "macro_f1", "macro_recall", "auc", "log_loss", "calibration_error"):
         table.add_row(name.replace("_", " "), *_pair(comparison["first"][name], comparison["second"][name]))
     out.print(table)
-    table = Table("accuracy by slice", "texts", *comparison["versions"], "difference")
+    table = Table("accuracy by slice", "texts", *comparison["versions"], DIFFERENCE)
     for part in comparison["slices"]:
         table.add_row(part["name"], f"{part['texts']:,}", *_pair(part["first"], part["second"]))
     out.print(table)
     test = comparison["mcnemar"]
+    first, second = comparison["versions"]
     click.echo(
-        f"Only the first model is correct on {test['only_first_right']} texts, and only the second on "
+        f"Only {first} is correct on {test['only_first_right']} texts, and only {second} on "
         f"{test['only_second_right']}: p = {test['p_value']:.3g} (McNemar's exact test)"
     )
 
@@ -256,7 +267,7 @@ def _show_comparison(comparison: evaluation.Comparison) -> None:
 def _pair(first: float | None, second: float | None) -> tuple[str, str, str]:
     if first is None or second is None:
         return "not defined", "not defined", ""
-    return f"{first:.4f}", f"{second:.4f}", f"{second - first:+.4f}"
+    return f"{first:.4f}", f"{second:.4f}", f"{first - second:+.4f}"
 
 
 @contextmanager

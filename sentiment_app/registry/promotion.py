@@ -190,9 +190,9 @@ def _check_metrics(candidate: Manifest, active: Manifest) -> None:
     comparisons = list(_compare(candidate, active))
     if not comparisons and _recalls(active):  # otherwise the active model was not measured either
         raise ModelError(
-            f"it has no metrics on the texts of the active model {active['version']}. Compare both models with 'flask "
-            "model evaluate --compare', on texts that neither model was trained on. To activate it nevertheless, use "
-            "--allow-worse (in the API allow_worse=true)"
+            f"it has no metrics on the texts of the active model {active['version']}. Compare both models with "
+            "'sentiment model evaluate --compare', on texts that neither model was trained on. To activate it "
+            "nevertheless, use --allow-worse (in the API allow_worse=true)"
         )
     for comparison in comparisons:
         if not comparison.is_passed:

@@ -1,9 +1,9 @@
-"""`flask tasks`: batch scoring for operators."""
+"""`sentiment tasks`: batch scoring for operators."""
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,18 +13,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from sentiment_app.cli import Group, as_json, print_json
+from sentiment_app.cli import Completer, as_json, command, complete, print_json
 from sentiment_app.files.reader import SUFFIXES, Format, recognize
 from sentiment_app.infrastructure.database import db
 from sentiment_app.infrastructure.systemd import notify_ready
+from sentiment_app.registry.cli import complete_state
 from sentiment_app.tasks import reconciler, render, service, submission
 from sentiment_app.tasks.models import UNFINISHED, VISIBLE, Task
 from sentiment_app.users import service as users
-
-tasks = Group("tasks", help="Score files of texts, and manage the tasks of all users.")
+from sentiment_app.users.cli import complete_user
 
 out = Console()
 POLL_SECONDS = 0.5
+MAX_COMPLETIONS = 50
+WITH_RESULTS = tuple(status for status in VISIBLE if status != "expired")
 FORMATS: dict[str, Callable[..., Iterator[Any]]] = {
     "ndjson": render.ndjson,
     "csv": render.csv_table,
@@ -33,9 +35,28 @@ FORMATS: dict[str, Callable[..., Iterator[Any]]] = {
 }
 
 
-@tasks.command("submit")
+def complete_task(*statuses: str, accepts: Callable[[Task], bool] = lambda _: True) -> Completer:
+    """Complete the newest tasks that have one of these statuses and are acceptable."""
+
+    def find(_ctx: click.Context, _prefix: str) -> Iterable[str]:
+        pages = (service.page(None, MAX_COMPLETIONS, None, status=status) for status in statuses)
+        found = (task for page in pages for task in page)
+        return sorted((str(task.id) for task in found if accepts(task)), reverse=True)
+
+    return complete(find)
+
+
+def _has_unscored_rows(task: Task) -> bool:
+    return task.completed < task.total
+
+
+complete_owner = complete_user()
+complete_retry = complete_task("failed", "cancelled", "completed", accepts=_has_unscored_rows)
+
+
+@command("submit")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--user", "username", required=True, help="The owner of the task.")
+@click.option("--user", "username", required=True, help="The owner of the task.", shell_complete=complete_owner)
 @click.option(
     "--column", help="The column with the texts: a name, or a number from 1. Default: text, or the only column."
 )
@@ -45,14 +66,19 @@ FORMATS: dict[str, Callable[..., Iterator[Any]]] = {
 @click.option("--encoding", help="The encoding, such as cp1252. Detected by default.")
 @click.option("--sheet", help="Excel workbook: the name of the sheet. Default: the first sheet.")
 @click.option("--keep-columns", "keeps_columns", is_flag=True, help="Keep the other columns for the results.")
-@click.option("--model", help="A released version. Default: the active model.")
+@click.option(
+    "--model",
+    help="A released version. Default: the active model.",
+    shell_complete=complete_state("active", "previous", "candidate"),
+)
 @click.option("--follow", is_flag=True, help="Show the progress until the task has ended.")
-def submit(file: Path, username: str, model: str | None, follow: bool, **options: Any) -> None:
+@as_json
+def submit(file: Path, username: str, model: str | None, follow: bool, as_json: bool, **options: Any) -> None:
     """Submit a file as a task: .csv, .tsv, .txt, .ndjson, .jsonl, .json, .xlsx or .parquet.
 
-    Any of them may be compressed as .gz or .zst.
+    Any of them may be compressed as .gz or .zst. With --follow, the exit status is 1 if the task fails or is cancelled.
 
-    Example: flask tasks submit reviews.csv --user ada --column review --follow
+    Example: sentiment tasks submit reviews.csv --user ada --column review --follow
     """
     recognized = recognize(file.name)
     if recognized is None:
@@ -65,20 +91,25 @@ def submit(file: Path, username: str, model: str | None, follow: bool, **options
     with file.open("rb") as stream:
         format_ = Format(media_type, **options, compression=compression)
         task = submission.submit_file(to_submit, stream, format_, lambda: "")
-    click.echo(f"{task.id}: {task.total:,} rows queued")
+    if not as_json:
+        click.echo(f"{task.id}: {task.total:,} rows queued")
     if follow:
-        _check_completed(_follow(task.id))
+        task = _follow(task.id)
+    if as_json:
+        print_json(service.describe(task))
+    if follow:
+        _check_completed(task)
 
 
-@tasks.command("list")
-@click.option("--user", "username", help="Only tasks of this user.")
+@command("list")
+@click.option("--user", "username", help="Only tasks of this user.", shell_complete=complete_owner)
 @click.option("--status", type=click.Choice(VISIBLE), help="Only tasks with this status.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Maximum number of tasks.")
 @as_json
 def index(username: str | None, status: str | None, limit: int, as_json: bool) -> None:
     """List tasks, newest first.
 
-    Example: flask tasks list --status running
+    Example: sentiment tasks list --status running
     """
     user_id = users.get_by_username(username).id if username else None
     rows = [service.describe(task) for task in service.page(user_id, limit, None, status=status)]
@@ -98,14 +129,14 @@ def index(username: str | None, status: str | None, limit: int, as_json: bool) -
     out.print(table)
 
 
-@tasks.command("show")
-@click.argument("task_id", type=click.UUID)
+@command("show")
+@click.argument("task_id", type=click.UUID, shell_complete=complete_task(*VISIBLE))
 @click.option("--follow", is_flag=True, help="Show the progress until the task has ended.")
 @as_json
 def show(task_id: UUID, follow: bool, as_json: bool) -> None:
     """Show a task. With --follow, the exit status is 1 if it fails or is cancelled.
 
-    Example: flask tasks show 01a20810-6c0c-7378-b5fe-cfc50592fba5 --follow
+    Example: sentiment tasks show 01a20810-6c0c-7378-b5fe-cfc50592fba5 --follow
     """
     task = _follow(task_id) if follow else service.get(None, task_id)
     described = service.describe(task)
@@ -118,9 +149,10 @@ def show(task_id: UUID, follow: bool, as_json: bool) -> None:
         _check_completed(task)
 
 
-@tasks.command("results")
-@click.argument("task_id", type=click.UUID)
+@command("results")
+@click.argument("task_id", type=click.UUID, shell_complete=complete_task(*WITH_RESULTS))
 @click.option("--format", "format_", type=click.Choice(list(FORMATS)), default="ndjson", show_default=True)
+@click.option("--json", "format_", flag_value="ndjson", help="The same as --format ndjson: JSON on each line.")
 @click.option("--include", multiple=True, type=click.Choice(["text", "columns"]), help="Also print these. Repeatable.")
 @click.option("--partial", is_flag=True, help="Print the finished results at once. Default: wait until it has ended.")
 @click.option(
@@ -129,7 +161,7 @@ def show(task_id: UUID, follow: bool, as_json: bool) -> None:
 def results(task_id: UUID, format_: str, include: Sequence[Any], partial: bool, formulas: str) -> None:
     """Print the results of a task.
 
-    Example: flask tasks results 01a20810-6c0c-7378-b5fe-cfc50592fba5 --format xlsx > results.xlsx
+    Example: sentiment tasks results 01a20810-6c0c-7378-b5fe-cfc50592fba5 --format xlsx > results.xlsx
     """
     if not partial and service.get(None, task_id).status in UNFINISHED:
         _follow(task_id)
@@ -139,27 +171,29 @@ def results(task_id: UUID, format_: str, include: Sequence[Any], partial: bool, 
         click.echo(piece, nl=False)
 
 
-@tasks.command("cancel")
-@click.argument("task_id", type=click.UUID)
-def cancel(task_id: UUID) -> None:
+@command("cancel")
+@click.argument("task_id", type=click.UUID, shell_complete=complete_task(*UNFINISHED))
+@as_json
+def cancel(task_id: UUID, as_json: bool) -> None:
     """Cancel a task. Finished results stay.
 
-    Example: flask tasks cancel 01a20810-6c0c-7378-b5fe-cfc50592fba5
+    Example: sentiment tasks cancel 01a20810-6c0c-7378-b5fe-cfc50592fba5
     """
-    click.echo(f"{task_id} is {service.cancel(None, task_id).status}")
+    _print_status(service.cancel(None, task_id), as_json)
 
 
-@tasks.command("retry")
-@click.argument("task_id", type=click.UUID)
-def retry(task_id: UUID) -> None:
+@command("retry")
+@click.argument("task_id", type=click.UUID, shell_complete=complete_retry)
+@as_json
+def retry(task_id: UUID, as_json: bool) -> None:
     """Score the failed and unscored rows of a task again.
 
-    Example: flask tasks retry 01a20810-6c0c-7378-b5fe-cfc50592fba5
+    Example: sentiment tasks retry 01a20810-6c0c-7378-b5fe-cfc50592fba5
     """
-    click.echo(f"{task_id} is {service.retry(None, task_id).status}")
+    _print_status(service.retry(None, task_id), as_json)
 
 
-@tasks.command("reconcile")
+@command("reconcile")
 @click.option(
     "--every", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Repeat after this time until SIGTERM."
 )
@@ -167,7 +201,7 @@ def retry(task_id: UUID) -> None:
 def reconcile(every: float | None, as_json: bool) -> None:
     """Requeue work that was lost when a worker or Redis failed, and send webhooks that are due.
 
-    Example: flask tasks reconcile --every 5
+    Example: sentiment tasks reconcile --every 5
     """
     stop = threading.Event()
     if every:
@@ -186,6 +220,13 @@ def reconcile(every: float | None, as_json: bool) -> None:
         print_json(done)
     else:
         click.echo(", ".join(f"{name}: {number}" for name, number in done.items()))
+
+
+def _print_status(task: Task, as_json: bool) -> None:
+    if as_json:
+        print_json(service.describe(task))
+    else:
+        click.echo(f"{task.id} is {task.status}")
 
 
 def _follow(task_id: UUID) -> Task:

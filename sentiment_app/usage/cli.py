@@ -1,4 +1,4 @@
-"""`flask user usage` and `flask user set-quota`."""
+"""`sentiment user usage` and `sentiment user set-quota`."""
 
 import datetime as dt
 import re
@@ -8,27 +8,28 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from sentiment_app.cli import Command, as_json, print_json
+from sentiment_app.cli import as_json, command, print_json
 from sentiment_app.config import MAX_ROWS
 from sentiment_app.usage import quotas, service
 from sentiment_app.usage.schemas import DailyUsageSchema, UsageQuerySchema
 from sentiment_app.users import administration
 from sentiment_app.users import service as users
+from sentiment_app.users.cli import complete_user
 from sentiment_app.users.schemas import UserSchema
 from sentiment_app.web.schemas import load
 
 day = click.DateTime(["%Y-%m-%d"])
 
 
-@click.command("usage", cls=Command)
-@click.argument("username")
+@command("usage")
+@click.argument("username", shell_complete=complete_user())
 @click.option("--since", type=day, help="The first day in UTC. Default: 30 days ago.")
 @click.option("--until", type=day, help="The last day in UTC. Default: today.")
 @as_json
 def usage(username: str, since: dt.datetime | None, until: dt.datetime | None, as_json: bool) -> None:
     """Show how many rows a user has scored, by day, API key and model, and the user's quotas.
 
-    Example: flask user usage ada --since 2026-11-01
+    Example: sentiment user usage ada --since 2026-11-01
     """
     user = users.get_by_username(username)
     given = {name: f"{value.date()}" for name, value in (("since", since), ("until", until)) if value}
@@ -44,15 +45,15 @@ def usage(username: str, since: dt.datetime | None, until: dt.datetime | None, a
         click.echo(f"{use.used:,} of {use.quota.limit:,} rows of this {use.quota.period} are used.")
 
 
-@click.command("set-quota", cls=Command)
-@click.argument("username")
+@command("set-quota")
+@click.argument("username", shell_complete=complete_user())
 @click.option("--rows-per-day", metavar="ROWS", help="A number, 0 for no limit, or 'default' for the setting.")
 @click.option("--rows-per-month", metavar="ROWS", help="The same, for a month.")
 @as_json
 def set_quota(username: str, as_json: bool, **options: str | None) -> None:
     """Limit how many rows a user may score in a day or a month (UTC).
 
-    Example: flask user set-quota ada --rows-per-day 100000
+    Example: sentiment user set-quota ada --rows-per-day 100000
     """
     given = {name: _limit(value) for name, value in options.items() if value is not None}
     if not given:

@@ -162,6 +162,13 @@ def page(user_id: UUID, limit: int, before: UUID | None) -> Sequence[ApiKey]:
 
 
 @unit_of_work
+def find_valid() -> Sequence[UUID]:
+    """The newest valid keys of all users, at most MAX_LISTED."""
+    found = select(ApiKey.id).join(User).where(*_is_valid()).order_by(ApiKey.id.desc()).limit(MAX_LISTED)
+    return db.session.scalars(found).all()
+
+
+@unit_of_work
 def is_valid(key_id: UUID) -> bool:
     """Whether a key is valid."""
     return db.session.scalar(select(ApiKey.id).join(User).where(ApiKey.id == key_id, *_is_valid())) is not None

@@ -1,6 +1,7 @@
-"""`flask user`: account management for operators."""
+"""`sentiment user`: account management for operators."""
 
 import sys
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -9,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from sentiment_app.cli import Group, as_json, print_json
+from sentiment_app.cli import Completer, as_json, command, complete, print_json, show_time
 from sentiment_app.users import administration, api_keys, one_time_tokens, service
 from sentiment_app.users.models import User
 from sentiment_app.users.one_time_tokens import Purpose
@@ -26,20 +27,24 @@ from sentiment_app.web.schemas import load
 
 PAGE_ROWS = 500
 
-LAZY = {
-    "delete": "sentiment_app.privacy.cli:delete",
-    "set-quota": "sentiment_app.usage.cli:set_quota",
-    "usage": "sentiment_app.usage.cli:usage",
-}
 
-user = Group("user", help="Manage accounts.", lazy=LAZY)
+def complete_user(accepts: Callable[[click.Context], dict[str, bool]] = lambda _: {}) -> Completer:
+    """Complete the names of the accounts that a command accepts."""
+    return complete(lambda ctx, prefix: service.find_usernames(prefix, **accepts(ctx)))
 
+
+@complete
+def complete_key(_ctx: click.Context, prefix: str) -> Iterable[str]:
+    return map(str, api_keys.find_valid())
+
+
+url = click.option("--url", required=True, help="The address of the service, such as https://sentiment.example.org")
 password_stdin = click.option(
     "--password-stdin", is_flag=True, help="Read the password from the first line of standard input."
 )
 
 
-@user.command("create")
+@command("create")
 @click.argument("username")
 @click.argument("email")
 @click.option("--admin", is_flag=True, help="Make the account an administrator.")
@@ -48,19 +53,19 @@ password_stdin = click.option(
 def create(username: str, email: str, admin: bool, password_stdin: bool, as_json: bool) -> None:
     """Create an account. The command asks for its password.
 
-    Example: flask user create ada ada@example.org --admin
+    Example: sentiment user create ada ada@example.org --admin
     """
     given = {"username": username, "email": email, "password": _password(password_stdin)}
     account = service.register(**load(RegisterSchema(), given, "body"), is_superuser=admin)
     _print(account, "Created", as_json)
 
 
-@user.command("list")
+@command("list")
 @as_json
 def index(as_json: bool) -> None:
     """List all accounts in the order of their registration.
 
-    Example: flask user list --json
+    Example: sentiment user list --json
     """
     users: list[User] = []
     while rows := service.page(PAGE_ROWS, users[-1].id if users else None):
@@ -68,48 +73,60 @@ def index(as_json: bool) -> None:
     if as_json:
         print_json(UserSchema(many=True).dump(users))
         return
-    table = Table("username", "email", "active", "administrator", "created")
+    table = Table("username", "email", "active", "administrator", "created (UTC)")
     for account in users:
         flags = ["yes" if flag else "no" for flag in (account.is_active, account.is_superuser)]
-        table.add_row(account.username, account.email, *flags, f"{account.created_at:%Y-%m-%d %H:%M}")
+        table.add_row(account.username, account.email, *flags, show_time(account.created_at))
     Console().print(table)
 
 
-@user.command("promote")
-@click.argument("username")
-@click.option("--undo", is_flag=True, help="Make the account an ordinary user again.")
+@command("promote")
+@click.argument("username", shell_complete=complete_user(lambda ctx: {"is_superuser": bool(ctx.params.get("undo"))}))
+@click.option("--undo", is_flag=True, help="The same as the command demote.")
 @as_json
 def promote(username: str, undo: bool, as_json: bool) -> None:
     """Make an account an administrator.
 
-    Example: flask user promote ada
+    Example: sentiment user promote ada
     """
-    changed = administration.administer(service.get_by_username(username).id, {"is_superuser": not undo})
-    _print(changed, "Demoted" if undo else "Promoted", as_json)
+    _set_administrator(username, not undo, as_json)
 
 
-@user.command("deactivate")
-@click.argument("username")
+@command("demote")
+@click.argument("username", shell_complete=complete_user(lambda _: {"is_superuser": True}))
+@as_json
+def demote(username: str, as_json: bool) -> None:
+    """Make an administrator an ordinary user.
+
+    The last active administrator cannot be demoted.
+
+    Example: sentiment user demote ada
+    """
+    _set_administrator(username, False, as_json)
+
+
+@command("deactivate")
+@click.argument("username", shell_complete=complete_user(lambda ctx: {"is_active": not ctx.params.get("undo")}))
 @click.option("--undo", is_flag=True, help="Activate the account again.")
 @as_json
 def deactivate(username: str, undo: bool, as_json: bool) -> None:
-    """Deactivate an account. Its sessions end at once.
+    """Deactivate an account. Its sessions end at once. --undo activates it again.
 
-    Example: flask user deactivate ada
+    Example: sentiment user deactivate ada
     """
     changed = administration.administer(service.get_by_username(username).id, {"is_active": undo})
     _print(changed, "Activated" if undo else "Deactivated", as_json)
 
 
-@user.command("reset-password")
-@click.argument("username")
+@command("reset-password")
+@click.argument("username", shell_complete=complete_user())
 @password_stdin
 @click.option("--revoke-keys", is_flag=True, help="Also revoke the account's API keys, which otherwise stay valid.")
 @as_json
 def reset_password(username: str, password_stdin: bool, revoke_keys: bool, as_json: bool) -> None:
     """Set a new password. All sessions of the account end at once.
 
-    Example: flask user reset-password ada --revoke-keys
+    Example: sentiment user reset-password ada --revoke-keys
     """
     service.get_by_username(username)  # before the command asks for a password
     given = load(PasswordSchema(), {"password": _password(password_stdin)}, "body")
@@ -117,48 +134,56 @@ def reset_password(username: str, password_stdin: bool, revoke_keys: bool, as_js
     _print(changed, "Reset the password of", as_json)
 
 
-@user.command("welcome")
-@click.option("--url", required=True, help="The address of the service, such as https://sentiment.example.org")
+@command("welcome")
+@url
 @click.option("--expires-in-hours", type=click.IntRange(1, 24 * 7), default=24, show_default=True)
-def welcome(url: str, expires_in_hours: int) -> None:
+@as_json
+def welcome(url: str, expires_in_hours: int, as_json: bool) -> None:
     """Print a link with which the first administrator chooses a password in the console.
 
     If there is no administrator, the command creates the account `admin`. After an administrator has signed in, it
-    prints nothing.
+    prints nothing, and null with --json.
 
-    Example: flask user welcome --url https://sentiment.example.org
+    Example: sentiment user welcome --url https://sentiment.example.org
     """
     made = administration.welcome(timedelta(hours=expires_in_hours))
     if made:
-        click.echo(f"{url.rstrip('/')}/console/password?token={made.token}")
+        _print_link(url, made, as_json)
+    elif as_json:
+        print_json(None)
 
 
-@user.command("password-link")
-@click.argument("username")
-@click.option("--url", required=True, help="The address of the service, such as https://sentiment.example.org")
+@command("password-link")
+@click.argument("username", shell_complete=complete_user())
+@url
 @click.option("--expires-in-hours", type=click.IntRange(1, 24 * 7), default=24, show_default=True)
-def password_link(username: str, url: str, expires_in_hours: int) -> None:
+@as_json
+def password_link(username: str, url: str, expires_in_hours: int, as_json: bool) -> None:
     """Print a link with which a user chooses a new password once, in the console.
 
-    Example: flask user password-link ada --url https://sentiment.example.org
+    Example: sentiment user password-link ada --url https://sentiment.example.org
     """
     made = administration.start_password_reset(service.get_by_username(username).id, timedelta(hours=expires_in_hours))
-    click.echo(f"{url.rstrip('/')}/console/password?token={made.token}")
+    _print_link(url, made, as_json)
 
 
-@user.command("invite")
+@command("invite")
 @click.option("--expires-in-days", type=click.IntRange(1, 365), default=7, show_default=True)
-def invite(expires_in_days: int) -> None:
+@as_json
+def invite(expires_in_days: int, as_json: bool) -> None:
     """Print an invitation, with which somebody can register once.
 
-    Example: flask user invite
+    Example: sentiment user invite
     """
     made = one_time_tokens.create(Purpose.INVITATION, None, timedelta(days=expires_in_days))
-    click.echo(made.token)
+    if as_json:
+        print_json({"token": made.token, "expires_at": made.record.expires_at})
+    else:
+        click.echo(made.token)
 
 
-@user.command("create-key")
-@click.argument("username")
+@command("create-key")
+@click.argument("username", shell_complete=complete_user())
 @click.option("--name", required=True, help="What the key is for, such as 'nightly import'.")
 @click.option("--scope", "scopes", multiple=True, required=True, type=click.Choice(list(SCOPES)), help="Repeatable.")
 @click.option("--network", "networks", multiple=True, help="A network that may use the key. Repeatable. Default: all.")
@@ -170,7 +195,7 @@ def invite(expires_in_days: int) -> None:
 def create_key(username: str, as_json: bool, **options: Any) -> None:
     """Create an API key, and print it. It cannot be read again.
 
-    Example: flask user create-key ada --name import --scope score --scope tasks
+    Example: sentiment user create-key ada --name import --scope score --scope tasks
     """
     owner = service.get_by_username(username)
     options["expires_in_days"] = options["expires_in_days"] or None
@@ -183,41 +208,59 @@ def create_key(username: str, as_json: bool, **options: Any) -> None:
         click.echo(made.key)
 
 
-@user.command("keys")
-@click.argument("username")
+@command("keys")
+@click.argument("username", shell_complete=complete_user())
 @as_json
 def keys(username: str, as_json: bool) -> None:
     """List the API keys of a user, newest first.
 
-    Example: flask user keys ada
+    Example: sentiment user keys ada
     """
     found = api_keys.list_keys(service.get_by_username(username).id)
     if as_json:
         print_json(ApiKeySchema(many=True).dump(found))
         return
-    table = Table("id", "name", "begins", "scopes", "last used", "expires", "revoked", box=None)
+    times_of_key = ("last used (UTC)", "expires (UTC)", "revoked (UTC)")
+    table = Table("id", "name", "begins", "scopes", *times_of_key, box=None)
     for key in found:
-        times = [f"{time:%Y-%m-%d}" if time else "-" for time in (key.last_used_at, key.expires_at, key.revoked_at)]
+        times = [show_time(time) for time in (key.last_used_at, key.expires_at, key.revoked_at)]
         table.add_row(str(key.id), key.name, key.hint, " ".join(key.scopes), *times)
     Console().print(table)
 
 
-@user.command("revoke-key")
-@click.argument("key_id", type=click.UUID)
-def revoke_key(key_id: UUID) -> None:
+@command("revoke-key")
+@click.argument("key_id", type=click.UUID, shell_complete=complete_key)
+@as_json
+def revoke_key(key_id: UUID, as_json: bool) -> None:
     """Revoke an API key. It is refused from the next request on.
 
-    Example: flask user revoke-key 01a20810-6c0c-7378-b5fe-cfc50592fba5
+    Example: sentiment user revoke-key 01a20810-6c0c-7378-b5fe-cfc50592fba5
     """
     api_keys.revoke(None, key_id)
-    click.echo(f"Revoked {key_id}.")
+    if as_json:
+        print_json({"id": key_id, "revoked": True})
+    else:
+        click.echo(f"Revoked {key_id}.")
 
 
 def _password(from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\n")
-    typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     return typed
+
+
+def _set_administrator(username: str, is_superuser: bool, as_json: bool) -> None:
+    changed = administration.administer(service.get_by_username(username).id, {"is_superuser": is_superuser})
+    _print(changed, "Promoted" if is_superuser else "Demoted", as_json)
+
+
+def _print_link(url: str, made: one_time_tokens.NewToken, as_json: bool) -> None:
+    link = f"{url.rstrip('/')}/console/password?token={made.token}"
+    if as_json:
+        print_json({"url": link, "expires_at": made.record.expires_at})
+    else:
+        click.echo(link)
 
 
 def _print(account: User, action: str, as_json: bool) -> None:

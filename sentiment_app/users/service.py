@@ -22,6 +22,8 @@ from sentiment_app.web.admission import admission
 
 # An advisory lock of PostgreSQL.
 ADMINISTRATORS_LOCK = 7_305_214_661
+# More usernames than this are not completed at once.
+MAX_COMPLETIONS = 100
 
 
 class TakenError(ConflictError):
@@ -148,7 +150,7 @@ def get_by_username(username: str) -> User:
     """
     user = find(username)
     if user is None:
-        raise NotFoundError(f"There is no user named {username!r}. List all users with: flask user list")
+        raise NotFoundError(f"There is no user named {username!r}. List all users with: sentiment user list")
     return user
 
 
@@ -170,6 +172,14 @@ def page(limit: int, after: UUID | None) -> Sequence[User]:
     """A page of users in the order of their registration, beginning after a cursor."""
     users = select(User).where(User.deleted_at.is_(None)).order_by(User.id).limit(limit)
     return db.session.scalars(users.where(User.id > after) if after else users).all()
+
+
+@unit_of_work
+def find_usernames(prefix: str, **values: bool) -> Sequence[str]:
+    """The first usernames, in alphabetical order, that begin with a text; only of users with these values."""
+    found = select(User.username).filter_by(deleted_at=None, **values)
+    begin = User.username.startswith(prefix, autoescape=True)
+    return db.session.scalars(found.where(begin).order_by(User.username).limit(MAX_COMPLETIONS)).all()
 
 
 @unit_of_work

@@ -409,7 +409,7 @@ def test_sign_in_without_any_key_is_answered_with_503(own, ada):
         db.session.execute(delete(TokenKey))
         db.session.commit()
         answer = app.test_client().post(LOGIN, json={"username": "ada", "password": PASSWORD})
-        assert (answer.status_code, "flask auth rotate-key" in answer.json["detail"]) == (503, True)
+        assert (answer.status_code, "sentiment auth rotate-key" in answer.json["detail"]) == (503, True)
         token_keys.rotate()
         TOKEN_KEYS.get()._ring._read_at = -float("inf")
         assert status(app, sign_in(app)) == 200

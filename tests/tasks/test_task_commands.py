@@ -1,4 +1,4 @@
-"""`flask tasks`: operators submit files, and manage the tasks of all users."""
+"""`sentiment tasks`: operators submit files, and manage the tasks of all users."""
 
 import csv
 import gzip
