@@ -7,7 +7,6 @@ from typing import Any, cast
 import click
 import orjson
 from flask import Flask, Response
-from flask.cli import ScriptInfo, load_dotenv
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -121,13 +120,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def make_script_info() -> ScriptInfo:
-    """What Flask's commands find the application with. Reads `.env`, as the command `flask` does."""
-    load_dotenv()
-    return ScriptInfo(create_app=_create_app_for_command, set_debug_flag=False)
-
-
-def _create_app_for_command() -> Flask:
+def create_app_for_command() -> Flask:
+    """Build the application for the command `sentiment`, which prints the error if the settings are not valid."""
     try:
         return create_app()
     except ConfigError as error:

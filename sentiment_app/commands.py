@@ -14,8 +14,7 @@ from click.shell_completion import CompletionItem
 
 from sentiment_app import __version__
 
-# Makes the object with which Flask finds the application. The command `flask` has such an object already.
-SCRIPT_INFO = "sentiment_app.app:make_script_info"
+APPLICATION = "sentiment_app.app:create_app_for_command"
 
 EXIT_STATUS = (
     ("0", "The command succeeded."),
@@ -66,7 +65,7 @@ class Group(click.Group):
         entry = self.entries.get(name)
         if not isinstance(entry, Lazy):
             return entry
-        ctx.obj = ctx.obj or _load(SCRIPT_INFO)()
+        ctx.obj = ctx.obj or _make_script_info()  # the command `flask` has made it already
         command: click.Command = _load(entry.place)
         if isinstance(command, click.Group):  # of a library, whose summaries click would truncate
             for inner in command.commands.values():
@@ -105,6 +104,17 @@ class Root(Group):
             "Commands that print data take --json. Its times are in UTC, in the format of RFC 3339. "
             "Get help on a command with: sentiment COMMAND --help"
         )
+
+
+def _make_script_info() -> Any:
+    """Make what Flask's commands find the application with, and read `.env`, as the command `flask` does."""
+    flask_cli = importlib.import_module("flask.cli")
+    flask_cli.load_dotenv()
+    return flask_cli.ScriptInfo(create_app=_create_app, set_debug_flag=False)
+
+
+def _create_app() -> Any:
+    return _load(APPLICATION)()
 
 
 def _load(place: str) -> Any:

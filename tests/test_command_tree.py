@@ -177,7 +177,7 @@ CALLS = {
     "user list": "",
     "user password-link": "ada --url https://sentiment.example.org",
     "user promote": "ada",
-    "user reset-password": "ada --password-stdin",
+    "user reset-password": "ada --password-stdin",  # pragma: allowlist secret
     "user revoke-key": "{key}",
     "user set-quota": "ada --rows-per-day 1000",
     "user usage": "ada",
