@@ -4,12 +4,13 @@ import json
 import re
 
 import harness
+import numpy as np
 import pytest
 from sqlalchemy import text, update
 
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.artifact import Artifact
-from sentiment_app.registry import releases
+from sentiment_app.registry import cli_training, releases
 from sentiment_app.registry.models import ModelRelease
 from sentiment_app.users import service as users
 
@@ -194,7 +195,16 @@ def test_two_models_are_compared(flask, model, second, labelled):
     assert reported["versions"] == [model[1], second]
     assert reported["mcnemar"]["p_value"] == 1.0
     assert {"label negative", "with a negation", "up to 10 terms"} <= {event["name"] for event in reported["slices"]}
-    assert "McNemar" in flask("model", "evaluate", model[1], "--compare", second, *labelled).output
+    shown = flask("model", "evaluate", model[1], "--compare", second, *labelled).output
+    assert f"Only {model[1]} is correct on 0 texts, and only {second} on 0: p = 1 (McNemar" in " ".join(shown.split())
+
+
+def test_difference_of_a_comparison_is_that_of_the_evaluated_model(flask, model, second, labelled, monkeypatch):
+    scores = {model[1]: np.tile([0.1, 0.1, 0.8], (20, 1)), second: np.tile([0.1, 0.8, 0.1], (20, 1))}
+    monkeypatch.setattr(cli_training, "_scores", lambda version, _rows: scores[version])
+    shown = flask("model", "evaluate", model[1], "--compare", second, *labelled).stdout
+    positive = next(line for line in shown.splitlines() if "label positive" in line)
+    assert re.findall(r"[+-]?\d\.\d{4}", positive) == ["1.0000", "0.0000", "+1.0000"]
 
 
 def test_report_is_self_contained(flask, model, second, labelled, tmp_path):
