@@ -25,7 +25,12 @@ TRAINING = "sentiment_app.registry.cli_training:"
 model = Group(
     "model",
     help="Train, evaluate, release, activate and roll back models.",
-    lazy={"train": TRAINING + "train", "evaluate": TRAINING + "evaluate", "import": TRAINING + "import_model"},
+    lazy={
+        "train": TRAINING + "train",
+        "evaluate": TRAINING + "evaluate",
+        "import": TRAINING + "import_model",
+        "explain": "sentiment_app.sentiment.cli:explain",
+    },
 )
 
 FEW_TEXTS = 100
