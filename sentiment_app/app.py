@@ -15,6 +15,7 @@ from sentiment_app.auth import credentials, tokens
 from sentiment_app.auth import routes as auth
 from sentiment_app.config import Settings
 from sentiment_app.console import routes as console
+from sentiment_app.feedback import routes as feedback
 from sentiment_app.infrastructure import database, logs, metrics, queue
 from sentiment_app.infrastructure.app_state import SETTINGS, START
 from sentiment_app.infrastructure.metrics import Gauge
@@ -111,7 +112,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     passwords.HASHING_LIMIT.set(app, passwords.make_hashing_limit())
     HASHING.set(app, HashingProcess())
     QUOTAS.set(app, Quotas(count_pending))
-    for feature in (auth, users, audit, sentiment, registry, tasks, webhooks, privacy, usage):
+    for feature in (auth, users, audit, sentiment, feedback, registry, tasks, webhooks, privacy, usage):
         prefix = API + (feature.blueprint.url_prefix or "")
         app.register_blueprint(feature.blueprint, url_prefix=prefix)
     app.register_blueprint(console.blueprint)
