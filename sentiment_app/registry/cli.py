@@ -30,6 +30,7 @@ model = Group(
         "evaluate": TRAINING + "evaluate",
         "import": TRAINING + "import_model",
         "explain": "sentiment_app.sentiment.cli:explain",
+        "feedback": "sentiment_app.feedback.cli:feedback",
     },
 )
 

