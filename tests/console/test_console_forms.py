@@ -2,12 +2,14 @@
 
 import io
 import json
+import re
 from uuid import uuid4
 
 import pytest
 from harness import PASSWORD
 from sqlalchemy import update
 
+from sentiment_app.feedback import service as feedback
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.artifact import Artifact
 from sentiment_app.registry import releases
@@ -34,6 +36,48 @@ def test_text_is_scored_counted_and_not_stored(ada_browser):
     assert (answer.status_code, "positive" in answer.text, "&lt;b&gt;" in answer.text) == (200, True, True)
     assert db.session.query(SentimentRequest).count() == 0
     assert [record.rows for record in db.session.query(UsageRecord)] == [1]
+
+
+def test_right_label_is_stored_listed_and_deleted(ada_browser, ada):
+    text = 'It took "two" days.\n<script>alert(1)</script>'
+    scored = ada_browser.post("", {"text": text})
+    assert "This is wrong" in scored.text
+    answer = ada_browser.post("/feedback", {"text": text.replace("\n", "\r\n"), "label": "positive"})
+    assert (answer.status_code, answer.location) == (303, "/console/feedback?done=stored")
+    (given,) = feedback.page(ada.id, 10, None)
+    assert (given.text, given.label) == (text, "positive")
+    page = ada_browser.client.get(answer.location)
+    assert ("Thank you" in page.text, "&lt;script&gt;" in page.text, "<script>alert" in page.text) == (
+        True,
+        True,
+        False,
+    )
+    assert "right label of 1 text." in ada_browser.get("/account").text
+    assert ada_browser.post(f"/feedback/{given.id}/delete").location == "/console/feedback?done=deleted"
+    assert ada_browser.post(f"/feedback/{given.id}/delete").status_code == 404
+    assert "There is no feedback" in ada_browser.get("/feedback?done=deleted").text
+
+
+def test_feedback_is_listed_in_pages(ada_browser, ada):
+    for number in range(21):
+        feedback.store(ada.id, "neutral", text=f"text {number}")
+    first = ada_browser.get("/feedback").text
+    following = re.search(r'href="/console(/feedback\?cursor=[^"]+)"', first)[1]
+    assert ("text 20<" in first, "text 0<" in first, "text 0<" in ada_browser.get(following).text) == (
+        True,
+        False,
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{}, {"text": "x"}, {"label": "positive"}, {"text": "x", "label": "happy"}, {"text": "\0", "label": "neutral"}],
+)
+def test_wrong_feedback_is_refused(ada_browser, ada, form):
+    assert ada_browser.post("/feedback", form).status_code == 422
+    assert ada_browser.client.post("/console/feedback", data=form, headers={"Origin": "null"}).status_code == 403
+    assert feedback.count(ada.id) == 0
 
 
 def test_two_models_are_shown_side_by_side(ada_browser, candidate):
@@ -121,7 +165,8 @@ def test_rows_are_filtered_and_explained(ada_browser, work):
         assert expected in ada_browser.client.get(f"{task}?show={show}").text
     assert "good" not in ada_browser.client.get(f"{task}?show=failed").text.partition('id="rows"')[2]
     assert ada_browser.client.get(f"{task}?show=nonsense").status_code == 422
-    assert "(bias)" in ada_browser.client.get(f"{task}/rows/0").text
+    row = ada_browser.client.get(f"{task}/rows/0").text
+    assert ("(bias)" in row, 'name="text" value="good"' in row) == (True, True)
     assert "There is no result" in ada_browser.client.get(f"{task}/rows/2147483646").text
     assert ada_browser.client.get(f"{task}/rows/{'9' * 30}").status_code == 404
     assert ada_browser.client.get(f"{task}/results.exe").status_code == 404
@@ -171,6 +216,8 @@ def test_task_of_nobody_is_not_found(ada_browser):
         ("/usage?days=0", 422),
         ("/usage?days=" + "9" * 5000, 422),
         ("/audit?event=", 200),
+        ("/feedback?done=x", 422),
+        ("/feedback?cursor=zzz", 422),
         ("/audit?event=x", 422),
         ("/tasks?cursor=zzz", 422),
         ("/sign-in?done=%ed%a0%80", 200),

@@ -140,6 +140,7 @@ BODIES = {
 # Forms of the console. Other forms have no fields.
 FORMS = {
     "POST /console": {"text": "of another user"},
+    "POST /console/feedback": {"text": "of another user", "label": "positive"},
     "POST /console/sign-in": {"username": "ada", "password": f"not {PASSWORD}"},
     "POST /console/register": {"username": "ADA", "email": "other@example.org", "password": PASSWORD},
     "POST /console/password": {"token": "guessed", "password": PASSWORD},
