@@ -116,7 +116,8 @@ def test_wrong_label_is_corrected(open_page, has_scripts):
     page = sign_in(open_page(java_script_enabled=has_scripts))
     text = f"It took two days. {HOSTILE}"
     page.get_by_role("textbox").fill(text)
-    page.get_by_role("button", name="Score", exact=True).click()
+    if not has_scripts:  # scripts score the text while it is typed
+        page.get_by_role("button", name="Score", exact=True).click()
     page.get_by_text("This is wrong").click()
     page.get_by_role("group").get_by_role("button", name="positive").click()
     expect(page.get_by_role("status").filter(has_text="Thank you")).to_be_visible()
