@@ -197,6 +197,19 @@ def test_model_with_other_measures_is_shown(admin_browser, app, model, source):
         assert (answer.status_code, "<script>alert" in answer.text) == (200, False)
 
 
+def test_reliability_slices_and_behaviour_of_a_model_are_shown(ada_browser, app, model):
+    bins = [{"confidence": 0.5, "accuracy": 0.25, "share": 0.4}, {"confidence": 0.9, "accuracy": 1.0, "share": 0.6}]
+    kinds = [{"kind": "<b>irony", "sentences": 80, "failures": 20}]
+    parts = [{"name": "up to 10 terms", "texts": 1234, "accuracy": 0.75}]
+    metrics = {"by_source": {}, "reliability": bins, "slices": parts, "behaviour": kinds}
+    manifest = json.loads(model[0].manifest) | {"version": "20990101-curve000", "metrics": metrics}
+    releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
+    shown = ada_browser.get("/models/20990101-curve000").text
+    for expected in ('points="50.00,75.00 90.00,0.00"', "1,234", "0.750", "&lt;b&gt;irony", "25 %", "60.0 %"):
+        assert expected in shown
+    assert "Reliability" not in ada_browser.get(f"/models/{model[1]}").text
+
+
 def test_task_of_nobody_is_not_found(ada_browser):
     for path in ("", "/rows/0", "/results.csv"):
         assert ada_browser.get(f"/tasks/{uuid4()}{path}").status_code == 404

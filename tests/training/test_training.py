@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -192,6 +193,10 @@ def test_feedback_is_added_to_the_packaged_data(packaged, train, give_feedback, 
     assert [source.get("package") for source in made["data"]][:1] == [datasets.PACKAGES[0].name]
     assert made["data"][-1]["feedback"] == 61
     assert set(made["metrics"]["by_source"]) == {"tweets", "feedback"}
+    assert math.fsum(part["share"] for part in made["metrics"]["reliability"]) == pytest.approx(1)
+    slices = {part["name"]: part["texts"] for part in made["metrics"]["slices"]}
+    assert slices["up to 10 terms"] == made["metrics"]["all"]["texts"]
+    assert not any(name.startswith("source") for name in slices)
     assert made["parameters"]["template_weight"] == training.FAST.template_weight
 
 

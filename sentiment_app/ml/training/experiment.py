@@ -229,12 +229,14 @@ def _evaluate(held_out: Sequence[Row], scores: evaluation.Floats) -> dict[str, A
         return {}
     _, labels, sources = zip(*held_out, strict=True)
     truth = np.array(labels)
-    measured = {
+    measured: dict[str, Any] = {
         "all": evaluation.evaluate(scores, truth),
         "by_source": evaluation.by_source(scores, truth, sources),
     }
     for name, metrics in measured["by_source"].items():
         metrics["texts_sha256"] = _digest(row for row in held_out if row.source == name)
+    measured["reliability"] = evaluation.measure_reliability(scores, truth)
+    measured["slices"] = evaluation.measure_slices(evaluation.is_right(scores, truth), held_out)
     return measured
 
 
