@@ -198,6 +198,7 @@ def test_every_command_has_help_with_an_example(flask, app):
         commands = app.cli.get_command(None, group)
         for name in commands.list_commands(None):
             assert "Example: flask" in flask(group, name, "--help").output
+    assert "Example: flask" in flask("model", "feedback", "export", "--help").output
 
 
 @pytest.fixture

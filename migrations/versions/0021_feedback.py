@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("user_id", "text_sha256", name="uq_feedback_user_id_text_sha256"),
     )
     op.create_index("ix_feedback_user_id_id", "feedback", ["user_id", "id"])
+    op.create_index("ix_feedback_updated_at_id", "feedback", ["updated_at", "id"])
 
 
 def downgrade() -> None:

@@ -10,7 +10,10 @@ from sentiment_app.cli import Group
 from sentiment_app.feedback import service
 from sentiment_app.ml.training import labelled
 
-feedback = Group("feedback", help="Export the labels that users gave to texts.")
+feedback = Group(
+    "feedback",
+    help="Export the labels that users gave to texts.\n\nExample: flask model feedback export -o feedback.ndjson",
+)
 
 OWNER_ONLY = 0o600
 
@@ -25,7 +28,7 @@ OWNER_ONLY = 0o600
     help="The file to write, which only its owner can read; or - for standard output.",
 )
 def export(output: Path) -> None:
-    """Write the text and the label of all feedback as NDJSON, newest first.
+    """Write the text and the label of all feedback as NDJSON, the newest label first.
 
     `flask model train --data` and `flask model evaluate --data` read the file. It contains texts of customers: delete
     it after use. The audit log has an entry for each export.

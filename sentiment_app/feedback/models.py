@@ -17,6 +17,7 @@ class Feedback(Base):
         CheckConstraint("label IN ('negative', 'neutral', 'positive')", name="label"),
         UniqueConstraint("user_id", "text_sha256"),
         Index("ix_feedback_user_id_id", "user_id", "id"),
+        Index("ix_feedback_updated_at_id", "updated_at", "id"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -140,19 +140,23 @@ def _delete_batch(user_id: UUID) -> int:
 
 
 def read_all() -> Iterator[tuple[str, str]]:
-    """The text and the label of all feedback of all accounts, newest first. The audit log has an entry for it."""
+    """The text and the label of all feedback of all accounts, the newest label first.
+
+    The audit log has an entry for it.
+    """
     audit.record_alone(Event.DATA_EXPORTED, detail="feedback of all accounts")
     rows = _read_batch(None)
     while rows:
-        yield from ((text, label) for _, text, label in rows)
-        rows = _read_batch(rows[-1][0])
+        yield from ((row.text, row.label) for row in rows)
+        rows = _read_batch(rows[-1])
 
 
 @unit_of_work
-def _read_batch(before: UUID | None) -> Sequence[tuple[UUID, str, str]]:
+def _read_batch(before: Feedback | None) -> Sequence[Feedback]:
     # Without deleted accounts, whose data is about to be erased.
-    rows = select(Feedback.id, Feedback.text, Feedback.label).join(User).where(User.deleted_at.is_(None))
+    rows = select(Feedback).join(User).where(User.deleted_at.is_(None))
+    position = sa.tuple_(Feedback.updated_at, Feedback.id)
     if before:
-        rows = rows.where(Feedback.id < before)
-    found = db.session.execute(rows.order_by(Feedback.id.desc()).limit(BATCH_ROWS))
-    return [(id_, text, label) for id_, text, label in found]
+        rows = rows.where(position < (before.updated_at, before.id))
+    newest_first = rows.order_by(Feedback.updated_at.desc(), Feedback.id.desc())
+    return db.session.scalars(newest_first.limit(BATCH_ROWS)).all()

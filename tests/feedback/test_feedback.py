@@ -1,13 +1,16 @@
 """Feedback: the right labels that users give to texts."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import update
 
 from sentiment_app.audit.models import AuditEvent
 from sentiment_app.errors import InvalidTokenError
 from sentiment_app.feedback import service
+from sentiment_app.feedback.models import Feedback
 from sentiment_app.infrastructure.database import db
 from sentiment_app.users import administration
 
@@ -135,6 +138,8 @@ def test_feedback_of_all_accounts_is_read_and_audited(ada, make_user, monkeypatc
     for user, text in ((ada, "first"), (bob, "second"), (gone, "erased soon"), (ada, "third")):
         service.store(user.id, "neutral", text=text)
     administration.delete(gone.id)
-    assert list(service.read_all()) == [("third", "neutral"), ("second", "neutral"), ("first", "neutral")]
+    changed = update(Feedback).where(Feedback.text == "first")
+    db.session.execute(changed.values(updated_at=datetime.now(UTC) + timedelta(hours=1)))
+    assert list(service.read_all()) == [("first", "neutral"), ("third", "neutral"), ("second", "neutral")]
     (entry,) = db.session.query(AuditEvent).filter_by(event="sensitive_read")
     assert (entry.account_id, entry.detail) == (None, "feedback of all accounts")
