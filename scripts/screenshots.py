@@ -17,7 +17,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": {"width": 1100, "height": 800}, "color_scheme": "dark"},
     "narrow": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
 }
-PAGES = ("tasks", "models", "usage", "keys", "account", "team", "audit", "nothing-here")
+PAGES = ("tasks", "models", "usage", "keys", "account", "feedback", "team", "audit", "nothing-here")
 SENTENCES = (
     "The room was small, but the staff was lovely.",
     "I waited three weeks for a parcel that arrived broken.",
@@ -60,7 +60,11 @@ def _photograph(page: Page, url: str, folder: Path, look: str, account: tuple[st
     page.get_by_role("button", name="Sign in").click()
     page.locator("[data-example]").first.click()
     page.get_by_text("Why?").wait_for()
+    page.get_by_text("This is wrong").click()
     save("try")
+    page.get_by_role("button", name="neutral").click()
+    page.get_by_text("Thank you.").wait_for()
+    save("try-corrected")
     rows = "".join(f'{number},{number % 5},"{SENTENCES[number % len(SENTENCES)]}"\n' for number in range(400))
     page.goto(f"{url}/console/files")
     page.locator("#file").set_input_files(

@@ -17,6 +17,8 @@ from sentiment_app.auth import routes as auth
 from sentiment_app.commands import ROOT
 from sentiment_app.config import ConfigError, Settings
 from sentiment_app.console import routes as console
+from sentiment_app.feedback import routes as feedback
+from sentiment_app.feedback import service as feedback_service
 from sentiment_app.infrastructure import database, logs, metrics, queue
 from sentiment_app.infrastructure.app_state import SETTINGS, START
 from sentiment_app.infrastructure.metrics import Gauge
@@ -24,6 +26,7 @@ from sentiment_app.privacy import routes as privacy
 from sentiment_app.registry import cards, releases
 from sentiment_app.registry import routes as registry
 from sentiment_app.registry.serving import SERVING, Serving
+from sentiment_app.registry.training_texts import FEEDBACK
 from sentiment_app.sentiment import routes as sentiment
 from sentiment_app.tasks import metrics as task_metrics
 from sentiment_app.tasks import routes as tasks
@@ -113,7 +116,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     passwords.HASHING_LIMIT.set(app, passwords.make_hashing_limit())
     HASHING.set(app, HashingProcess())
     QUOTAS.set(app, Quotas(count_pending))
-    for feature in (auth, users, audit, sentiment, registry, tasks, webhooks, privacy, usage):
+    FEEDBACK.set(app, feedback_service.read_all)
+    for feature in (auth, users, audit, sentiment, feedback, registry, tasks, webhooks, privacy, usage):
         prefix = API + (feature.blueprint.url_prefix or "")
         app.register_blueprint(feature.blueprint, url_prefix=prefix)
     app.register_blueprint(console.blueprint)

@@ -127,12 +127,30 @@ _TRAINING = "sentiment_app.registry.cli_training"
 _TASKS = "sentiment_app.tasks.cli"
 _USER = "sentiment_app.users.cli"
 
+FEEDBACK = Group(
+    "feedback",
+    "Export the labels that users gave to texts.",
+    {
+        "Commands": {
+            "export": Lazy(
+                "sentiment_app.feedback.cli:export",
+                "Write the text and the label of all feedback as NDJSON, the newest label first.",
+            )
+        }
+    },
+    ["sentiment model feedback export -o feedback.ndjson"],
+)
+
 MODEL = Group(
     "model",
     "Train, evaluate, release, activate and roll back models.",
     {
         "Use": {
             "score": Lazy(f"{_MODEL}:score", "Score a text. Nothing is stored."),
+            "explain": Lazy(
+                "sentiment_app.sentiment.cli:explain",
+                "Show how a text is read, and what each of its terms contributes to the score. Nothing is stored.",
+            ),
             "info": Lazy(f"{_MODEL}:info", "Show the active model. The exit status is 1 if no model is active."),
         },
         "Make": {
@@ -142,6 +160,7 @@ MODEL = Group(
                 "Import a classifier of another origin, to release it and serve it as it is.",
             ),
             "evaluate": Lazy(f"{_TRAINING}:evaluate", "Evaluate a model on labelled texts. Default: the active model."),
+            "feedback": FEEDBACK,
         },
         "Inspect": {
             "list": Lazy(

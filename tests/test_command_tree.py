@@ -148,6 +148,8 @@ CALLS = {
     "model card": "{active}",
     "model evaluate": "--data {labelled} --labels 0=negative,1=neutral,2=positive",
     "model import": "{joblib} --labels 0=negative,1=neutral,2=positive",
+    "model explain": '"I love it"',
+    "model feedback export": "-o {output}",
     "model info": "",
     "model list": "",
     "model log": "",
@@ -233,6 +235,7 @@ def given(run, model, pipeline, ada, admin, make_user, store, tmp_path, monkeypa
         "task": task,
         "cancelled": cancelled,
         "key": key,
+        "output": tmp_path / "feedback.ndjson",
     }
 
 

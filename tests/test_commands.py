@@ -1,6 +1,7 @@
 """The flask commands: their output, and how they report errors."""
 
 import json
+import math
 import re
 
 import harness
@@ -12,6 +13,7 @@ from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.artifact import Artifact
 from sentiment_app.registry import cli_training, releases
 from sentiment_app.registry.models import ModelRelease
+from sentiment_app.sentiment.models import SentimentRequest
 from sentiment_app.users import service as users
 
 TYPED = harness.PASSWORD + "\n"
@@ -111,6 +113,52 @@ def test_active_model_is_shown(flask, model):
     assert model[1] in flask("model", "list").output
     assert json.loads(flask("model", "show", model[1], "--json").output)["recipe"] == "templates"
     assert flask("model", "show", "nope").exit_code == 1
+
+
+def test_text_is_explained(flask, model):
+    text = "I didn\u00b4t like it, &amp; Peter\u2019s food was gre\u00adat :) 10 / 10\nbye"
+    explained = json.loads(flask("model", "explain", text, "--json").output)
+    read = {part["text"]: part["term"] or part["read_as"] for part in explained["explanation"]["parts"]}
+    assert read == {
+        "I": "i",
+        "didn\u00b4t": "didn't",
+        "like": "not_like",
+        "it": "it",
+        ",": "end of a clause",
+        "Peter\u2019s": "ignored",  # a name
+        "food": "food",
+        "was": "was",
+        "gre\u00adat": "great",
+        ":)": "<smile>",
+        "10 / 10": "10/10",
+        "\n": "end of a clause",
+        "bye": "bye",
+    }
+    parts = [part["contribution"] for part in explained["explanation"]["parts"] if part["contribution"] is not None]
+    log_odds = math.log(explained["scores"]["positive"] / explained["scores"]["negative"])
+    assert explained["explanation"]["bias"] + math.fsum(parts) == pytest.approx(log_odds)
+    shown = flask("model", "explain", text, "--model", model[1]).output
+    assert (shown.index("(bias)") < shown.index("not_like"), "\\n" in shown, "\u00b4" in shown) == (True, True, True)
+    typed = json.loads(flask("model", "explain", "-", "--json", input=f"{text}\n").output)
+    assert typed == explained
+    assert db.session.query(SentimentRequest).count() == 0
+
+
+def test_text_with_few_known_words_is_explained_with_a_warning(flask):
+    shown = flask("model", "explain", "xyzzy plugh \x1b[31m frobnicate").output
+    assert ("Warning: " in shown, "\x1b" in shown) == (True, False)
+
+
+def test_text_that_cannot_be_explained_is_reported(flask):
+    for arguments, typed, message in (
+        (["\udcff"], None, "text: "),
+        (["-"], b"caf\xe9", "not valid UTF-8 at byte 3"),
+        (["-"], "", "text: "),
+        (["x" * 20_001], None, "text: "),
+        (["good", "--model", "nope"], None, "nope"),
+    ):
+        done = flask("model", "explain", *arguments, input=typed)
+        assert (done.exit_code, message in done.output, "Traceback" in done.output) == (1, True, False), done.output
 
 
 def test_text_is_scored(flask, model):

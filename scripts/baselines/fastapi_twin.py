@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import asyncpg  # type: ignore[import-not-found]  # a package of requirements-bench.txt
+import asyncpg
 import jwt
 import redis.asyncio as redis
-from fastapi import Depends, FastAPI, Header, HTTPException, Request  # type: ignore[import-not-found]  # as above
-from pydantic import BaseModel, Field  # type: ignore[import-not-found]  # as above
+from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from pydantic import BaseModel, Field
 
 from sentiment_app.ml.runtime import Scorer
 
@@ -25,13 +25,13 @@ with Path(os.environ["BASELINE_MODEL"]).open("rb") as file:
     scorer = Scorer.load(file)
 
 
-class Text(BaseModel):  # type: ignore[misc]  # without pydantic, its class is unknown
+class Text(BaseModel):
     """A text to score."""
 
     text: str = Field(min_length=1, max_length=20_000)
 
 
-class Texts(BaseModel):  # type: ignore[misc]  # as above
+class Texts(BaseModel):
     """Texts to score."""
 
     texts: list[str] = Field(min_length=1, max_length=10_000)
@@ -66,13 +66,13 @@ async def admit(request: Request, authorization: Annotated[str, Header()]) -> in
     return int(user["id"])
 
 
-@app.post("/analyze")  # type: ignore[untyped-decorator]  # without fastapi, its decorators are unknown
+@app.post("/analyze")
 async def analyze(body: Text, user: Annotated[int, Depends(admit)]) -> dict[str, Any]:
     """Score a text and store it."""
     return (await score([body.text], user))[0]
 
 
-@app.post("/analyze/batch")  # type: ignore[untyped-decorator]  # as above
+@app.post("/analyze/batch")
 async def analyze_batch(body: Texts, user: Annotated[int, Depends(admit)]) -> list[dict[str, Any]]:
     """Score several texts and store them in one transaction."""
     return await score(body.texts, user)

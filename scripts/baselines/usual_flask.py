@@ -32,14 +32,14 @@ with Path(os.environ["BASELINE_MODEL"]).open("rb") as file:
 logging.basicConfig(filename=os.devnull, level=logging.INFO)
 
 
-class User(db.Model):  # type: ignore[name-defined,misc]  # Flask-SQLAlchemy's class is made at run time
+class User(db.Model):
     """An account."""
 
     id = db.Column(db.Integer, primary_key=True)
     username = db.Column(db.String(80), unique=True)
 
 
-class Analysis(db.Model):  # type: ignore[name-defined,misc]  # as above
+class Analysis(db.Model):
     """A scored text."""
 
     id = db.Column(db.Integer, primary_key=True)
@@ -50,7 +50,7 @@ class Analysis(db.Model):  # type: ignore[name-defined,misc]  # as above
     created_at = db.Column(db.DateTime)
 
 
-class AuditEntry(db.Model):  # type: ignore[name-defined,misc]  # as above
+class AuditEntry(db.Model):
     """Who did what."""
 
     id = db.Column(db.Integer, primary_key=True)
@@ -65,7 +65,7 @@ def find_user(_header: Any, claims: dict[str, Any]) -> User | None:
 
 
 @app.post("/analyze")
-@jwt_required()  # type: ignore[untyped-decorator]  # flask-jwt-extended has no types for it
+@jwt_required()
 @limiter.limit("1000000 per minute")
 def analyze() -> Response:
     """Score a text and store it."""
@@ -73,7 +73,7 @@ def analyze() -> Response:
 
 
 @app.post("/analyze/batch")
-@jwt_required()  # type: ignore[untyped-decorator]  # as above
+@jwt_required()
 @limiter.limit("1000000 per minute")
 def analyze_batch() -> Response:
     """Score several texts and store them in one transaction."""

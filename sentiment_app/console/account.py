@@ -10,6 +10,7 @@ from marshmallow import fields, validate
 
 from sentiment_app.console import charts
 from sentiment_app.console.pages import blueprint, go_to, page, render
+from sentiment_app.feedback import service as feedback
 from sentiment_app.privacy import service as privacy
 from sentiment_app.privacy.schemas import ErasureSchema
 from sentiment_app.usage import quotas
@@ -92,9 +93,10 @@ def usage(query: dict[str, Any]) -> Response:
 @blueprint.get("/account")
 @page()
 def account() -> Response:
-    """The profile and the sessions of the caller."""
+    """The profile, the sessions and the feedback of the caller."""
     found = sessions.list_live(caller().user_id)
-    return render("account.html", sessions=found, current_id=caller().credential_id)
+    texts = feedback.count(caller().user_id)
+    return render("account.html", sessions=found, current_id=caller().credential_id, feedback_texts=texts)
 
 
 @blueprint.post("/account")

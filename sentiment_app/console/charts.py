@@ -37,6 +37,11 @@ def donut(values: Sequence[float]) -> list[Arc]:
     return arcs
 
 
+def curve(points: Sequence[tuple[float, float]]) -> str:
+    """The points of a line in a square of 100 by 100, for the attribute `points`. Both coordinates are from 0 to 1."""
+    return " ".join(f"{100 * x:.2f},{100 - 100 * y:.2f}" for x, y in points)
+
+
 def columns(stacks: Sequence[Sequence[float]]) -> list[Rectangle]:
     """A column for each stack of values, as high as its sum, scaled to the chart."""
     top = max((math.fsum(stack) for stack in stacks), default=0) or 1

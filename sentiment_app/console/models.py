@@ -4,6 +4,7 @@ from typing import Any
 
 from flask import Response
 
+from sentiment_app.console import charts
 from sentiment_app.console.pages import blueprint, go_to, page, render
 from sentiment_app.registry import cards, promotion, releases
 from sentiment_app.registry.schemas import ActivationQuerySchema
@@ -30,11 +31,13 @@ def models(query: dict[str, Any]) -> Response:
 @page()
 def model(version: str) -> Response:
     """A model: its measures, its training data, and what happened to it."""
-    release = releases.get(version)
+    release, manifest = releases.get(version), releases.manifest_of(version)
+    bins = manifest["metrics"].get("reliability", [])
     return render(
         "model.html",
         release=release,
-        manifest=releases.manifest_of(version),
+        manifest=manifest,
+        reliability=charts.curve([(part["confidence"], part["accuracy"]) for part in bins]),
         events=releases.events(version),
         names=_names(),
         active=releases.active_version(),

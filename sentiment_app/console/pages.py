@@ -23,6 +23,8 @@ POLICY = (
 PROBLEM = "application/problem+json"
 HTML = "text/html"
 MAX_FORM_BYTES = 16 * 1024
+# A text of 20,000 characters, each of them four bytes, percent-encoded.
+MAX_TEXT_FORM_BYTES = 256 * 1024
 LOCAL_PATH = re.compile(r"/console(/[A-Za-z0-9_.-]+)*/?(\?[A-Za-z0-9_.=&%+-]*)?")
 
 blueprint = Blueprint("console", __name__, url_prefix="/console", template_folder="templates", static_folder=None)

@@ -8,7 +8,7 @@ from flask import Response, url_for
 from marshmallow import validate
 
 from sentiment_app.console import highlight
-from sentiment_app.console.pages import blueprint, page, render
+from sentiment_app.console.pages import MAX_TEXT_FORM_BYTES, blueprint, page, render
 from sentiment_app.ml.runtime import LABELS
 from sentiment_app.registry import releases
 from sentiment_app.sentiment import service
@@ -17,8 +17,6 @@ from sentiment_app.web import cookies
 from sentiment_app.web.guard import caller
 from sentiment_app.web.schemas import NormalText, Schema, Text
 
-# A text of 20,000 characters, each of them four bytes, percent-encoded.
-MAX_TEXT_FORM = 256 * 1024
 EXAMPLES = (
     "The room was small, but the staff was lovely and breakfast was great.",
     "I waited three weeks for a parcel that arrived broken. Never again.",
@@ -42,7 +40,7 @@ def score_form() -> Response:
 
 
 @blueprint.post("")
-@page(rates=("scoring",), form=TextFormSchema(), max_form=MAX_TEXT_FORM)
+@page(rates=("scoring",), form=TextFormSchema(), max_form=MAX_TEXT_FORM_BYTES)
 def show_score(form: dict[str, Any]) -> Response:
     """Score a text, and show why. The text is not stored."""
     results = [_analyze(form["text"], None)]

@@ -16,13 +16,21 @@ from sentiment_app.ml.clauses import TRIGGERS, reverse
 from sentiment_app.ml.negation import BREAK, NEGATED, SKIP
 from sentiment_app.ml.wordlists import DOUBLE_LETTERS, GIVEN_NAMES, IDENTITY, SPELLINGS
 
-__all__ = ["NEGATED", "TextError", "Token", "bigrams", "normalize", "terms", "tokenize"]
+__all__ = ["BREAK", "NEGATED", "TextError", "Token", "bigrams", "normalize", "read", "terms", "tokenize"]
 
 
 class Token(NamedTuple):
     """A term, and its half-open span in the original text."""
 
     term: str
+    start: int
+    end: int
+
+
+class Reading(NamedTuple):
+    """How a part of a text is read: as a term, as the end of a clause (BREAK), or as no term (SKIP)."""
+
+    term: str | None
     start: int
     end: int
 
@@ -218,12 +226,17 @@ def terms(text: str) -> list[str]:
     return [term for term in _normal_forms(_SCANNER.findall(_decode(text))) if term]
 
 
-def tokenize(text: str) -> list[Token]:
-    """The terms of a text, with their spans in the given text."""
+def read(text: str) -> list[Reading]:
+    """How each part of a text is read, with its span in the given text. White space and other signs are not read."""
     matches = list(_SCANNER.finditer(_decode(text)))
     starts, ends = _origins(text)
     normal = _normal_forms([match[0] for match in matches])
-    return [Token(term, *_span(match, starts, ends)) for term, match in zip(normal, matches, strict=True) if term]
+    return [Reading(term, *_span(match, starts, ends)) for term, match in zip(normal, matches, strict=True)]
+
+
+def tokenize(text: str) -> list[Token]:
+    """The terms of a text, with their spans in the given text."""
+    return [Token(part.term, part.start, part.end) for part in read(text) if part.term]
 
 
 def _span(match: re.Match[str], starts: list[int], ends: list[int]) -> tuple[int, int]:

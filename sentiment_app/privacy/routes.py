@@ -22,7 +22,7 @@ def export() -> Response:
     """Export everything that belongs to your account, as NDJSON.
 
     The `kind` of each object says what it is: the account, a former username, a session, an API key, an event of the
-    audit log about the account, a text of the history, a task, a delivery to its webhook, or a row of a task.
+    audit log about the account, a text of the history, feedback, a task, a delivery to its webhook, or a row of a task.
     """
     lines = (orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for entry in service.export(caller().user_id))
     return stream_download(lines, NDJSON, "export.ndjson")

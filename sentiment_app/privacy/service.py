@@ -11,6 +11,8 @@ from sentiment_app.audit.models import AuditEvent
 from sentiment_app.audit.schemas import AuditEventSchema
 from sentiment_app.audit.service import Event
 from sentiment_app.errors import NotFoundError
+from sentiment_app.feedback import service as feedback
+from sentiment_app.feedback.schemas import FeedbackSchema
 from sentiment_app.sentiment import history
 from sentiment_app.sentiment.schemas import RequestSchema
 from sentiment_app.tasks import render
@@ -36,7 +38,11 @@ def erase(user_id: UUID, seconds: float = ERASE_SECONDS) -> bool:
     """Erase the data of a deleted account, in small transactions. Returns whether all is erased after some seconds."""
     deadline = time.monotonic() + seconds
     tasks.mark_all_deleted(user_id)
-    is_complete = history.delete_all(user_id, deadline).is_complete and tasks.erase_all(user_id, deadline)
+    is_complete = (
+        history.delete_all(user_id, deadline).is_complete
+        and feedback.delete_all(user_id, deadline)
+        and tasks.erase_all(user_id, deadline)
+    )
     if is_complete:
         counters.delete_all_of(user_id)
         administration.erase(user_id)
@@ -54,7 +60,7 @@ def erase_deleted_accounts() -> int:
 def export(user_id: UUID) -> Iterator[dict[str, Any]]:
     """Everything that belongs to an account: objects whose `kind` says what they are.
 
-    It begins with the account. A text in the history, a task, and a row of a task are objects of their own.
+    It begins with the account. A text in the history, feedback, a task, and a row of a task are objects of their own.
     """
     audit.record_alone(Event.DATA_EXPORTED, user_id)
     yield {"kind": "account", **UserSchema().dump(users.get(user_id))}
@@ -71,6 +77,8 @@ def export(user_id: UUID) -> Iterator[dict[str, Any]]:
         yield {"kind": "audit_event", **_export_audit_event(entry)}
     for row in _pages(lambda after: history.page(user_id, PAGE_ROWS, after)):
         yield {"kind": "text", **RequestSchema().dump(row)}
+    for given in _pages(lambda after: feedback.page(user_id, PAGE_ROWS, after)):
+        yield {"kind": "feedback", **FeedbackSchema().dump(given)}
     for task in _pages(lambda after: tasks.page(user_id, PAGE_ROWS, after)):
         yield from _export_task(task)
 

@@ -16,12 +16,14 @@ from rich.table import Table
 
 from sentiment_app.cli import as_json, command, print_json
 from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.ml.runtime import ModelError
 from sentiment_app.ml.training import behaviour, evaluation, experiment, importing, labelled
 from sentiment_app.ml.training import report as reporting
 from sentiment_app.ml.training.datasets import Row
 from sentiment_app.registry import promotion, releases
 from sentiment_app.registry.cli import complete_usable, manifest_of, out, print_metrics, read_trained, scorer_of
 from sentiment_app.registry.serving import NoModelError, serving
+from sentiment_app.registry.training_texts import FEEDBACK
 
 progress = Console(stderr=True)
 # A positive difference means that the evaluated model is better than the model it is compared with.
@@ -51,6 +53,7 @@ def complete_recipe(_ctx: click.Context, _parameter: click.Parameter, prefix: st
 @click.option("--column", help="The column with the texts. Default: text.")
 @click.option("--label-column", default=labelled.LABEL_COLUMN, show_default=True, help="The column with the labels.")
 @click.option("--labels", help="The labels in the file, such as 0=negative,1=neutral,2=positive.")
+@click.option("--feedback", "with_feedback", is_flag=True, help="Also train on the feedback of users.")
 @click.option("--activate", is_flag=True, help="Also release and activate the model.")
 @click.option("--allow-worse", is_flag=True, help="Activate it even if it measured worse than the active model.")
 @as_json
@@ -60,6 +63,7 @@ def train(
     column: str | None,
     label_column: str,
     labels: str | None,
+    with_feedback: bool,
     activate: bool,
     allow_worse: bool,
     as_json: bool,
@@ -70,9 +74,13 @@ def train(
     recipe and library versions give the same file, bit for bit, on the same machine with the same number of threads.
     The new model is compared with the active model, on held-out texts that neither model was trained on.
 
+    --feedback adds the texts that users of the service have labelled. Their labels replace other labels of the same
+    texts, and the newest label is used if users disagree.
+
     Example: sentiment model train --recipe fast --activate
     """
     names = labelled.parse_names(labels) if labels else None
+    feedback = _read_feedback() if with_feedback else []
     baseline = _active(needed=activate)
     with _steps() as step:
         manifest = experiment.run(
@@ -80,6 +88,7 @@ def train(
             data_dir=settings().data_dir,
             model_dir=settings().model_dir,
             files=[labelled.LabelledFile(path, names, column, label_column) for path in files],
+            feedback=feedback,
             baseline=baseline,
             code_version=settings().release,
             progress=step,
@@ -94,6 +103,13 @@ def train(
         releases.release(read_trained(manifest["version"]), by=getpass.getuser())
         promotion.activate(manifest["version"], by=getpass.getuser(), allow_worse=allow_worse)
         click.echo(f"{manifest['version']} is active", err=as_json)
+
+
+def _read_feedback() -> list[Row]:
+    rows = list(labelled.label_feedback(FEEDBACK.get()()))
+    if not rows:
+        raise ModelError("there is no feedback to train with. People give it on the page Try of the console, or by API")
+    return rows
 
 
 def _active(*, needed: bool) -> experiment.Baseline | None:

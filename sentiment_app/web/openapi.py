@@ -53,6 +53,7 @@ TAGS = {
     "auth": "Sign in, and see your sessions.",
     "users": "Your profile and API keys; for administrators, all accounts.",
     "sentiment": "Score a text, and read the history.",
+    "feedback": "Say which label of a text is right, for training.",
     "tasks": "Score files and many texts.",
     "models": "The released models.",
     "webhooks": "The secret that signs webhooks.",

@@ -27,9 +27,9 @@ STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 # What an API key may be used for.
 SCOPES = {
-    "score": "Score single texts.",
+    "score": "Score single texts, and give feedback on them.",
     "tasks": "Submit, read, cancel, retry and delete tasks.",
-    "read": "Read the profile, the history, tasks, results and models.",
+    "read": "Read the profile, the history, feedback, tasks, results and models.",
     "models": "Administrators only: read and activate models.",
     "admin": "Administrators only: read and change accounts.",
 }

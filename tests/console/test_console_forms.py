@@ -2,12 +2,14 @@
 
 import io
 import json
+import re
 from uuid import uuid4
 
 import pytest
 from harness import PASSWORD
 from sqlalchemy import update
 
+from sentiment_app.feedback import service as feedback
 from sentiment_app.infrastructure.database import db
 from sentiment_app.ml.artifact import Artifact
 from sentiment_app.registry import releases
@@ -34,6 +36,41 @@ def test_text_is_scored_counted_and_not_stored(ada_browser):
     assert (answer.status_code, "positive" in answer.text, "&lt;b&gt;" in answer.text) == (200, True, True)
     assert db.session.query(SentimentRequest).count() == 0
     assert [record.rows for record in db.session.query(UsageRecord)] == [1]
+
+
+def test_right_label_is_stored_listed_and_deleted(ada_browser, ada):
+    text = 'It took "two" days.\n<script>alert(1)</script>'
+    scored = ada_browser.post("", {"text": text})
+    assert "This is wrong" in scored.text
+    answer = ada_browser.post("/feedback", {"text": text.replace("\n", "\r\n"), "label": "positive"})
+    assert (answer.status_code, answer.location) == (303, "/console/feedback?done=stored")
+    (given,) = feedback.page(ada.id, 10, None)
+    assert (given.text, given.label) == (text, "positive")
+    page = ada_browser.client.get(answer.location)
+    assert [wanted in page.text for wanted in ("Thank you", "&lt;script&gt;", "<script>alert")] == [True, True, False]
+    assert "right label of 1 text." in ada_browser.get("/account").text
+    assert ada_browser.post(f"/feedback/{given.id}/delete").location == "/console/feedback?done=deleted"
+    assert ada_browser.post(f"/feedback/{given.id}/delete").status_code == 404
+    assert "There is no feedback" in ada_browser.get("/feedback?done=deleted").text
+
+
+def test_feedback_is_listed_in_pages(ada_browser, ada):
+    for number in range(21):
+        feedback.store(ada.id, "neutral", text=f"text {number}")
+    first = ada_browser.get("/feedback").text
+    following = re.search(r'href="/console(/feedback\?cursor=[^"]+)"', first)[1]
+    second = ada_browser.get(following).text
+    assert ("text 20<" in first, "text 0<" in first, "text 0<" in second) == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{}, {"text": "x"}, {"label": "positive"}, {"text": "x", "label": "happy"}, {"text": "\0", "label": "neutral"}],
+)
+def test_wrong_feedback_is_refused(ada_browser, ada, form):
+    assert ada_browser.post("/feedback", form).status_code == 422
+    assert ada_browser.client.post("/console/feedback", data=form, headers={"Origin": "null"}).status_code == 403
+    assert feedback.count(ada.id) == 0
 
 
 def test_two_models_are_shown_side_by_side(ada_browser, candidate):
@@ -121,7 +158,8 @@ def test_rows_are_filtered_and_explained(ada_browser, work):
         assert expected in ada_browser.client.get(f"{task}?show={show}").text
     assert "good" not in ada_browser.client.get(f"{task}?show=failed").text.partition('id="rows"')[2]
     assert ada_browser.client.get(f"{task}?show=nonsense").status_code == 422
-    assert "(bias)" in ada_browser.client.get(f"{task}/rows/0").text
+    row = ada_browser.client.get(f"{task}/rows/0").text
+    assert ("(bias)" in row, 'name="text" value="good"' in row) == (True, True)
     assert "There is no result" in ada_browser.client.get(f"{task}/rows/2147483646").text
     assert ada_browser.client.get(f"{task}/rows/{'9' * 30}").status_code == 404
     assert ada_browser.client.get(f"{task}/results.exe").status_code == 404
@@ -159,6 +197,19 @@ def test_model_with_other_measures_is_shown(admin_browser, app, model, source):
         assert (answer.status_code, "<script>alert" in answer.text) == (200, False)
 
 
+def test_reliability_slices_and_behaviour_of_a_model_are_shown(ada_browser, app, model):
+    bins = [{"confidence": 0.5, "accuracy": 0.25, "share": 0.4}, {"confidence": 0.9, "accuracy": 1.0, "share": 0.6}]
+    kinds = [{"kind": "<b>irony", "sentences": 80, "failures": 20}]
+    parts = [{"name": "up to 10 terms", "texts": 1234, "accuracy": 0.75}]
+    metrics = {"by_source": {}, "reliability": bins, "slices": parts, "behaviour": kinds}
+    manifest = json.loads(model[0].manifest) | {"version": "20990101-curve000", "metrics": metrics}
+    releases.release(Artifact(json.dumps(manifest).encode(), model[0].serving), by="tests")
+    shown = ada_browser.get("/models/20990101-curve000").text
+    for expected in ('points="50.00,75.00 90.00,0.00"', "1,234", "0.750", "&lt;b&gt;irony", "25 %", "60.0 %"):
+        assert expected in shown
+    assert "Reliability" not in ada_browser.get(f"/models/{model[1]}").text
+
+
 def test_task_of_nobody_is_not_found(ada_browser):
     for path in ("", "/rows/0", "/results.csv"):
         assert ada_browser.get(f"/tasks/{uuid4()}{path}").status_code == 404
@@ -171,6 +222,8 @@ def test_task_of_nobody_is_not_found(ada_browser):
         ("/usage?days=0", 422),
         ("/usage?days=" + "9" * 5000, 422),
         ("/audit?event=", 200),
+        ("/feedback?done=x", 422),
+        ("/feedback?cursor=zzz", 422),
         ("/audit?event=x", 422),
         ("/tasks?cursor=zzz", 422),
         ("/sign-in?done=%ed%a0%80", 200),

@@ -9,6 +9,8 @@ from harness import PASSWORD
 from sqlalchemy import func, select, text, update
 
 from sentiment_app import maintenance
+from sentiment_app.feedback import service as feedback
+from sentiment_app.feedback.models import Feedback
 from sentiment_app.infrastructure.database import db
 from sentiment_app.privacy import service
 from sentiment_app.sentiment import history
@@ -22,6 +24,7 @@ from sentiment_app.users.models import User
 ME = "/api/v1/users/me"
 ANALYZE = "/api/v1/sentiment/analyze"
 HISTORY = "/api/v1/sentiment/history"
+FEEDBACK = "/api/v1/sentiment/feedback"
 LOGIN = "/api/v1/auth/login"
 
 
@@ -49,6 +52,7 @@ def test_export_has_everything(client, ada, as_ada, analyze, upload, work, expor
     analyze("a text of Ada")
     body = {"current_password": PASSWORD, "name": "import", "scopes": ["read"]}
     client.post(f"{ME}/api-keys", json=body, headers=as_ada)
+    client.post(FEEDBACK, json={"text": "a wrong text", "label": "neutral"}, headers=as_ada)
     upload("text,shop\ngood,north\n,south\n", "text/csv", "?keep=columns")
     work()
     found = export()
@@ -58,6 +62,7 @@ def test_export_has_everything(client, ada, as_ada, analyze, upload, work, expor
     assert found[0]["kind"] == "account"
     assert by_kind["account"][0]["email"] == ada.email
     assert [entry["text"] for entry in by_kind["text"]] == ["a text of Ada"]
+    assert [(entry["text"], entry["label"]) for entry in by_kind["feedback"]] == [("a wrong text", "neutral")]
     assert [entry["text"] for entry in by_kind["result"]] == ["good", None]
     assert [entry["columns"] for entry in by_kind["result"]] == [{"shop": "north"}, {"shop": "south"}]
     assert by_kind["api_key"][0]["name"] == "import"
@@ -89,13 +94,15 @@ def test_account_is_erased_with_its_data(client, ada, as_ada, analyze, upload, w
     other, email = sign_in(make_user("grace")), ada.email
     analyze("a text of Grace", headers=other)
     analyze("a text of Ada")
+    for headers in (as_ada, other):
+        client.post(FEEDBACK, json={"text": "a text of both", "label": "neutral"}, headers=headers)
     upload("text\ngood\n", "text/csv")
     work()
     upload("text\nunfinished\n", "text/csv")
     answer = client.delete(ME, json={"current_password": PASSWORD}, headers=as_ada)
     assert answer.status_code == 204
     assert db.session.scalar(select(User.id).where(User.id == ada.id)) is None
-    assert (number_of(Task), number_of(Chunk), number_of(SentimentRequest)) == (0, 0, 1)
+    assert [number_of(table) for table in (Task, Chunk, SentimentRequest, Feedback)] == [0, 0, 1, 1]
     assert client.get(ME, headers=as_ada).status_code == 401
     assert analyze("again").status_code == 401
     assert client.post(LOGIN, json={"username": "ada", "password": PASSWORD}).status_code == 401
@@ -124,7 +131,9 @@ def test_key_of_an_erased_account_is_refused(client, as_ada):
 def test_data_that_a_request_cannot_erase_is_purged(client, ada, as_ada, analyze, monkeypatch):
     for number in range(3):
         analyze(f"text {number}")
+        client.post(FEEDBACK, json={"text": f"text {number}", "label": "neutral"}, headers=as_ada)
     monkeypatch.setattr(history, "BATCH_ROWS", 1)
+    monkeypatch.setattr(feedback, "BATCH_ROWS", 2)
     monkeypatch.setattr(service.erase, "__defaults__", (-1.0,))
     assert client.delete(ME, json={"current_password": PASSWORD}, headers=as_ada).status_code == 204
     left = db.session.get(User, ada.id, populate_existing=True)

@@ -64,6 +64,8 @@ def test_no_file_contains_a_customer_value(product, send_canary):
         ("/sentiment/analyze", {**texts, "wrong": CANARY}),
         ("/sentiment/analyze/batch", {"texts": [texts["text"]], "webhook_url": url}),
         ("/sentiment/analyze/batch", {"texts": [texts["text"]], "webhook_url": f"http://{CANARY}/"}),
+        ("/sentiment/feedback", {**texts, "label": "positive"}),
+        ("/sentiment/feedback", {**texts, "label": CANARY}),
         # An existing username or email address: PostgreSQL's DETAIL would quote it.
         ("/auth/register", {"username": f"U{CANARY}", "email": f"other-{CANARY}@example.org", "password": PASSWORD}),
         ("/auth/register", {"username": f"other{CANARY}", "email": f"{CANARY}@EXAMPLE.org", "password": PASSWORD}),
@@ -80,6 +82,7 @@ def test_no_file_contains_a_customer_value(product, send_canary):
         for path, body in (
             ("/sentiment/analyze", texts),
             ("/sentiment/analyze/batch", {"texts": [texts["text"]]}),
+            ("/sentiment/feedback", {**texts, "label": "negative"}),
             ("/auth/register", {"username": f"v{CANARY}", "email": f"v{CANARY}@example.org", "password": PASSWORD}),
         )
     ]

@@ -12,7 +12,20 @@ from harness import PASSWORD
 from playwright.sync_api import expect
 
 PATIENCE_MS = 90_000
-PAGES = ("", "/files", "/tasks", "/models", "/usage", "/keys", "/account", "/team", "/audit", "/sign-in", "/register")
+PAGES = (
+    "",
+    "/files",
+    "/tasks",
+    "/models",
+    "/usage",
+    "/keys",
+    "/account",
+    "/feedback",
+    "/team",
+    "/audit",
+    "/sign-in",
+    "/register",
+)
 HOSTILE = '<img src=x onerror="document.title=1">"\'{{7*7}}'
 # A browser logs each answer with an error status as an error.
 ANSWERED = "Failed to load resource"
@@ -96,6 +109,26 @@ def test_new_administrator_chooses_a_password_and_a_sentence_lights_up(product, 
     page.get_by_role("textbox").fill("")
     expect(page.locator("#result h2")).to_have_count(0)
     expect(page.get_by_role("link", name="Team")).to_be_visible()
+
+
+@pytest.mark.parametrize("has_scripts", [True, False])
+def test_wrong_label_is_corrected(open_page, has_scripts):
+    page = sign_in(open_page(java_script_enabled=has_scripts))
+    text = f"It took two days. {HOSTILE}"
+    page.get_by_role("textbox").fill(text)
+    if not has_scripts:  # scripts score the text while it is typed
+        page.get_by_role("button", name="Score", exact=True).click()
+    page.get_by_text("This is wrong").click()
+    page.get_by_role("group").get_by_role("button", name="positive").click()
+    expect(page.get_by_role("status").filter(has_text="Thank you")).to_be_visible()
+    if has_scripts:  # the result stays
+        expect(page.locator("#result h2")).to_be_visible()
+        page.get_by_role("link", name="See all your feedback").click()
+    row = page.get_by_role("row", name=text)
+    expect(row).to_contain_text("positive")
+    row.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("status")).to_contain_text("deleted")
+    expect(row).to_have_count(0)
 
 
 def test_words_of_any_script_are_marked_where_they_are(product, open_page):

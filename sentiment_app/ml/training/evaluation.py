@@ -139,6 +139,21 @@ def slices(rows: Sequence[Row]) -> dict[str, npt.NDArray[np.bool_]]:
     }
 
 
+def measure_slices(rights: npt.NDArray[np.bool_], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The accuracy on each part of the texts, except on each source: `by_source` measures those."""
+    return [
+        {"name": name, "texts": int(part.sum()), "accuracy": float(rights[part].mean())}
+        for name, part in slices(rows).items()
+        if part.any() and not name.startswith("source ")
+    ]
+
+
+def measure_reliability(scores: Floats, truth: Integers) -> list[dict[str, float]]:
+    """For each bin of confidence that is not empty: the mean confidence, the accuracy, and the share of texts."""
+    bins = reliability(relevant_scores(scores, truth)[0].max(axis=1), is_right(scores, truth))
+    return [{"confidence": mean, "accuracy": accuracy, "share": share} for mean, accuracy, share in bins]
+
+
 def is_right(scores: Floats, truth: Integers) -> npt.NDArray[np.bool_]:
     """Whether the most probable label of each text is the true label, shape (n,)."""
     scores, classes = relevant_scores(scores, truth)

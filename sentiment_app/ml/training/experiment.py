@@ -123,6 +123,7 @@ def run(
     data_dir: Path,
     model_dir: Path,
     files: Sequence[labelled.LabelledFile] = (),
+    feedback: Sequence[Row] = (),
     baseline: Baseline | None = None,
     code_version: str = "unknown",
     progress: Progress = lambda _: None,
@@ -136,6 +137,7 @@ def run(
         data_dir: cache of the packaged data, which is downloaded if it is missing.
         model_dir: the folder in which the model is stored.
         files: the user's labelled files, used instead of the packaged data.
+        feedback: texts that users of the service have labelled, used in addition.
         baseline: the active model. It is compared with the new model on texts that neither model was trained on.
         code_version: the git revision of the code.
         progress: called with a description of each step.
@@ -144,7 +146,7 @@ def run(
         ModelError: data cannot be downloaded or read.
     """
     started = time.perf_counter()
-    rows, lexicon, sources = _data(recipe, data_dir, files, progress)
+    rows, lexicon, sources = _data(recipe, data_dir, files, feedback, progress)
     held_out = [row for row in rows if datasets.is_held_out(row)]
     kept = [row for row in rows if not datasets.is_held_out(row)]
     parameters = recipe.parameters
@@ -184,36 +186,46 @@ def run(
 
 
 def _data(
-    recipe: Recipe, data_dir: Path, files: Sequence[labelled.LabelledFile], progress: Progress
+    recipe: Recipe,
+    data_dir: Path,
+    files: Sequence[labelled.LabelledFile],
+    feedback: Sequence[Row],
+    progress: Progress,
 ) -> tuple[list[Row], dict[str, float], list[dict[str, Any]]]:
     progress("downloading the data, unless it is cached")
     fetched = datasets.fetch(data_dir, lexicon_only=bool(files))
     progress(f"downloaded {', '.join(fetched)}" if fetched else f"using the data in {data_dir}; nothing was downloaded")
     lexicon = datasets.read_lexicon(data_dir)
     dropped = datasets.Dropped()
-    if not files:
-        rows = datasets.read(data_dir, recipe.parameters.review_stride, dropped)
-        skipped = (
-            f"; only every {stride}th film review is used" if (stride := recipe.parameters.review_stride) > 1 else ""
+    rows, sources = _read_files(files) if files else _read_packages(recipe, data_dir, dropped)
+    if feedback:
+        sources.append(
+            {"feedback": len(feedback), "sha256": hashlib.sha256(b"".join(labelled.write(feedback))).hexdigest()}
         )
-        progress(f"using {_count_by_source(rows)}: {dropped}{skipped}")
-        known = [
-            {
-                "package": package.name,
-                "about": package.about,
-                "sha256": package.sha256,
-                "files": package.members,
-            }
-            for package in datasets.PACKAGES
-        ]
-        return rows, lexicon, known
-    # Without duplicates, like the packaged data: a text must not be both in the training data and held out.
-    rows = list(datasets.distinct((row for file in files for row in labelled.read_file(file)), dropped))
-    progress(f"using {len(rows):,} texts: {dropped}")
+    if files or feedback:
+        # Without duplicates, like the packaged data: a text must not be both in the training data and held out.
+        rows = list(datasets.distinct([*feedback, *rows], dropped))  # a label of a user replaces another label
+    stride = 1 if files else recipe.parameters.review_stride
+    skipped = f"; only every {stride}th film review is used" if stride > 1 else ""
+    progress(f"using {_count_by_source(rows)}: {dropped}{skipped}")
     if len({row.label for row in rows}) < 2:
         raise ModelError("all texts have the same label. Training needs texts with at least two labels")
-    known = [{"file": file.path.name, "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest()} for file in files]
-    return rows, lexicon, known
+    return rows, lexicon, sources
+
+
+def _read_packages(recipe: Recipe, data_dir: Path, dropped: datasets.Dropped) -> tuple[list[Row], list[dict[str, Any]]]:
+    sources = [
+        {"package": package.name, "about": package.about, "sha256": package.sha256, "files": package.members}
+        for package in datasets.PACKAGES
+    ]
+    return datasets.read(data_dir, recipe.parameters.review_stride, dropped), sources
+
+
+def _read_files(files: Sequence[labelled.LabelledFile]) -> tuple[list[Row], list[dict[str, Any]]]:
+    rows = [row for file in files for row in labelled.read_file(file)]
+    return rows, [
+        {"file": file.path.name, "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest()} for file in files
+    ]
 
 
 def _count_by_source(rows: Sequence[Row]) -> str:
@@ -226,12 +238,14 @@ def _evaluate(held_out: Sequence[Row], scores: evaluation.Floats) -> dict[str, A
         return {}
     _, labels, sources = zip(*held_out, strict=True)
     truth = np.array(labels)
-    measured = {
+    measured: dict[str, Any] = {
         "all": evaluation.evaluate(scores, truth),
         "by_source": evaluation.by_source(scores, truth, sources),
     }
     for name, metrics in measured["by_source"].items():
         metrics["texts_sha256"] = _digest(row for row in held_out if row.source == name)
+    measured["reliability"] = evaluation.measure_reliability(scores, truth)
+    measured["slices"] = evaluation.measure_slices(evaluation.is_right(scores, truth), held_out)
     return measured
 
 

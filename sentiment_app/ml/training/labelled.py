@@ -1,13 +1,17 @@
 """Read a user's labelled texts from any file that tasks read: CSV, NDJSON, JSON, an Excel workbook or Parquet.
 
+And write such texts as NDJSON.
+
 The files have a column with texts, a column with labels, and perhaps a column `source`. A source with the same name as
 a special source of the packaged data is renamed to "own …".
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import orjson
 
 from sentiment_app.files.errors import FileError
 from sentiment_app.files.reader import SUFFIXES, File, Format, Limits, recognize
@@ -17,6 +21,7 @@ from sentiment_app.ml.training.datasets import SPECIAL_SOURCES, Row
 from sentiment_app.ml.training.templates import SOURCE as TEMPLATES
 
 SOURCE = "file"
+FEEDBACK_SOURCE = "feedback"
 LABEL_COLUMN, SOURCE_COLUMN = "label", "source"
 UNLIMITED = Limits(rows=10**12, bytes=10**15)
 
@@ -58,6 +63,18 @@ def read_file(file: LabelledFile) -> list[Row]:
     if not rows:
         raise DataFileError(f"{file.path} contains no texts")
     return rows
+
+
+def label_feedback(given: Iterable[tuple[str, str]]) -> Iterator[Row]:
+    """The texts and labels that users of the service gave, as rows. The service has checked them."""
+    return (Row(text, LABELS.index(label), FEEDBACK_SOURCE) for text, label in given)
+
+
+def write(rows: Iterable[Row]) -> Iterator[bytes]:
+    """The rows as the lines of an NDJSON file, which `read_file` reads."""
+    for row in rows:
+        fields = {"text": row.text, LABEL_COLUMN: LABELS[row.label], SOURCE_COLUMN: row.source}
+        yield orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def parse_names(text: str) -> dict[str, int]:

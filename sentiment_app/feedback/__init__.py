@@ -1,0 +1,1 @@
+"""Feedback: the right labels that people give to texts whose scores are wrong, for training."""
