@@ -20,6 +20,7 @@ COMMANDS = {
     "audit": "sentiment_app.audit.cli:audit",
     "auth": "sentiment_app.auth.cli:auth",
     "config": "sentiment_app.cli:config",
+    "logs": "sentiment_app.log_search.cli:logs",
     "model": "sentiment_app.registry.cli:model",
     "purge": "sentiment_app.maintenance:purge_command",
     "tasks": "sentiment_app.tasks.cli:tasks",

@@ -20,6 +20,7 @@ from rq.serializers import JSONSerializer
 from sentiment_app.app import create_app
 from sentiment_app.config import ConfigError
 from sentiment_app.infrastructure.app_state import SETTINGS, START
+from sentiment_app.infrastructure.logs import job_context
 from sentiment_app.infrastructure.queue import QUEUES, TASKS_QUEUE
 from sentiment_app.infrastructure.systemd import notify_ready
 from sentiment_app.tasks.lifecycle import JOB as TASKS_JOB
@@ -59,7 +60,7 @@ class Worker(SimpleWorker):
             self.connection.lrem(queue.intermediate_queue_key, 1, job.id)
             job.delete(delete_dependents=True)
             return False
-        with self.app.app_context():
+        with self.app.app_context(), job_context(job.meta, queue=queue.name):
             return super().perform_job(job, queue, execution)
 
 
