@@ -18,8 +18,8 @@ import uuid_utils.compat as uuid
 from flask import Flask, Response, g, request
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# What a job takes over from the request that caused it. The trace context is that of W3C Trace Context, level 1.
-ORIGIN = {"request_id": REQUEST_ID, "traceparent": re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]")}
+# What a job takes over from the request that caused it. For traceparent, see W3C Trace Context.
+ORIGIN = {"request_id": REQUEST_ID, "traceparent": re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")}
 
 log = structlog.get_logger("access")
 
