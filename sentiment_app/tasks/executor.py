@@ -52,7 +52,7 @@ def score_chunk(chunk_id: UUID) -> None:
 
 def score(claim: Claim) -> None:
     """Score a claimed chunk. On any failure its lease is released, so that another worker can claim it at once."""
-    started = time.perf_counter()
+    started = time.monotonic()
     try:
         served = serving().pinned(claim.model_version)
         scored_before = ~np.isnan(claim.found.scores[:, 0])
@@ -76,7 +76,7 @@ def score(claim: Claim) -> None:
         log.warning("chunk_released", chunk_id=str(claim.id), reason=type(error).__name__)
         chunks.release_lease(claim.id, claim.token)
         raise
-    duration_ms = round((time.perf_counter() - started) * 1000, 3)
+    duration_ms = round((time.monotonic() - started) * 1000, 3)
     ids = {"chunk_id": str(claim.id), "user_id": str(claim.user_id)}
     log.info("chunk_scored", **ids, rows=len(claim.texts), failed=len(errors), duration_ms=duration_ms)
 

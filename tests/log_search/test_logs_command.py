@@ -224,8 +224,8 @@ def test_journal_without_a_match_is_no_error(journalctl):
 
 @pytest.fixture
 def environment(settings):
-    secret = "a key that is used in tests only and nowhere else"
-    keys = dict.fromkeys(("JWT_SECRET_KEY", "API_KEY_HASH_KEY", "MODEL_SIGNING_KEY"), secret)
+    key = "a key that is used in tests only and nowhere else"
+    keys = dict.fromkeys(("JWT_SECRET_KEY", "API_KEY_HASH_KEY", "MODEL_SIGNING_KEY"), key)
     unreachable = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none", "REDIS_URL": "redis://127.0.0.1:9/0"}
     return {**os.environ, "ENVIRONMENT": "testing", **keys, **unreachable}
 
