@@ -19,7 +19,7 @@ from sentiment_app.config import ConfigError, Settings
 from sentiment_app.console import routes as console
 from sentiment_app.feedback import routes as feedback
 from sentiment_app.feedback import service as feedback_service
-from sentiment_app.infrastructure import database, logs, metrics, queue
+from sentiment_app.infrastructure import database, logs, metrics, queue, tracing
 from sentiment_app.infrastructure.app_state import SETTINGS, START
 from sentiment_app.infrastructure.metrics import Gauge
 from sentiment_app.privacy import routes as privacy
@@ -104,6 +104,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.after_request(_add_security_headers)
     cors.init_app(app, frozenset(settings.cors_origins), API)
     database.init_app(app, settings)
+    tracing.init_app(app, settings)
     queue.init_app(app)
     sentiment.init_app(app)
     rate_limits.init_app(app)

@@ -89,13 +89,14 @@ class Time(click.ParamType[datetime]):
     """A day, or a time in the format of RFC 3339. Without an offset, it is in UTC."""
 
     name = "time"
+    hint = "2026-11-01 or 2026-11-01T09:30:00Z"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         try:
             time = datetime.fromisoformat(value)
             return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is not a time. Write for example 2026-11-01 or 2026-11-01T09:30:00Z.", param, ctx)
+            self.fail(f"{value!r} is not a time. Write for example {self.hint}.", param, ctx)
 
 
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]

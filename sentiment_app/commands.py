@@ -329,6 +329,7 @@ ROOT = Root(
         "Accounts": {"user": USER, "auth": AUTH, "audit": AUDIT},
         "Operation": {
             "config": CONFIG,
+            "logs": Lazy("sentiment_app.log_search.cli:logs", "Search the log lines of the service, oldest first."),
             "db": Lazy("flask_migrate.cli:db", "Migrate the database to the schema of this release."),
             "purge": Lazy(
                 "sentiment_app.maintenance:purge_command",

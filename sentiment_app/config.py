@@ -282,6 +282,17 @@ class Settings:
         check=validate.Regexp(r"unix:/.+|.+:\d+", error="is neither host:port nor unix:/path"),
     )
 
+    otel_exporter_otlp_endpoint: str = _setting(
+        "Records traces, and sends them to this OpenTelemetry collector (OTLP over HTTP), such as "
+        "http://127.0.0.1:4318. Needs the extra otel. No traces are recorded by default.",
+        "",
+        check=validate.Regexp(r"(https?://[^\s/]+.*)?$", error="is not a URL, such as http://127.0.0.1:4318"),
+    )
+    otel_service_name: str = _setting("The name of the service in traces.", "sentiment")
+    otel_traces_sampler_arg: float = _setting(
+        "The share of requests whose traces are recorded, from 0 to 1.", 1.0, check=validate.Range(min=0, max=1)
+    )
+
     @classmethod
     def from_env(cls) -> Self:
         """Read and check the environment, and also `.env` in development.

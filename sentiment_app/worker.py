@@ -6,6 +6,7 @@ a failure at that moment would lose the job for good.
 
 import argparse
 import sys
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -20,8 +21,10 @@ from rq.serializers import JSONSerializer
 from sentiment_app.app import create_app
 from sentiment_app.config import ConfigError
 from sentiment_app.infrastructure.app_state import SETTINGS, START
+from sentiment_app.infrastructure.logs import job_context
 from sentiment_app.infrastructure.queue import QUEUES, TASKS_QUEUE
 from sentiment_app.infrastructure.systemd import notify_ready
+from sentiment_app.infrastructure.tracing import TRACE_JOB
 from sentiment_app.tasks.lifecycle import JOB as TASKS_JOB
 from sentiment_app.webhooks.outbox import JOB as WEBHOOKS_JOB
 
@@ -59,8 +62,9 @@ class Worker(SimpleWorker):
             self.connection.lrem(queue.intermediate_queue_key, 1, job.id)
             job.delete(delete_dependents=True)
             return False
-        with self.app.app_context():
-            return super().perform_job(job, queue, execution)
+        perform = partial(super().perform_job, job, queue, execution)
+        with self.app.app_context(), job_context(job.meta, queue=queue.name):
+            return TRACE_JOB.get(self.app)(job, perform)
 
 
 def _is_known(job: Job) -> bool:

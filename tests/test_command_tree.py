@@ -140,6 +140,7 @@ def test_module_runs_the_commands():
 
 # Each command with its arguments; {names} stand for what `given` provides.
 CALLS = {
+    "logs": "--file {log}",
     "audit list": "--since 2026-01-01",
     "auth list-keys": "",
     "auth rotate-key": "--force",
@@ -214,6 +215,8 @@ def given(run, model, pipeline, ada, admin, make_user, store, tmp_path, monkeypa
     promotion.activate(model[1], by="tests")
     reviews = tmp_path / "reviews.csv"
     reviews.write_text("review\nI love it\nIt is awful\n")
+    log = tmp_path / "web.log"
+    log.write_text('{"event":"request","level":"info","timestamp":"2026-11-29T03:00:00.5Z"}\n')
     labelled = tmp_path / "texts.ndjson"
     labelled.write_text('{"text": "I love this film", "label": 2}\n{"text": "It is awful", "label": 0}\n')
     saved = tmp_path / "pipeline.joblib"
@@ -235,6 +238,7 @@ def given(run, model, pipeline, ada, admin, make_user, store, tmp_path, monkeypa
         "task": task,
         "cancelled": cancelled,
         "key": key,
+        "log": log,
         "output": tmp_path / "feedback.ndjson",
     }
 

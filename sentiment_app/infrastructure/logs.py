@@ -7,7 +7,10 @@ import logging.config
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 import orjson
 import structlog
@@ -15,6 +18,8 @@ import uuid_utils.compat as uuid
 from flask import Flask, Response, g, request
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# What a job takes over from the request that caused it. For traceparent, see W3C Trace Context.
+ORIGIN = {"request_id": REQUEST_ID, "traceparent": re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")}
 
 log = structlog.get_logger("access")
 
@@ -73,6 +78,33 @@ def configure(level: str) -> None:
     )
 
 
+def origin() -> dict[str, str]:
+    """The ids of the current request, or of the request that caused the current job, for the jobs that it enqueues."""
+    return {name: value for name, value in structlog.contextvars.get_contextvars().items() if name in ORIGIN}
+
+
+@contextmanager
+def job_context(origin: Any, **ids: str) -> Iterator[None]:
+    """Add ids, and the ids of the request that caused a job, to all log lines of the job.
+
+    Whoever can write to Redis chooses `origin`, so it is checked.
+    """
+    given = origin if isinstance(origin, dict) else {}
+    known = {name: given.get(name) for name in ORIGIN}
+    valid = {name: id_ for name, id_ in known.items() if isinstance(id_, str) and ORIGIN[name].fullmatch(id_)}
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**ids, **valid)
+    try:
+        yield
+    finally:
+        structlog.contextvars.clear_contextvars()
+
+
+def bind_task(task_id: UUID) -> None:
+    """Add the id of a task to all further log lines of the current request or job."""
+    structlog.contextvars.bind_contextvars(task_id=str(task_id))
+
+
 def init_app(app: Flask) -> None:
     """Give each request an id, and write a log line when it is answered."""
     app.before_request(_start)
@@ -85,6 +117,8 @@ def _start() -> None:
     g.request_id = given if REQUEST_ID.fullmatch(given) else str(uuid.uuid7())
     g.started = time.perf_counter()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    if task_id := (request.view_args or {}).get("task_id"):
+        bind_task(task_id)
 
 
 def _finish(access: Any, response: Response) -> Response:

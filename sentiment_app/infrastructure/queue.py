@@ -14,6 +14,7 @@ from rq.serializers import JSONSerializer
 
 from sentiment_app.infrastructure.app_state import SETTINGS, AppKey
 from sentiment_app.infrastructure.circuit_breaker import CircuitBreaker
+from sentiment_app.infrastructure.logs import origin
 
 TASKS_QUEUE, WEBHOOKS_QUEUE = "default", "webhooks"
 QUEUES = (TASKS_QUEUE, WEBHOOKS_QUEUE)
@@ -80,7 +81,8 @@ def enqueue(
 ) -> bool:
     """Enqueue a job with the ids that it works on. Returns False if Redis does not answer.
 
-    The description is fixed because RQ's default description quotes the arguments, and RQ logs it.
+    The job also gets the ids of the request that caused it, for the log. The description is fixed because RQ's default
+    description quotes the arguments, and RQ logs it.
     """
     name = job if isinstance(job, str) else job.__name__
     try:
@@ -92,6 +94,7 @@ def enqueue(
             timeout=timeout,
             result_ttl=0,
             failure_ttl=FAILED_JOB_SECONDS,
+            meta=origin(),
         )
     except RedisError as error:
         log.warning("job_not_enqueued", job=name, error=type(error).__name__)

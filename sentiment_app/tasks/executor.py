@@ -12,6 +12,7 @@ import structlog
 import uuid_utils.compat as uuid
 
 from sentiment_app.infrastructure.app_state import settings
+from sentiment_app.infrastructure.logs import bind_task
 from sentiment_app.ml.runtime import Assessments, ScoringError, TextScorer, find_assessments
 from sentiment_app.registry.serving import NoModelError, Served, UnknownModelError, UnusableModelError, serving
 from sentiment_app.sentiment import warnings
@@ -39,7 +40,9 @@ def score_chunk(chunk_id: UUID) -> None:
     claim = chunks.claim(chunk_id, uuid.uuid4())
     if claim is None:
         return
+    bind_task(claim.task_id)
     if claim.attempts > chunks.MAX_ATTEMPTS:
+        log.warning("chunk_bisected", chunk_id=str(chunk_id), rows=len(claim.texts))
         chunks.bisect(claim)
     else:
         score(claim)
@@ -55,6 +58,7 @@ def score_next(task_id: UUID) -> None:
 
 def score(claim: Claim) -> None:
     """Score a claimed chunk. On any failure its lease is released, so that another worker can claim it at once."""
+    started = time.monotonic()
     try:
         served = serving().pinned(claim.model_version)
         scored_before = ~np.isnan(claim.found.scores[:, 0])
@@ -62,20 +66,25 @@ def score(claim: Claim) -> None:
         _find_languages(served, claim, found, errors, scored_before)
         _store(claim, found, errors)
     except LeaseLostError:
-        log.info("lease_lost", chunk=str(claim.id))
+        log.info("lease_lost", chunk_id=str(claim.id))
         return
     except UnknownModelError as error:
         lifecycle.fail(claim.task_id, error.detail)
         return
     except (NoModelError, UnusableModelError) as error:  # it may load later, or on another host
+        log.warning("chunk_released", chunk_id=str(claim.id), reason=type(error).__name__)
         chunks.release_lease(claim.id, claim.token)
         if claim.task_age < MODEL_PATIENCE:
             raise
         lifecycle.fail(claim.task_id, error.detail)
         return
-    except BaseException:
+    except BaseException as error:
+        log.warning("chunk_released", chunk_id=str(claim.id), reason=type(error).__name__)
         chunks.release_lease(claim.id, claim.token)
         raise
+    duration_ms = round((time.monotonic() - started) * 1000, 3)
+    ids = {"chunk_id": str(claim.id), "user_id": str(claim.user_id)}
+    log.info("chunk_scored", **ids, rows=len(claim.texts), failed=len(errors), duration_ms=duration_ms)
 
 
 def _store(claim: Claim, found: Assessments, errors: dict[str, Any]) -> None:

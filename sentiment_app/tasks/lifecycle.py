@@ -7,6 +7,7 @@ a small task does not wait behind a large one.
 from collections.abc import Sequence
 from uuid import UUID
 
+import structlog
 import uuid_utils.compat as uuid
 from sqlalchemy import case, func, select, update
 
@@ -20,6 +21,8 @@ from sentiment_app.webhooks import outbox
 JOB = "sentiment_app.tasks.jobs.score_chunk"
 # How many chunks of a user's tasks are queued at a time: enough that no worker idles, few enough that users take turns.
 QUEUED_CHUNKS = 8
+
+log = structlog.get_logger()
 
 
 def dispatch(task_id: UUID) -> None:
@@ -59,6 +62,7 @@ def finish(task_id: UUID) -> bool:
     """End a task if it has nothing left to do. Called after each commit of a chunk, so the last chunk ends the task."""
     has_ended = _finish(task_id)
     if has_ended:
+        log.info("task_ended", task_id=str(task_id))
         outbox.send_new(task_id)
     return has_ended
 
@@ -96,6 +100,7 @@ def _has_nothing_left(task_id: UUID) -> bool:
 def fail(task_id: UUID, error: str) -> None:
     """End a task that cannot be scored at all."""
     if _fail(task_id, error):
+        log.warning("task_failed", task_id=str(task_id))
         outbox.send_new(task_id)
 
 

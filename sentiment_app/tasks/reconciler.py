@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 from redis.exceptions import RedisError
-from sqlalchemy import JSON, cast, func, select, update
+from sqlalchemy import JSON, Row, cast, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 def reconcile() -> dict[str, int]:
     """Run one round, and return how many items each step repaired."""
     done = {
-        "leases": _release_expired_leases(),
+        "leases": _end_expired_leases(),
         "jobs": _send_lost_jobs(),
         "tasks": _advance_tasks(),
         "uploads": give_up_uploads(UPLOAD_LIFE),
@@ -54,8 +54,15 @@ def try_reconcile() -> None:
         log.warning("not_reconciled", reason=type(error).__name__)
 
 
+def _end_expired_leases() -> int:
+    released = _release_expired_leases()
+    for chunk in released:
+        log.warning("lease_expired", task_id=str(chunk.task_id), chunk_id=str(chunk.id))
+    return len(released)
+
+
 @unit_of_work
-def _release_expired_leases() -> int:
+def _release_expired_leases() -> Sequence[Row[UUID, UUID]]:
     # The new state is "waiting", so that a chunk is queued again when its task has a turn. Locked chunks are skipped:
     # another transaction is changing them, and two statements that wait for locks on many chunks could deadlock.
     expired = (
@@ -64,7 +71,8 @@ def _release_expired_leases() -> int:
         .with_for_update(skip_locked=True)
     )
     released = update(Chunk).where(Chunk.id.in_(expired.scalar_subquery())).values(state="waiting", token=None)
-    return len(db.session.scalars(released.returning(Chunk.id), execution_options=UNSYNCHRONIZED).all())
+    statement = released.returning(Chunk.id, Chunk.task_id)
+    return db.session.execute(statement, execution_options=UNSYNCHRONIZED).all()
 
 
 def _send_lost_jobs() -> int:

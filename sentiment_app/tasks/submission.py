@@ -28,6 +28,7 @@ from sentiment_app.files.errors import FileError, FileTooLargeError
 from sentiment_app.files.rows import Row
 from sentiment_app.infrastructure.app_state import settings
 from sentiment_app.infrastructure.database import UNSYNCHRONIZED, db, unit_of_work
+from sentiment_app.infrastructure.logs import bind_task
 from sentiment_app.ml.text import MAX_CHARACTERS, TextError, normalize
 from sentiment_app.registry.serving import Served, serving
 from sentiment_app.tasks import chunks, executor, lifecycle, quotas, reconciler, retention, service
@@ -105,6 +106,7 @@ def find_replay(submission: Submission, fingerprint: str) -> Task | None:
         return None
     if found.fingerprint != fingerprint:
         raise IdempotencyKeyReusedError
+    bind_task(found.id)
     return found
 
 
@@ -306,6 +308,7 @@ def open_task(submission: Submission, version: str) -> UUID:
         if "idempotency_key" in str(error.orig):
             raise IdempotencyInProgressError from None
         raise InvalidTokenError from None  # the account was deleted while its token is still valid
+    bind_task(task_id)
     return task_id
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+import structlog
 import uuid_utils.compat as uuid
 from sqlalchemy import Integer, Select, case, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -34,6 +35,8 @@ JOB_SECONDS = 20
 # the time that it took, so that a slow receiver does not delay other users' webhooks.
 SLOW_SECONDS, POSTPONE_FACTOR = 1.0, 4
 MAX_DUE = 1000
+
+log = structlog.get_logger()
 
 
 def add(delivery_id: UUID, task_id: UUID, user_id: UUID, url: str, event: str, data: dict[str, Any]) -> None:
@@ -117,6 +120,9 @@ def attempt(delivery_id: UUID) -> None:
     except Exception as error:  # noqa: BLE001  # whatever happens, also RQ's own timeout, is the attempt's outcome
         is_delivered, answer = False, type(error).__name__
     _store_outcome(delivery_id, attempt_id, is_delivered, answer)
+    ids = {"task_id": str(delivery.task_id), "user_id": str(delivery.user_id), "delivery_id": str(delivery_id)}
+    outcome = {"attempt": delivery.attempts, "is_delivered": is_delivered, "answer": answer}
+    (log.info if is_delivered else log.warning)("webhook_attempted", **ids, **outcome)
     if (seconds := time.monotonic() - started) > SLOW_SECONDS:
         _postpone(delivery.user_id, timedelta(seconds=POSTPONE_FACTOR * seconds))
 
