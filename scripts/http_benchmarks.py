@@ -38,7 +38,7 @@ WEB_PROCESSES = 2
 TEXT = (
     "The service was quick and friendly, the food was good, and I would certainly come back with my whole family soon."
 )
-SECRET = "a secret that signs the tokens of the baselines only"  # noqa: S105  # of servers that run during a benchmark
+SECRET = "a secret that signs the tokens of the baselines only"  # noqa: S105  # pragma: allowlist secret
 HELLO, USUAL, TWIN, OURS = "hello", "usual Flask", "FastAPI twin", "this product"
 CONNECTIONS = (1, 16, 64)
 TEXTS = (32, 256)

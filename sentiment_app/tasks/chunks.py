@@ -52,6 +52,17 @@ class Claim(NamedTuple):
     key_id: UUID | None
 
 
+def make_claim(task_id: UUID, model_version: str, texts: list[str | None], user_id: UUID, key_id: UUID | None) -> Claim:
+    """The claim of a new chunk with these texts, which are the whole task. Its caller stores it with its lease."""
+    found, is_new = read(None, None, {}, len(texts)), timedelta(0)
+    return Claim(uuid.uuid7(), task_id, uuid.uuid4(), 1, model_version, is_new, texts, found, {}, 0, user_id, key_id)
+
+
+def lease(token: UUID) -> dict[str, Any]:
+    """The columns of a chunk that give its lease to the process with this token."""
+    return {"state": "running", "token": token, "lease_until": func.now() + timedelta(seconds=LEASE_SECONDS)}
+
+
 @unit_of_work
 def claim(chunk_id: UUID, token: UUID) -> Claim | None:
     """Take the lease of a chunk that is queued or whose lease has expired; None if another worker has it."""
@@ -74,9 +85,7 @@ def claim(chunk_id: UUID, token: UUID) -> Claim | None:
         update(Chunk)
         .where(Chunk.id == chunk_id, Chunk.task_id == task.c.id, (Chunk.state == "queued") | has_no_lease)
         .values(
-            state="running",
-            token=token,
-            lease_until=func.now() + timedelta(seconds=LEASE_SECONDS),
+            **lease(token),
             # If this unit of work runs again, it finds its own token, and does not count another attempt.
             attempts=Chunk.attempts + cast(Chunk.token.is_distinct_from(token), Integer),
         )

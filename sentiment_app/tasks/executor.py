@@ -50,12 +50,6 @@ def score_chunk(chunk_id: UUID) -> None:
     lifecycle.finish(claim.task_id)
 
 
-def score_next(task_id: UUID) -> None:
-    """Score the next chunks of a task in this process, without jobs."""
-    for chunk_id in lifecycle.queue_next(task_id):
-        score_chunk(chunk_id)
-
-
 def score(claim: Claim) -> None:
     """Score a claimed chunk. On any failure its lease is released, so that another worker can claim it at once."""
     started = time.monotonic()

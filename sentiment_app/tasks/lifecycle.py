@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 def dispatch(task_id: UUID) -> None:
     """Queue the next chunks of a task, up to the limit."""
-    for chunk_id in queue_next(task_id):
+    for chunk_id in _queue_next(task_id):
         enqueue_chunk(chunk_id)
 
 
@@ -37,8 +37,7 @@ def enqueue_chunk(chunk_id: UUID) -> None:
 
 
 @unit_of_work
-def queue_next(task_id: UUID) -> Sequence[UUID]:
-    """Mark the next chunks of a task as queued, and return their ids."""
+def _queue_next(task_id: UUID) -> Sequence[UUID]:
     outstanding = select(func.count()).where(Chunk.task_id == task_id, Chunk.state.in_(("queued", "running")))
     owner = select(Task.user_id).where(Task.id == task_id).scalar_subquery()
     is_active = Task.status.in_(("uploading", *OPEN)), Task.deleted_at.is_(None)

@@ -271,11 +271,13 @@ def _rows(body: dict[str, Any]) -> Iterator[Row]:
 def _submitted(task: Task) -> Response:
     headers = {"Location": _location(task.id)}
     seconds = _preferred_wait()
-    if seconds is not None:
+    may_wait = seconds is not None
+    if seconds is not None and task.status in UNFINISHED:
         with WAITING.get().try_admit(*holders()) as may_wait:
             if may_wait:
                 task = service.wait(caller().user_id, task.id, seconds)
-                headers["Preference-Applied"] = f"wait={seconds}"
+    if may_wait:
+        headers["Preference-Applied"] = f"wait={seconds}"
     # The response has all results or no results. Clients read the results of a larger task from /results.
     is_done = seconds is not None and task.status not in UNFINISHED and task.total <= schemas.MAX_ITEMS
     described = _with_results(task) if is_done else service.describe(task)

@@ -223,6 +223,13 @@ class PreviewSchema(Schema):
     rows = fields.List(fields.Nested(PreviewRowSchema), required=True)
 
 
+class RenderedResults(fields.List[Any]):
+    """Results as render.as_object makes them. To serialize each of them again takes longer than to score its text."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+        return value
+
+
 class TaskSchema(Schema):
     """A task and its progress."""
 
@@ -245,7 +252,7 @@ class TaskSchema(Schema):
         metadata={"description": "How the file was read. null if the texts were not sent as a file."},
     )
     summary = fields.Nested(SummarySchema, required=True)
-    result = fields.List(
+    result = RenderedResults(
         fields.Nested(ResultSchema),
         metadata={
             "description": "Present if the task is completed and has at most 1,000 rows. With `Prefer: wait`, present "
@@ -302,7 +309,7 @@ class ResultQuerySchema(Schema):
 class ResultPageSchema(Schema):
     """A page of results."""
 
-    items = fields.List(fields.Nested(ResultSchema), required=True)
+    items = RenderedResults(fields.Nested(ResultSchema), required=True)
     next_cursor = fields.Integer(
         required=True, allow_none=True, metadata={"description": "null when no more results will follow"}
     )

@@ -32,6 +32,7 @@ from sentiment_app.infrastructure.logs import bind_task
 from sentiment_app.ml.text import MAX_CHARACTERS, TextError, normalize
 from sentiment_app.registry.serving import Served, serving
 from sentiment_app.tasks import chunks, executor, lifecycle, quotas, reconciler, retention, service
+from sentiment_app.tasks.chunks import Claim
 from sentiment_app.tasks.kept_columns import KeptColumns
 from sentiment_app.tasks.models import Chunk, Task
 from sentiment_app.usage import quotas as row_quotas
@@ -228,15 +229,36 @@ def submit_and_score(submission: Submission, rows: Sequence[Row], fingerprint: s
     served = _find_model(submission.model)
     characters = sum(len(row.text or "") for row in rows)
     is_quick = served.is_fast and len(rows) <= AT_ONCE_ROWS and characters <= AT_ONCE_CHARACTERS
-    return submit(submission, rows, lambda: fingerprint, at_once=is_quick)
-
-
-def _score_at_once(task_id: UUID) -> None:
+    if not is_quick:
+        return submit(submission, rows, lambda: fingerprint)
+    if submission.webhook_url:
+        egress.check_url(submission.webhook_url)
+    row_quotas.prepare(submission.user_id, submission.key_id)
+    claim = chunks.make_claim(
+        uuid.uuid7(), served.version, [row.text for row in rows], submission.user_id, submission.key_id
+    )
+    with _conflicts():
+        _add_claimed(submission, claim, rows, fingerprint)
+    bind_task(claim.task_id)
     try:
-        executor.score_next(task_id)
+        executor.score(claim)
     except Exception as error:  # noqa: BLE001  # the task is stored, so a worker may succeed
-        log.warning("not_scored_at_once", task_id=str(task_id), error=type(error).__name__)
-        lifecycle.dispatch(task_id)
+        log.warning("not_scored_at_once", error=type(error).__name__)
+        lifecycle.dispatch(claim.task_id)
+    lifecycle.finish(claim.task_id)
+    return service.get(submission.user_id, claim.task_id)
+
+
+@unit_of_work
+def _add_claimed(submission: Submission, claim: Claim, rows: Sequence[Row], fingerprint: str) -> None:
+    """Create a task that runs, with its only chunk, whose lease this process holds."""
+    quotas.reserve_task(submission.user_id, claim.task_id, rows=len(rows))
+    task = _task_values(claim.task_id, submission, claim.model_version)
+    task |= {"status": "running", "started_at": func.now(), "total": len(rows), "fingerprint": fingerprint}
+    chunk = _chunk_values(claim.id, claim.task_id, 0, rows) | chunks.lease(claim.token) | {"attempts": claim.attempts}
+    db.session.execute(insert(Task).values(task).on_conflict_do_nothing(index_elements=[Task.id]))
+    db.session.execute(insert(Chunk).values(chunk).on_conflict_do_nothing(index_elements=[Chunk.id]))
+    row_quotas.check(submission.user_id, submission.key_id, task_rows=len(rows))
 
 
 def submit(
@@ -244,8 +266,6 @@ def submit(
     rows: Iterable[Row],
     fingerprint: Callable[[], str],
     describe_format: Callable[[], dict[str, Any] | None] = lambda: None,
-    *,
-    at_once: bool = False,
 ) -> Task:
     """Create a task from all rows and have workers score it, or create nothing.
 
@@ -254,7 +274,6 @@ def submit(
         rows: read one after the other, and stored chunk by chunk.
         fingerprint: called after the last row; identifies the request.
         describe_format: called after the last row; the format of the file that the rows are from.
-        at_once: whether this process scores the rows, and not a worker.
 
     Raises:
         UnknownModelError, NoModelError: there is no such model.
@@ -275,16 +294,13 @@ def submit(
                 waits |= row_quotas.prepare(submission.user_id, submission.key_id)
             _add_chunk(uuid.uuid7(), submission.user_id, task_id, total, part)
             total += len(part)
-            if not (waits or at_once):
+            if not waits:
                 lifecycle.dispatch(task_id)
         _close(task_id, total, fingerprint(), describe_format())
     except BaseException:
         retention.erase(task_id)
         raise
-    if at_once:
-        _score_at_once(task_id)
-    else:
-        lifecycle.dispatch(task_id)
+    lifecycle.dispatch(task_id)
     lifecycle.finish(task_id)  # the workers may have been faster than the upload
     return service.get(submission.user_id, task_id)
 
@@ -302,20 +318,31 @@ def open_task(submission: Submission, version: str) -> UUID:
         InvalidTokenError: the account was deleted.
     """
     task_id = uuid.uuid7()
-    try:
+    with _conflicts():
         _open(task_id, submission, version)
+    bind_task(task_id)
+    return task_id
+
+
+@contextlib.contextmanager
+def _conflicts() -> Iterator[None]:
+    try:
+        yield
     except IntegrityError as error:
         if "idempotency_key" in str(error.orig):
             raise IdempotencyInProgressError from None
         raise InvalidTokenError from None  # the account was deleted while its token is still valid
-    bind_task(task_id)
-    return task_id
 
 
 @unit_of_work
 def _open(task_id: UUID, submission: Submission, version: str) -> None:
     quotas.reserve_task(submission.user_id, task_id, rows=0)
-    values = {
+    values = _task_values(task_id, submission, version)
+    db.session.execute(insert(Task).values(values).on_conflict_do_nothing(index_elements=[Task.id]))
+
+
+def _task_values(task_id: UUID, submission: Submission, version: str) -> dict[str, Any]:
+    return {
         "id": task_id,
         "user_id": submission.user_id,
         "model_version": version,
@@ -323,7 +350,6 @@ def _open(task_id: UUID, submission: Submission, version: str) -> None:
         "idempotency_key": submission.idempotency_key,
         "key_id": submission.key_id,
     }
-    db.session.execute(insert(Task).values(values).on_conflict_do_nothing(index_elements=[Task.id]))
 
 
 def _divide(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -360,17 +386,7 @@ def _touch(task_id: UUID, **values: Any) -> None:
 
 @unit_of_work
 def _add_chunk(chunk_id: UUID, user_id: UUID, task_id: UUID, first: int, rows: Sequence[Row]) -> None:
-    errors = {str(index): {"detail": row.error} for index, row in enumerate(rows) if row.error}
-    values = {
-        "id": chunk_id,
-        "task_id": task_id,
-        "first": first,
-        "size": len(rows),
-        "texts": chunks.pack([row.text for row in rows]),
-        "keys": chunks.pack([[row.line, row.custom_id] for row in rows]),
-        "columns": chunks.pack([row.columns for row in rows]) if any(row.columns for row in rows) else None,
-        "errors": errors,
-    }
+    values = _chunk_values(chunk_id, task_id, first, rows)
     total = first + len(rows)
     quotas.reserve_rows(user_id, task_id, total)
     # A task that cannot be scored, because its model is missing, accepts no more rows.
@@ -381,6 +397,19 @@ def _add_chunk(chunk_id: UUID, user_id: UUID, task_id: UUID, first: int, rows: S
         raise UploadLostError
     db.session.execute(insert(Chunk).values(values).on_conflict_do_nothing(index_elements=[Chunk.id]))
     row_quotas.check(user_id, task.key_id, task_rows=total)
+
+
+def _chunk_values(chunk_id: UUID, task_id: UUID, first: int, rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "id": chunk_id,
+        "task_id": task_id,
+        "first": first,
+        "size": len(rows),
+        "texts": chunks.pack([row.text for row in rows]),
+        "keys": chunks.pack([[row.line, row.custom_id] for row in rows]),
+        "columns": chunks.pack([row.columns for row in rows]) if any(row.columns for row in rows) else None,
+        "errors": {str(index): {"detail": row.error} for index, row in enumerate(rows) if row.error},
+    }
 
 
 @unit_of_work

@@ -101,7 +101,7 @@ def upload(user, rows=1, **options):
     task_id = submission.open_task(submission.Submission(user.id, **options), releases.active_version())
     add(user, task_id, rows)
     submission._close(task_id, rows, "x", None)
-    lifecycle.queue_next(task_id)
+    lifecycle._queue_next(task_id)
     return task_id, db.session.scalar(select(Chunk.id).where(Chunk.task_id == task_id))
 
 
@@ -176,7 +176,7 @@ def test_reconciler_skips_chunk_that_is_being_stored(committed, user):
     db.session.commit()
     assert chunks.store.__wrapped__(claim, claim.found, {})
     with committed.app_context():  # another session
-        assert reconciler._release_expired_leases() == 0
+        assert reconciler._release_expired_leases() == []
     db.session.commit()
     assert db.session.get(Chunk, chunk_id, populate_existing=True).state == "done"
 
