@@ -1,6 +1,5 @@
 """The operations of the API, as flows (see flow.py)."""
 
-import itertools
 import json
 import re
 import uuid
@@ -19,7 +18,6 @@ T = TypeVar("T")
 Source = str | PathLike[str] | Iterable[str | Mapping[str, Any]]
 """A path, or rows: strings, or objects with a `text` and perhaps a `custom_id`."""
 
-MAX_BATCH = 10_000
 NDJSON = "application/x-ndjson"
 FIRST_POLL, LONGEST_POLL = 0.1, 2.0
 RESULTS = {suffix: media_type(Path(f"results{suffix}")) for suffix in (".csv", ".ndjson", ".xlsx", ".parquet")}
@@ -189,13 +187,6 @@ def _included(progress: Progress) -> list[str]:
     """What the results of a task can include: always the texts, and the columns that were kept."""
     has_columns = "kept_columns" in (progress.details.get("format") or {})
     return ["text", "columns"] if has_columns else ["text"]
-
-
-def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in lists that a task accepts as JSON."""
-    rest = iter(texts)
-    while batch := list(itertools.islice(rest, MAX_BATCH)):
-        yield batch
 
 
 class Lines:
