@@ -151,6 +151,13 @@ def test_cancelled_task_is_an_error_with_its_progress(client):
     assert task.retry().wait().status == "completed"
 
 
+def test_right_label_is_stored(client):
+    client.correct("The food was wonderful.", "positive")
+    with pytest.raises(sentiment_client.ApiError) as found:
+        client.correct("The food was wonderful.", "good")
+    assert (found.value.status, found.value.errors[0].pointer) == (422, "/label")
+
+
 def test_models_and_usage(client):
     assert [model["state"] for model in client.models()][:1]
     assert client.usage()["total_rows"] > 0
@@ -167,6 +174,7 @@ def test_asynchronous_client_does_the_same(product, key, reviews, tmp_path):
         async with AsyncClient(product.url, key) as client:
             answers = await asyncio.gather(*(client.analyze("The food was wonderful.") for _ in range(5)))
             assert {answer.sentiment for answer in answers} == {"positive"}
+            await client.correct("The food was wonderful.", "positive")
             task = await client.submit(reviews, column="review")
             await task.wait()
             assert [row.text async for row in task.results()][:2] == ["Awful 0", "Lovely 1"]

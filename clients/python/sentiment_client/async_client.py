@@ -51,6 +51,10 @@ class AsyncClient:
         """Score a text."""
         return await self._run(self._operations.analyze(text, model=model, explain=explain, store=store))
 
+    async def correct(self, text: str, label: str) -> None:
+        """Say which label of a text is right."""
+        await self._run(self._operations.correct(text, label))
+
     async def analyze_many(
         self, texts: Iterable[str], *, model: str | None = None, keep: bool = False
     ) -> AsyncIterator[Row]:

@@ -58,6 +58,10 @@ class Client:
         """Score a text. With `store=False`, it does not appear in your history."""
         return self._run(self._operations.analyze(text, model=model, explain=explain, store=store))
 
+    def correct(self, text: str, label: str) -> None:
+        """Say which label of a text is right. The operator of the service trains models with it."""
+        self._run(self._operations.correct(text, label))
+
     def analyze_many(self, texts: Iterable[str], *, model: str | None = None, keep: bool = False) -> Iterator[Row]:
         """Score texts as a task, and return its rows with their texts. Then the task is deleted, unless `keep`."""
         if isinstance(texts, str | bytes):

@@ -39,6 +39,10 @@ class Operations:
         request = Request("POST", "/sentiment/analyze", json=body, is_safe=False)
         return _read(read_analysis, (yield from self._json(request)))
 
+    def correct(self, text: str, label: str) -> Flow[None]:
+        """Store the right label of a text. A repeated request changes nothing."""
+        yield from self._json(Request("POST", "/sentiment/feedback", json={"text": text, "label": label}))
+
     def submit(self, source: Source, options: Mapping[str, Any]) -> Flow[Progress]:
         """Create a task from a file or from rows."""
         # A wrong url or key is noticed before a large file is sent.
