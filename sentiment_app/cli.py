@@ -73,7 +73,10 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, for programs."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=_to_json))
+    text = json.dumps(value, ensure_ascii=False, default=_to_json)
+    if not text.isprintable():  # it may have a lone surrogate, which UTF-8 cannot encode
+        text = json.dumps(value, default=_to_json)
+    click.echo(text)
 
 
 def _to_json(value: Any) -> str:

@@ -286,7 +286,11 @@ class Settings:
         "Records traces, and sends them to this OpenTelemetry collector (OTLP over HTTP), such as "
         "http://127.0.0.1:4318. Needs the extra otel. No traces are recorded by default.",
         "",
-        check=validate.Regexp(r"(https?://[^\s/]+.*)?$", error="is not a URL, such as http://127.0.0.1:4318"),
+        check=validate.Regexp(
+            r"(https?://[^\s/@]+(/[^\s@]*)?)?$",
+            error="is not a URL without a password, such as http://127.0.0.1:4318. For a password, set "
+            "OTEL_EXPORTER_OTLP_HEADERS",
+        ),
     )
     otel_service_name: str = _setting("The name of the service in traces.", "sentiment")
     otel_traces_sampler_arg: float = _setting(

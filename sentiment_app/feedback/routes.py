@@ -8,7 +8,7 @@ from flask import Blueprint
 
 from sentiment_app.feedback import schemas, service
 from sentiment_app.feedback.models import Feedback
-from sentiment_app.web.guard import caller
+from sentiment_app.web.guard import caller, require_scope
 from sentiment_app.web.operation import operation
 from sentiment_app.web.schemas import PageQuerySchema, paged
 
@@ -30,8 +30,11 @@ def create(body: dict[str, Any]) -> Feedback:
     """Say which label of a text is right.
 
     The operator trains models with it. It replaces the label that you gave to the same text before. It is kept until
-    you delete it, also if the text is not in your history any more.
+    you delete it, also if the text is not in your history any more. An API key needs the scope `read`, too, to name an
+    entry of the history.
     """
+    if "request_id" in body:
+        require_scope("read")  # the answer has the text
     return service.store(caller().user_id, **body)
 
 

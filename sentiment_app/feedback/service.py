@@ -145,18 +145,25 @@ def read_all() -> Iterator[tuple[str, str]]:
     The audit log has an entry for it.
     """
     audit.record_alone(Event.DATA_EXPORTED, detail="feedback of all accounts")
-    rows = _read_batch(None)
-    while rows:
-        yield from ((row.text, row.label) for row in rows)
-        rows = _read_batch(rows[-1])
+    ids = _list_ids()
+    for start in range(0, len(ids), BATCH_ROWS):
+        batch = ids[start : start + BATCH_ROWS]
+        found = {row.id: row for row in _read_batch(batch)}
+        yield from ((found[id_].text, found[id_].label) for id_ in batch if id_ in found)
 
 
 @unit_of_work
-def _read_batch(before: Feedback | None) -> Sequence[Feedback]:
-    # Without deleted accounts, whose data is about to be erased.
-    rows = select(Feedback).join(User).where(User.deleted_at.is_(None))
-    position = sa.tuple_(Feedback.updated_at, Feedback.id)
-    if before:
-        rows = rows.where(position < (before.updated_at, before.id))
-    newest_first = rows.order_by(Feedback.updated_at.desc(), Feedback.id.desc())
-    return db.session.scalars(newest_first.limit(BATCH_ROWS)).all()
+def _list_ids() -> Sequence[UUID]:
+    """The ids of all feedback, by the time of its label. A label that changes while it is read is not missed.
+
+    Without the feedback of accounts that are deactivated, or deleted, whose data is about to be erased.
+    """
+    rows = select(Feedback.id).join(User).where(User.deleted_at.is_(None), User.is_active)
+    return db.session.scalars(rows.order_by(Feedback.updated_at.desc(), Feedback.id.desc())).all()
+
+
+@unit_of_work
+def _read_batch(ids: Sequence[UUID]) -> Sequence[Feedback]:
+    return db.session.scalars(
+        select(Feedback).where(Feedback.id.in_(ids)), execution_options={"populate_existing": True}
+    ).all()

@@ -7,6 +7,7 @@ Spans contain ids, routes, states and numbers, and never a value that a user sen
 parameters of statements, or messages of errors. This is why the ready-made instrumentations are not used.
 """
 
+import atexit
 import functools
 import threading
 from collections.abc import Callable
@@ -39,6 +40,9 @@ UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
 IDS = ("request_id", "user_id", "task_id")
 TRACEPARENT = "traceparent"
 MAX_ATTRIBUTE_LENGTH = 4096
+# How long a process waits for an answer of the collector. A process that ends sends its last spans once, so a collector
+# that does not answer delays a restart by this time.
+EXPORT_SECONDS = 2
 
 propagator = TraceContextTextMapPropagator()
 
@@ -74,9 +78,13 @@ def _make_provider(settings: Settings) -> TracerProvider:
         resource=Resource.create({"service.name": settings.otel_service_name, **version}),
         sampler=ParentBased(TraceIdRatioBased(settings.otel_traces_sampler_arg)),
         span_limits=SpanLimits(max_attribute_length=MAX_ATTRIBUTE_LENGTH),
+        shutdown_on_exit=False,
     )
     url = settings.otel_exporter_otlp_endpoint.rstrip("/") + "/v1/traces"
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url)))
+    processor = BatchSpanProcessor(OTLPSpanExporter(url, timeout=EXPORT_SECONDS))
+    provider.add_span_processor(processor)
+    # The provider's own shutdown waits for 30 seconds.
+    atexit.register(processor._batch_processor.shutdown, EXPORT_SECONDS * 1000)  # noqa: SLF001  # nothing public takes a timeout
     return provider
 
 
@@ -153,6 +161,8 @@ def _trace_job(recorder: Recorder, job: Job, perform: Callable[[], bool]) -> boo
         start = int(job.enqueued_at.timestamp() * 1e9)
         waited = recorder.tracer.start_span(f"wait in {job.origin}", parent, start_time=start, attributes=attributes)
         waited.end()
+        if not origin:  # the reconciler enqueued the job, which begins a trace
+            parent = trace.set_span_in_context(waited)
     name = str(job.func_name).rpartition(".")[2]
     span = recorder.tracer.start_span(name, parent, SpanKind.CONSUMER, attributes)
     # use_span would record the messages of errors, unless it is told not to.

@@ -31,7 +31,10 @@ class TimeOrAge(Time):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         if found := AGO.fullmatch(value):
-            return datetime.now(UTC) - timedelta(**{UNITS[found[2]]: int(found[1])})
+            try:
+                return datetime.now(UTC) - timedelta(**{UNITS[found[2]]: int(found[1])})
+            except OverflowError:
+                self.fail(f"{value!r} is too long ago.", param, ctx)
         return super().convert(value, param, ctx)
 
 

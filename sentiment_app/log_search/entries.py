@@ -1,6 +1,7 @@
 """Log entries: parsed from the journal or from text, and matched against the ids, the level and the time asked for."""
 
 import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -77,7 +78,7 @@ def from_journal(line: bytes) -> Entry | None:
     if not isinstance(message, str):
         return None
     entry = from_text(message)
-    if not entry.fields:
+    if not entry.fields and entry.at is None:  # not JSON
         entry = entry._replace(level=_syslog_level(record.get("PRIORITY")))
     at = datetime.fromtimestamp(int(record["__REALTIME_TIMESTAMP"]) / 1e6, UTC)
     # Lines of systemd about a unit have the unit in UNIT.
@@ -87,18 +88,23 @@ def from_journal(line: bytes) -> Entry | None:
 
 def _fields(text: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(text)
-    except ValueError:
+        found = json.loads(text, parse_constant=_number, parse_float=_number)
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _number(text: str) -> float | str:
+    """A number, or its text if JSON cannot represent it, such as NaN or 1e999."""
+    return number if math.isfinite(number := float(text)) else text
 
 
 def _time(value: Any) -> datetime | None:
     try:
         at = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _syslog_level(priority: Any) -> str:

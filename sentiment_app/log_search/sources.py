@@ -17,6 +17,8 @@ FIELDS = "MESSAGE,PRIORITY,UNIT,_SYSTEMD_UNIT,_HOSTNAME"
 JOURNALCTL = ("journalctl", f"--unit={UNITS}", "--output=json", f"--output-fields={FIELDS}", "--no-pager")
 # What journalctl prints to users who may read no journal, or only their own.
 FORBIDDEN = re.compile(rb"insufficient permissions|not seeing messages from other users")
+# What it prints if no unit of the service has written a line yet.
+NO_UNIT = b"Failed to add filter for units: No data available"
 NO_JOURNAL = (
     "This machine has no journal. Name a file with --file FILE, or send the lines to the standard input of --file -"
 )
@@ -53,7 +55,8 @@ def _limits(wanted: Filter) -> Iterable[tuple[str, Any]]:
 
 def _check_journal() -> None:
     try:
-        done = subprocess.run([*JOURNALCTL, "--lines=0"], capture_output=True, check=False)  # noqa: S603  # a fixed command
+        # Without --unit: if no unit matches, journalctl does not say whether there is a journal.
+        done = subprocess.run(["journalctl", "--lines=0"], capture_output=True, check=False)  # noqa: S607  # systemd's
     except FileNotFoundError:
         raise SourceError(NO_JOURNAL) from None
     if b"No journal files were found" in done.stderr:
@@ -69,7 +72,7 @@ def _check_journal() -> None:
 
 def _check_exit(status: int, stderr: bytes) -> None:
     # journalctl also exits with 1 if it found nothing, but then it prints no error.
-    if status > 0 and stderr.strip():
+    if status > 0 and stderr.strip() and NO_UNIT not in stderr:
         message = stderr.decode(errors="replace").strip().splitlines()[-1]
         raise SourceError(f"The log cannot be read: {message}")
 
@@ -98,11 +101,13 @@ def read_file(path: Path, *, follow: bool) -> Iterator[Entry]:
         SourceError: the file cannot be read.
     """
     if path == STDIN:
+        if sys.stdin is None:
+            raise SourceError("The standard input is closed.")
         yield from _parse(sys.stdin.buffer)
         return
     try:
         with path.open("rb") as file:
-            if not follow:
+            if not follow or not path.is_file():  # a pipe cannot be rotated
                 yield from _parse(file)
                 return
     except OSError as error:

@@ -83,10 +83,12 @@ def stream_results(
 
 def stream(pieces: Iterator[Any], media_type: str) -> Response:
     """A response in pieces."""
-    return Response(stream_with_context(_reset_on_error(pieces)), mimetype=media_type)
+    # The log context of the request has ended when the first piece is sent.
+    ids = structlog.contextvars.get_contextvars()
+    return Response(stream_with_context(_reset_on_error(pieces, ids)), mimetype=media_type)
 
 
-def _reset_on_error(pieces: Iterator[Any]) -> Iterator[Any]:
+def _reset_on_error(pieces: Iterator[Any], ids: dict[str, Any]) -> Iterator[Any]:
     """The pieces. An error resets the connection, so that clients notice that the response is not complete.
 
     It is too late for a problem document. Gunicorn handles a reset connection without a traceback in the log, which
@@ -95,5 +97,5 @@ def _reset_on_error(pieces: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from pieces
     except (AppError, FileError, SQLAlchemyError) as error:
-        log.warning("stream_reset", reason=type(error).__name__)
+        log.warning("stream_reset", reason=type(error).__name__, **ids)
         raise ConnectionResetError(errno.ECONNRESET, "the response cannot be completed") from None

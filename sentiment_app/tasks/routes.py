@@ -47,6 +47,9 @@ SUBMITTED = ("Location", "Retry-After", "Preference-Applied")
 
 # Requests that wait for a task. Each occupies a thread for a long time.
 WAITING = AppKey[ConcurrencyLimit]("waiting")
+# Batches that this process scores itself. Scoring takes a core, so further batches are sent to the workers.
+AT_ONCE = AppKey[ConcurrencyLimit]("at_once")
+AT_ONCE_CAPACITY = 4
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/sentiment")
 
@@ -56,6 +59,7 @@ log = structlog.get_logger()
 def init_app(app: Flask) -> None:
     """Give the application its limits on requests that occupy a thread for a long time."""
     WAITING.set(app, ConcurrencyLimit(SETTINGS.get(app).max_held_requests, UnavailableError))
+    AT_ONCE.set(app, ConcurrencyLimit(AT_ONCE_CAPACITY, UnavailableError))
     upload.init_app(app)
     downloads.init_app(app)
     metrics.init_app(app)
@@ -91,7 +95,9 @@ def submit_batch(body: dict[str, Any]) -> Response:
     identity = fingerprint(request.get_data())
     task = submission.find_replay(to_submit, identity)
     if task is None and _preferred_wait() is not None:
-        task = submission.submit_and_score(to_submit, list(_rows(body)), identity)
+        with AT_ONCE.get().try_admit(*holders()) as has_place:
+            if has_place:
+                task = submission.submit_and_score(to_submit, list(_rows(body)), identity)
     return _submitted(task or submission.submit(to_submit, _rows(body), lambda: identity))
 
 

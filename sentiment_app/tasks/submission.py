@@ -20,6 +20,7 @@ from sentiment_app.errors import (
     InvalidError,
     InvalidTokenError,
     MalformedError,
+    NotFoundError,
     TooLargeError,
     UnavailableError,
 )
@@ -228,7 +229,8 @@ def submit_and_score(submission: Submission, rows: Sequence[Row], fingerprint: s
     """
     served = _find_model(submission.model)
     characters = sum(len(row.text or "") for row in rows)
-    is_quick = served.is_fast and len(rows) <= AT_ONCE_ROWS and characters <= AT_ONCE_CHARACTERS
+    limit = min(AT_ONCE_ROWS, settings().max_queued_rows)
+    is_quick = served.is_fast and len(rows) <= limit and characters <= AT_ONCE_CHARACTERS
     if not is_quick:
         return submit(submission, rows, lambda: fingerprint)
     if submission.webhook_url:
@@ -246,7 +248,10 @@ def submit_and_score(submission: Submission, rows: Sequence[Row], fingerprint: s
         log.warning("not_scored_at_once", error=type(error).__name__)
         lifecycle.dispatch(claim.task_id)
     lifecycle.finish(claim.task_id)
-    return service.get(submission.user_id, claim.task_id)
+    try:
+        return service.get(submission.user_id, claim.task_id)
+    except NotFoundError:
+        raise UploadLostError from None
 
 
 @unit_of_work

@@ -139,6 +139,17 @@ def caller() -> Principal:
     return cast(Principal, g.principal)
 
 
+def require_scope(scope: str) -> None:
+    """Refuse an API key that lacks a scope, which the operation needs only for some requests.
+
+    Raises:
+        InsufficientScopeError
+    """
+    principal = caller()
+    if principal.key and scope not in principal.key.scopes:
+        _refuse(principal, InsufficientScopeError((scope,), principal.key.scopes))
+
+
 def holders() -> tuple[UUID, str]:
     """Who holds the place of the current request under a ConcurrencyLimit: the user and the network."""
     return caller().user_id, rate_limits.network()

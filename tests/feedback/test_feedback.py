@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from harness import PASSWORD
 from sqlalchemy import update
 
 from sentiment_app.audit.models import AuditEvent
@@ -143,3 +144,33 @@ def test_feedback_of_all_accounts_is_read_and_audited(ada, make_user, monkeypatc
     assert list(service.read_all()) == [("first", "neutral"), ("third", "neutral"), ("second", "neutral")]
     (entry,) = db.session.query(AuditEvent).filter_by(event="sensitive_read")
     assert (entry.account_id, entry.detail) == (None, "feedback of all accounts")
+
+
+def test_label_that_changes_while_feedback_is_read_is_not_missed(ada, monkeypatch):
+    monkeypatch.setattr(service, "BATCH_ROWS", 2)
+    for text in "abcde":
+        service.store(ada.id, "neutral", text=text)
+    found = service.read_all()
+    read = [next(found)]
+    service.store(ada.id, "positive", text="a")
+    read += found
+    assert sorted(text for text, _ in read) == list("abcde")
+
+
+def test_feedback_of_deactivated_accounts_is_not_read(ada, make_user):
+    bob = make_user("bob")
+    service.store(ada.id, "neutral", text="kept")
+    service.store(bob.id, "neutral", text="left out")
+    administration.administer(bob.id, {"is_active": False})
+    assert list(service.read_all()) == [("kept", "neutral")]
+
+
+@pytest.mark.parametrize(("scopes", "status"), [(["score"], 403), (["score", "read"], 200)])
+def test_key_names_entries_of_the_history_only_with_the_scope_read(client, as_ada, scopes, status):
+    scored = client.post(ANALYZE, json={"text": "It works."}, headers=as_ada).json
+    body = {"current_password": PASSWORD, "name": "key", "scopes": scopes}
+    key = client.post("/api/v1/users/me/api-keys", json=body, headers=as_ada).json["key"]
+    given = {"request_id": scored["id"], "label": "neutral"}
+    answer = client.post(URL, json=given, headers={"Authorization": f"Bearer {key}"})
+    assert answer.status_code == status
+    assert ("It works." in answer.text) == (status == 200)

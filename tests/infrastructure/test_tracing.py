@@ -60,6 +60,7 @@ def test_missing_packages_are_reported_with_the_extra(settings, monkeypatch):
     [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://ada:secret@collector:4318"),  # pragma: allowlist secret
         ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
     ],
 )

@@ -93,6 +93,8 @@ def test_output_of_json_is_read_again():
         '{"timestamp": "nonsense"}',
         "\x00",
         "{}" * 1000,
+        '{"a":' + "[" * 100_000,
+        '{"timestamp": "0001-01-01T00:00:00+10:00"}',
     ],
 )
 def test_any_line_is_an_entry(line):
@@ -113,6 +115,19 @@ def test_invalid_time_is_explained(value):
     done = run("--file", "-", "--since", value, input=CONTENT)
     assert done.exit_code == 2
     assert "is not a time. Write for example" in done.output
+
+
+def test_odd_values_are_printed_as_json():
+    lines = '{"event":"x","a":"\\ud83d","b":NaN,"c":1e999}\n'
+    (shown,) = run("--file", "-", "--json", input=lines).stdout.splitlines()
+    assert "Infinity" not in shown
+    found = json.loads(shown)
+    assert (found["a"], found["b"], found["c"]) == ("\ud83d", "NaN", "1e999")
+
+
+def test_age_before_the_first_year_is_explained():
+    done = run("--file", "-", "--since", "999999d", input=CONTENT)
+    assert (done.exit_code, "is too long ago" in done.output) == (2, True)
 
 
 def test_time_without_offset_is_utc():
@@ -206,6 +221,11 @@ def test_machine_without_journalctl_is_explained(monkeypatch, tmp_path):
     done = run()
     assert done.exit_code == 2
     assert "This machine has no journal" in done.stderr
+
+
+def test_journal_without_the_units_of_the_service_is_no_error(journalctl):
+    journalctl(error="Failed to add filter for units: No data available\n", status=1)
+    assert run().exit_code == 1
 
 
 def test_journal_without_a_match_is_no_error(journalctl):

@@ -3,14 +3,17 @@
 import json
 import time
 from types import SimpleNamespace
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, select
 
+from sentiment_app.errors import UnavailableError
+from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
 from sentiment_app.infrastructure.database import db
 from sentiment_app.registry.serving import Served
-from sentiment_app.tasks import chunks, executor, service
+from sentiment_app.tasks import chunks, executor, retention, service
+from sentiment_app.tasks.routes import AT_ONCE
 from sentiment_app.usage.models import UsageRecord
 from sentiment_app.webhooks.models import Delivery
 
@@ -87,3 +90,29 @@ def test_batch_is_sent_to_the_workers_if_it_cannot_be_scored_here(client, as_ada
 def test_batch_is_not_scored_at_once_without_prefer(client, as_ada, chunk_jobs):
     answer = client.post(BATCH, json={"texts": TEXTS}, headers=as_ada)
     assert (answer.status_code, answer.json["status"], len(chunk_jobs())) == (202, "queued", 1)
+
+
+def test_batch_is_sent_to_the_workers_if_too_many_are_scored(app, client, as_ada, chunk_jobs, monkeypatch):
+    full = ConcurrencyLimit(1, UnavailableError)
+    AT_ONCE.set(app, full)
+    monkeypatch.setattr(time, "sleep", lambda _: [executor.score_chunk(UUID(job)) for job in chunk_jobs()])
+    with full.try_admit(uuid4()):
+        answer = client.post(BATCH, json={"texts": TEXTS}, headers={**as_ada, "Prefer": "wait=5"})
+    assert (answer.status_code, len(chunk_jobs())) == (200, 1)
+
+
+def test_batch_that_exceeds_the_queue_alone_is_too_large(make_app, as_ada):
+    client = make_app(max_queued_rows=2).test_client()
+    answer = client.post(BATCH, json={"texts": TEXTS}, headers={**as_ada, "Prefer": "wait=5"})
+    assert answer.status_code == 413
+
+
+def test_task_that_is_deleted_while_it_is_scored_is_lost(client, as_ada, monkeypatch):
+    def score_and_delete(claim):
+        score(claim)
+        retention.erase(claim.task_id)
+
+    score = executor.score
+    monkeypatch.setattr(executor, "score", score_and_delete)
+    answer = client.post(BATCH, json={"texts": TEXTS}, headers={**as_ada, "Prefer": "wait=5"})
+    assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:upload-lost")

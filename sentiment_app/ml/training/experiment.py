@@ -202,9 +202,12 @@ def _data(
         sources.append(
             {"feedback": len(feedback), "sha256": hashlib.sha256(b"".join(labelled.write(feedback))).hexdigest()}
         )
+        # A label of a user replaces another label, but not of the held-out texts, by which models are judged.
+        held_out = [row for row in rows if datasets.is_held_out(row)]
+        rows = [*held_out, *feedback, *(row for row in rows if not datasets.is_held_out(row))]
     if files or feedback:
         # Without duplicates, like the packaged data: a text must not be both in the training data and held out.
-        rows = list(datasets.distinct([*feedback, *rows], dropped))  # a label of a user replaces another label
+        rows = list(datasets.distinct(rows, dropped))
     stride = 1 if files else recipe.parameters.review_stride
     skipped = f"; only every {stride}th film review is used" if stride > 1 else ""
     progress(f"using {_count_by_source(rows)}: {dropped}{skipped}")
