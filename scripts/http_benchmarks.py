@@ -277,11 +277,13 @@ def draw(table: Table, path: Path) -> None:
         ]
         positions = [place + (index - (len(names) - 1) / 2) * 0.25 for place in range(len(CONNECTIONS))]
         axes.bar(positions, middles, 0.23, yerr=ranges, capsize=3, label=name)
-    axes.set_xticks(range(len(CONNECTIONS)), [f"{number} connections" for number in CONNECTIONS])
+    axes.set_xticks(
+        range(len(CONNECTIONS)), [f"{number} connection{'s' if number > 1 else ''}" for number in CONNECTIONS]
+    )
     axes.set_ylabel("throughput / bare Flask hello")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1))
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def measure_single_texts(found: list[Contender], rounds: int, seconds: float) -> Table:
