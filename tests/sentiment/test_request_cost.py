@@ -1,4 +1,4 @@
-"""What a request costs in round trips, whatever the machine is: each takes longer than most of the request's own work."""
+"""What a request costs in round trips: each takes longer than most of the work of the request itself."""
 
 import pytest
 from harness import PASSWORD
