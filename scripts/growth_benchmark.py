@@ -31,8 +31,8 @@ ADD_ROWS = """
 WITH given AS (
     SELECT uuidv7(-(random() * %(days)s + %(ended)s) * interval '1 day') AS id, owner.id AS user_id, random() AS share
     FROM generate_series(1, %(rows)s) AS number
-    JOIN (SELECT id, row_number() OVER (ORDER BY id) AS place, count(*) OVER () AS total FROM users
-        WHERE username LIKE %(names)s) AS owner ON owner.place = 1 + number %% owner.total
+    JOIN (SELECT id, row_number() OVER (ORDER BY id) AS place FROM users WHERE username LIKE %(names)s) AS owner
+        ON owner.place = 1 + number %% (SELECT count(*) FROM users WHERE username LIKE %(names)s)
 )
 INSERT INTO sentiment_requests
     (id, user_id, created_at, text, sentiment, negative, neutral, positive, model_version, processing_time)
