@@ -1,13 +1,12 @@
 """How long requests take after years of use, and while old data are deleted.
 
-The rows of history, accounts and tasks are generated within PostgreSQL. Ten million rows take some minutes and 6 GB.
+The rows of history, accounts and tasks are generated within PostgreSQL. Choose fewer rows on a small machine.
 """
 
 import http.client
 import json
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -30,9 +29,9 @@ SELECT uuidv7(), 'user' || number, 'user' || number || '@example.org', '!' FROM 
 ADD_ROWS = """
 WITH given AS (
     SELECT uuidv7(-(random() * %(days)s + %(ended)s) * interval '1 day') AS id, owner.id AS user_id, random() AS share
-    FROM generate_series(1, %(rows)s) AS number
-    JOIN (SELECT id, row_number() OVER (ORDER BY id) AS place FROM users WHERE username LIKE %(names)s) AS owner
-        ON owner.place = 1 + number %% (SELECT count(*) FROM users WHERE username LIKE %(names)s)
+    FROM generate_series(1, %(rows)s) AS given(number)
+    JOIN (SELECT id, row_number() OVER (ORDER BY id) AS number FROM users WHERE username LIKE %(names)s) AS owner
+        ON owner.number = 1 + given.number %% (SELECT count(*) FROM users WHERE username LIKE %(names)s)
 )
 INSERT INTO sentiment_requests
     (id, user_id, created_at, text, sentiment, negative, neutral, positive, model_version, processing_time)
@@ -108,8 +107,11 @@ def slowdown(ours: Product, *command: str) -> list[float]:
     """The throughput of requests while a command runs, as ratios to the median before."""
     web = {"web": psutil.Process(ours.web.pid), **find_servers(ours)}
     contender = Contender(OURS, ours.port, web, ours.token(), f"{API}/sentiment/analyze")
-    rate: Callable[[], float] = lambda: measure(contender, contender.single, {"text": TEXT}, CONNECTIONS, SECONDS).rate  # noqa: E731
-    rate()
+
+    def rate() -> float:
+        return measure(contender, contender.single, {"text": TEXT}, CONNECTIONS, SECONDS).rate
+
+    rate()  # warm up
     before = statistics.median(rate() for _ in range(5))
     started = time.perf_counter()
     process = ours.process("sentiment_app", *command)

@@ -212,10 +212,7 @@ def contenders(ours: Product) -> Iterator[list[Contender]]:
 def find_servers(ours: Product) -> dict[str, psutil.Process]:
     """PostgreSQL and Valkey."""
     connection = psycopg2.connect(ours.servers.database_url)
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_postmaster_start_time(), pg_backend_pid()")
-        (_, backend) = cursor.fetchone() or (None, 0)
-    postmaster = psutil.Process(backend).parent()
+    postmaster = psutil.Process(connection.info.backend_pid).parent()
     connection.close()
     socket = urlsplit(ours.environment["REDIS_URL"]).path
     valkey = next(
@@ -232,6 +229,11 @@ Table = dict[str, dict[int, list[Measurement]]]
 """Measurements by contender, and by connections or texts per request."""
 
 
+def compare(rounds: list[Measurement], base: list[Measurement]) -> list[float]:
+    """The throughput in each round as a ratio to that of a baseline in the same round."""
+    return [measured.rate / baseline.rate for measured, baseline in zip(rounds, base, strict=True)]
+
+
 def show(title: str, table: Table, baseline: str) -> None:
     """Print rates, latencies, CPU, and the ratio to a baseline within each round."""
     for number in next(iter(table.values())):
@@ -239,7 +241,7 @@ def show(title: str, table: Table, baseline: str) -> None:
         base = table[baseline][number]
         for name, measured in table.items():
             rounds = measured[number]
-            ratios = [one.rate / other.rate for one, other in zip(rounds, base, strict=True)]
+            ratios = compare(rounds, base)
             cpu = {part: statistics.median(entry.cpu[part] for entry in rounds) for part in rounds[0].cpu}
             spread(f"{name}: requests per second", [entry.rate for entry in rounds])
             spread(f"{name}: ratio to {baseline}", ratios)
@@ -266,16 +268,14 @@ def draw(table: Table, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
     names = [name for name in table if name != HELLO]
     for index, name in enumerate(names):
-        ratios = [
-            [one.rate / base.rate for one, base in zip(table[name][number], table[HELLO][number], strict=True)]
-            for number in CONNECTIONS
-        ]
+        ratios = [compare(table[name][number], table[HELLO][number]) for number in CONNECTIONS]
         middles = [statistics.median(found) for found in ratios]
         ranges = [
             [middle - min(found) for middle, found in zip(middles, ratios, strict=True)],
             [max(found) - middle for middle, found in zip(middles, ratios, strict=True)],
         ]
-        positions = [place + (index - (len(names) - 1) / 2) * 0.25 for place in range(len(CONNECTIONS))]
+        offset = (index - (len(names) - 1) / 2) * 0.25
+        positions = [group + offset for group, _ in enumerate(CONNECTIONS)]
         axes.bar(positions, middles, 0.23, yerr=ranges, capsize=3, label=name)
     axes.set_xticks(
         range(len(CONNECTIONS)), [f"{number} connection{'s' if number > 1 else ''}" for number in CONNECTIONS]
@@ -308,8 +308,9 @@ def measure_batches(ours: Product, found: list[Contender], rounds: int, seconds:
     with workers(ours) as processes:
         for number, process in enumerate(processes, 1):
             found[-1].processes[f"worker {number}"] = psutil.Process(process.pid)
-        for contender in found[1:]:  # warm up
-            measure(contender, contender.batch or "", {"texts": some[: TEXTS[0]]}, BATCH_CONNECTIONS, 10)
+        for contender in found:  # warm up
+            if contender.batch:
+                measure(contender, contender.batch, {"texts": some[: TEXTS[0]]}, BATCH_CONNECTIONS, 10)
         with click.progressbar(range(rounds), label="Several texts per request") as bar:
             for _ in bar:
                 bare.append(in_process(serving, (some * 10)[:40_000]))

@@ -85,7 +85,7 @@ def test_users_are_listed(flask, ada, admin):
 def test_promotion_and_deactivation_can_be_undone(flask, ada, admin):
     assert flask("user", "promote", "ada").output == "Promoted ada (ada@example.org).\n"
     assert users.get_by_username("ada").is_superuser
-    assert flask("user", "promote", "ada", "--undo").exit_code == 0
+    assert flask("user", "demote", "ada").exit_code == 0
     assert not users.get_by_username("ada").is_superuser
     assert flask("user", "deactivate", "ada").output == "Deactivated ada (ada@example.org).\n"
     assert not users.get_by_username("ada").is_active

@@ -81,15 +81,14 @@ def index(as_json: bool) -> None:
 
 
 @command("promote")
-@click.argument("username", shell_complete=complete_user(lambda ctx: {"is_superuser": bool(ctx.params.get("undo"))}))
-@click.option("--undo", is_flag=True, help="The same as the command demote.")
+@click.argument("username", shell_complete=complete_user(lambda _: {"is_superuser": False}))
 @as_json
-def promote(username: str, undo: bool, as_json: bool) -> None:
+def promote(username: str, as_json: bool) -> None:
     """Make an account an administrator.
 
     Example: sentiment user promote ada
     """
-    _set_administrator(username, not undo, as_json)
+    _set_administrator(username, True, as_json)
 
 
 @command("demote")

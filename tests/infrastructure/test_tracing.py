@@ -1,5 +1,6 @@
 """Traces: off by default at no cost, and one trace for a request, its statements, the queue and its chunks."""
 
+import atexit
 import importlib
 import json
 import os
@@ -128,6 +129,17 @@ def spans(app, collector):
 
 def attributes(item):
     return {pair.key: pair.value.string_value or pair.value.int_value for pair in item.attributes}
+
+
+@installed
+def test_process_that_ends_waits_only_a_moment_for_the_collector(settings, monkeypatch):
+    otel, registered = importlib.import_module(tracing.RECORDER), []
+    monkeypatch.setattr(atexit, "register", lambda *call: registered.append(call) or call[0])
+    provider = otel.Recorder(replace(settings, otel_exporter_otlp_endpoint="http://127.0.0.1:9")).provider
+    # The provider's own handler would wait for 30 seconds.
+    of_sdk = [arguments for handler, *arguments in registered if handler.__module__.startswith("opentelemetry.")]
+    assert of_sdk == [[otel.EXPORT_SECONDS * 1000]]
+    provider.shutdown()
 
 
 def submit(app, headers, **options):

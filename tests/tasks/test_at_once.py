@@ -2,17 +2,19 @@
 
 import json
 import time
+from datetime import timedelta
 from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from sentiment_app.errors import UnavailableError
 from sentiment_app.infrastructure.concurrency import ConcurrencyLimit
 from sentiment_app.infrastructure.database import db
 from sentiment_app.registry.serving import Served
-from sentiment_app.tasks import chunks, executor, retention, service
+from sentiment_app.tasks import chunks, executor, reconciler, retention, service
+from sentiment_app.tasks.models import Chunk
 from sentiment_app.tasks.routes import AT_ONCE
 from sentiment_app.usage.models import UsageRecord
 from sentiment_app.webhooks.models import Delivery
@@ -116,3 +118,23 @@ def test_task_that_is_deleted_while_it_is_scored_is_lost(client, as_ada, monkeyp
     monkeypatch.setattr(executor, "score", score_and_delete)
     answer = client.post(BATCH, json={"texts": TEXTS}, headers={**as_ada, "Prefer": "wait=5"})
     assert (answer.status_code, answer.json["type"]) == (409, "urn:sentiment-app:problem:upload-lost")
+
+
+def test_batch_of_a_process_that_died_is_scored_by_a_worker(client, as_ada, work, fetch, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def die(_claim):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor, "score", die)
+        with pytest.raises(Killed):
+            client.post(BATCH, json={"texts": TEXTS}, headers={**as_ada, "Prefer": "wait=5"})
+    db.session.execute(update(Chunk).values(lease_until=func.now() - timedelta(seconds=1)))
+    db.session.commit()
+    reconciler.reconcile()
+    work()
+    (task,) = fetch().json["items"]
+    assert (task["status"], task["request_counts"]["completed"]) == ("completed", len(TEXTS))
+    assert db.session.scalar(select(func.sum(UsageRecord.rows))) == len(TEXTS)
